@@ -1,0 +1,51 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-slow test-versions check lint types imports format bench clean
+
+demo: .venv/demo
+	$(BIN)/cutlayer demo
+
+test: .venv/dev
+	$(BIN)/pytest -m "not slow"
+
+test-slow: .venv/dev
+	$(BIN)/pytest -m slow
+
+# The board's and the core's tests on every other Python that this machine has.
+test-versions: .venv/dev
+	$(BIN)/python tests/versions.py 3.10 3.12 3.13
+
+check: lint types imports
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+imports: .venv/dev
+	$(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/codecs.py
+
+clean:
+	rm -rf .venv runs dist
+
+.venv/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch || { echo "The CPU build of PyTorch was not found: point pip at PyTorch's CPU index (docs/install.md)." >&2; exit 1; }
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) --editable '.[dev]'
+	touch $@

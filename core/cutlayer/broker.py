@@ -1,0 +1,90 @@
+"""An MQTT broker of our own for the demo and the tests: mosquitto where it is installed, else amqtt.
+
+Either is a process of its own on a free port of the loopback interface, without passwords, and keeps nothing on disk.
+A trial in the field uses a broker that its owner runs.
+"""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from cutlayer.errors import TransportError
+from cutlayer.processes import start, stop
+
+__all__ = ["Broker", "start_broker"]
+
+_START_S = 15.0
+
+_MOSQUITTO = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+# Without this, every second small packet waits 40 ms for the acknowledgement of the first.
+set_tcp_nodelay true
+"""
+
+_AMQTT = """\
+listeners:
+  default:
+    type: tcp
+    bind: 127.0.0.1:{port}
+plugins:
+  amqtt.plugins.authentication.AnonymousAuthPlugin:
+    allow_anonymous: true
+"""
+
+
+class Broker(NamedTuple):
+    """A running broker."""
+
+    kind: str
+    host: str
+    port: int
+
+
+@contextmanager
+def start_broker(folder: Path, kind: str = "") -> Iterator[Broker]:
+    """Run a broker for as long as the context lasts.
+
+    Args:
+        folder: where its configuration and log go.
+        kind: "mosquitto" or "amqtt"; by default the first that is there.
+
+    Raises:
+        TransportError: neither is installed, or it does not come up; the text holds the end of its log.
+    """
+    kind = kind or ("mosquitto" if shutil.which("mosquitto") else "amqtt")
+    port = _free_port()
+    config, log = folder / f"{kind}.conf", folder / f"{kind}.log"
+    config.write_text((_MOSQUITTO if kind == "mosquitto" else _AMQTT).format(port=port))
+    command = ["mosquitto", "-c", str(config)]
+    if kind == "amqtt":
+        command = [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", str(config)]
+    process = start(command, log)
+    try:
+        _await_listener(process, port, log)
+        yield Broker(kind, "127.0.0.1", port)
+    finally:
+        stop([process])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_listener(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TransportError(f"the broker {process.args!r} did not come up:\n{log.read_text()[-2000:]}")

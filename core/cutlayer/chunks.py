@@ -1,0 +1,153 @@
+"""Chunks: how one message travels as frames of bounded size, and how it is put together again.
+
+A frame is a 32-byte little-endian header and a body:
+
+    offset  size  field
+         0     4  magic ``CUTL``
+         4     1  version (1)
+         5     1  kind: 1 data, 2 acknowledgement (no body; epoch, id, index, count and length echo the chunk it answers)
+         6     2  flags (0)
+         8     8  sender epoch: random per process start of the side that sent the *data*
+        16     4  message id, counted from 0 within the epoch
+        20     2  index of this chunk
+        22     2  number of chunks
+        24     4  length of the whole message in bytes
+        28     4  CRC-32 of the 28 bytes before it and of the body
+
+All chunks of a message but the last have the same length. A frame's length and CRC-32 are checked before anything in
+it is believed; the CRC-32 is a frame's, not the message's, so that one damaged chunk is repeated and not all of them.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from cutlayer.errors import ChunkError
+
+__all__ = ["CHUNK_BYTES", "HEADER_BYTES", "MAX_MESSAGE_BYTES", "Assembly", "Chunk", "Kind", "parse", "split"]
+
+CHUNK_BYTES = 120_000
+"""Body size that keeps line rate while a heartbeat behind it waits least; below every hosted broker's limit."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message that will be put together; memory for one is reserved when its first chunk arrives."""
+
+_FIELDS = struct.Struct("<4sBBHQIHHI")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = _FIELDS.size + _CRC.size
+_MAGIC = b"CUTL"
+_VERSION = 1
+
+
+class Kind(IntEnum):
+    """What a frame carries."""
+
+    DATA = 1
+    ACK = 2
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One parsed frame; ``body`` is a view into the received bytes."""
+
+    kind: Kind
+    sender_epoch: int
+    message_id: int
+    index: int
+    count: int
+    total_bytes: int
+    body: memoryview
+
+    def pack(self) -> bytes:
+        """The frame as bytes: header, then body."""
+        position = (self.sender_epoch, self.message_id, self.index, self.count, self.total_bytes)
+        fields = _FIELDS.pack(_MAGIC, _VERSION, self.kind, 0, *position)
+        return b"".join((fields, _CRC.pack(zlib.crc32(self.body, zlib.crc32(fields))), self.body))
+
+    def acknowledgement(self) -> "Chunk":
+        """The frame that tells the sender that this chunk arrived."""
+        return replace(self, kind=Kind.ACK, body=memoryview(b""))
+
+
+def split(message: bytes, sender_epoch: int, message_id: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """The chunks of ``message``, in order; their bodies are views, so nothing is copied before a frame is packed.
+
+    Raises:
+        ValueError: the message is empty, longer than `MAX_MESSAGE_BYTES`, or needs more than 65,535 chunks.
+    """
+    count = -(-len(message) // chunk_bytes)
+    if not 1 <= len(message) <= MAX_MESSAGE_BYTES or count > 0xFFFF:
+        raise ValueError(f"a message of {len(message)} bytes cannot be sent in chunks of {chunk_bytes}")
+    view = memoryview(message)
+    for index in range(count):
+        body = view[index * chunk_bytes : (index + 1) * chunk_bytes]
+        yield Chunk(Kind.DATA, sender_epoch, message_id, index, count, len(message), body)
+
+
+def parse(frame: bytes) -> Chunk:
+    """Read one frame.
+
+    Raises:
+        ChunkError: too short, foreign, of another version, or with fields that contradict each other.
+    """
+    if len(frame) < HEADER_BYTES:
+        raise ChunkError(f"a frame has {len(frame)} bytes, fewer than its {HEADER_BYTES}-byte header")
+    magic, version, kind, flags, epoch, message_id, index, count, total = _FIELDS.unpack_from(frame)
+    if magic != _MAGIC:
+        raise ChunkError(f"a frame begins with {magic!r}, not {_MAGIC!r}: another program publishes on this topic")
+    if version != _VERSION or flags != 0:
+        raise ChunkError(f"chunk version {version} with flags {flags}; this side reads version {_VERSION}, flags 0")
+    body = memoryview(frame)[HEADER_BYTES:]
+    if _CRC.unpack_from(frame, _FIELDS.size)[0] != zlib.crc32(body, zlib.crc32(frame[: _FIELDS.size])):
+        raise ChunkError(f"chunk {index} of message {message_id} arrived damaged: its CRC-32 does not match")
+    if kind not in (Kind.DATA, Kind.ACK):
+        raise ChunkError(f"chunk kind {kind} does not exist")
+    if index >= count or not 1 <= total <= MAX_MESSAGE_BYTES:
+        raise ChunkError(f"chunk {index} of {count} of a {total}-byte message is impossible")
+    chunk = Chunk(Kind(kind), epoch, message_id, index, count, total, body)
+    if chunk.kind is Kind.DATA:
+        _offset(chunk)
+    elif chunk.body:
+        raise ChunkError("an acknowledgement has no body")
+    return chunk
+
+
+class Assembly:
+    """A message being put together from chunks in any order; complete when every index has arrived once."""
+
+    def __init__(self, first: Chunk) -> None:
+        self._claim = (first.count, first.total_bytes)
+        self._buffer = bytearray(first.total_bytes)
+        self._missing = set(range(first.count))
+
+    def add(self, chunk: Chunk) -> bytes | None:
+        """Take one chunk; a repeated one changes nothing. Returns the message when it is complete.
+
+        Raises:
+            ChunkError: the chunk contradicts the ones before it.
+        """
+        if self._claim != (chunk.count, chunk.total_bytes):
+            raise ChunkError(f"chunk {chunk.index} of message {chunk.message_id} contradicts its other chunks")
+        offset = _offset(chunk)
+        if chunk.index in self._missing:
+            self._missing.remove(chunk.index)
+            self._buffer[offset : offset + len(chunk.body)] = chunk.body
+        return None if self._missing else bytes(self._buffer)
+
+
+def _offset(chunk: Chunk) -> int:
+    """Where the body of ``chunk`` stands in its message.
+
+    The last chunk may be shorter, so the common size follows from its distance to the end.
+    """
+    size, remainder = len(chunk.body), 0
+    if chunk.index == chunk.count - 1:
+        before = chunk.total_bytes - len(chunk.body)
+        size, remainder = divmod(before, chunk.count - 1) if chunk.count > 1 else (len(chunk.body), before)
+    fits = chunk.body and remainder == 0 and size * (chunk.count - 1) < chunk.total_bytes <= size * chunk.count
+    if not fits or len(chunk.body) > size:
+        raise ChunkError(
+            f"chunk {chunk.index} of {chunk.count} has {len(chunk.body)} bytes, which does not fit {chunk.total_bytes}"
+        )
+    return chunk.index * size

@@ -1,0 +1,116 @@
+"""``cutlayer``: one command a job. Each imports its package when it is called, so a board needs only its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cutlayer import __version__
+from cutlayer.console import exit_status, stop_on_sigterm
+from cutlayer.errors import UserError
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="Split learning across boards and a server: the part before the cut layer trains on the board, without torch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+_Trial = Annotated[Path, typer.Argument(help="The trial file.", metavar="TRIAL.TOML")]
+
+
+@app.callback(invoke_without_command=True)
+def cutlayer(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Answer ``--version``."""
+    if version:
+        print(f"cutlayer {__version__}")
+
+
+@app.command()
+def export(
+    trial: _Trial,
+    out: Annotated[Path, typer.Option(help="Where to write it: a directory, or a .zip.")] = Path("client.bundle"),
+    as_json: _Json = False,
+) -> None:
+    """Cut the trial's model and export the part before the cut as a bundle that a board can train."""
+    with _command("export", "torch", "onnx", "onnxscript", "onnxruntime"):
+        from cutlayer_export.cli import export as run
+
+        run(trial, out, as_json)
+
+
+@app.command()
+def serve(
+    trial: _Trial,
+    run_dir: Annotated[Path | None, typer.Option(help="Where to write the run record; default: runs/<name>.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads for torch; 0: as many as it likes.")] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Lead a trial: wait for its devices, train the part after the cut, write the run record and a report."""
+    with _command("server", "torch", "matplotlib", "jinja2"):
+        from cutlayer_server.cli import serve as run
+
+        run(trial, run_dir, threads, as_json)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run record, as `serve` writes it.")], as_json: _Json = False
+) -> None:
+    """Write a run's report.html anew from its record."""
+    with _command("server", "matplotlib", "jinja2"):
+        from cutlayer_profiles.report.cli import report as run
+
+        run(run_dir, as_json)
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[Path, typer.Option(help="Where to write the run; an earlier demo there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    as_json: _Json = False,
+) -> None:
+    """See split learning happen: a broker, a server and two devices train on handwritten digits."""
+    with _command("demo", "torch", "onnxscript", "onnxruntime", "sklearn"):
+        from cutlayer.demo import run_demo
+
+        run_demo(run_dir, as_json)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def device(context: typer.Context) -> None:
+    """On the board: join a trial and train the client-side model (`cutlayer device run --help`)."""
+    with _command("device", "onnxruntime"):
+        from cutlayer_device.cli import app as device_app
+
+        device_app(args=context.args, prog_name="cutlayer device")
+
+
+@contextmanager
+def _command(extra: str, *modules: str) -> Iterator[None]:
+    """Check that what a command needs is installed, then run it with our exit statuses.
+
+    torch is in no extra on purpose: which build (CPU, CUDA) is the user's choice, and the wrong one is gigabytes.
+    """
+    with exit_status(), stop_on_sigterm():
+        missing = [name for name in modules if find_spec(name) is None]
+        if "torch" in missing:
+            raise UserError("this command needs PyTorch: install the build for your machine first (docs/install.md)")
+        if missing:
+            raise UserError(f"this command needs {', '.join(missing)}: pip install 'cutlayer[{extra}]'")
+        yield
+
+
+def main() -> None:
+    """Entry point of ``cutlayer``."""
+    app(prog_name="cutlayer")

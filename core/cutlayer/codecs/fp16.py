@@ -1,0 +1,36 @@
+"""IEEE 754 half precision."""
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.codecs.base import Encoded, check_length
+
+__all__ = ["Fp16"]
+
+_LARGEST = np.float32(65504.0)
+
+
+class Fp16(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id", tag="fp16"):
+    """16-bit floats, little-endian; finite values beyond the range become the largest finite one."""
+
+    @property
+    def id(self) -> str:
+        """The name on the wire."""
+        return "fp16"
+
+    def encode(self, tensor: NDArray[np.float32]) -> Encoded:
+        """Float32 of any shape to 2 bytes an entry, rounded to nearest even."""
+        clipped = np.where(np.isfinite(tensor), np.clip(tensor, -_LARGEST, _LARGEST), tensor)
+        return Encoded(clipped.astype("<f2").tobytes(), {})
+
+    def decode(self, payload: bytes, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Float32 of ``shape``. Raises `CodecError` on a wrong length."""
+        check_length(payload, shape, 2)
+        return np.frombuffer(payload, "<f2").astype(np.float32).reshape(shape)
+
+    def bits(self, shape: tuple[int, ...]) -> int:
+        """Payload size in bits."""
+        return 16 * int(np.prod(shape))

@@ -1,0 +1,143 @@
+"""8-bit floats, E4M3 and E5M2, with one power-of-two scale a tensor.
+
+The formats are those of Micikevicius et al., "FP8 formats for deep learning" (arXiv 2209.05433): E4M3 has no
+infinities and one NaN a sign, E5M2 follows IEEE 754. Rounding is to nearest even and subnormals are kept, so with
+``exponent`` 0 the codes equal a cast to ``float8_e4m3fn`` or ``float8_e5m2``.
+
+Casting is a table look-up. The upper 16 bits of a float32, with the lowest of them set if any lower bit was (rounding
+to odd), still decide every rounding to four significant bits or fewer: Boldo & Melquiond, "When double rounding is
+odd" (2005). The scale is folded into the tables, so it costs nothing.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.codecs.base import Encoded, check_length, integer_param
+
+__all__ = ["Fp8"]
+
+_BLOCK = 1 << 16
+"""Entries encoded at a time: few enough that the intermediate arrays stay in the second-level cache."""
+
+
+class _Layout(NamedTuple):
+    mantissa_bits: int
+    bias: int
+    largest: float
+    overflow: int
+    """Code of what lies beyond ``largest``: NaN in E4M3, infinity in E5M2."""
+    nan: int
+
+
+_LAYOUTS = {
+    "e4m3": _Layout(mantissa_bits=3, bias=7, largest=448.0, overflow=0x7F, nan=0x7F),
+    "e5m2": _Layout(mantissa_bits=2, bias=15, largest=57344.0, overflow=0x7C, nan=0x7E),
+}
+
+
+class Fp8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id", tag="fp8"):
+    """One byte an entry. Parameter ``exponent``: entries were divided by ``2**exponent``, the least that fits them."""
+
+    format: Literal["e4m3", "e5m2"] = "e4m3"
+
+    @property
+    def id(self) -> str:
+        """The name on the wire."""
+        return "fp8"
+
+    def encode(self, tensor: NDArray[np.float32]) -> Encoded:
+        """Float32 of any shape to one byte an entry; NaN stays NaN."""
+        exponent = _fitting_exponent(tensor, _LAYOUTS[self.format].largest)
+        return Encoded(_cast(tensor, self.format, exponent), {"exponent": exponent})
+
+    def decode(self, payload: bytes, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Float32 of ``shape``. Raises `CodecError` on a wrong length or an exponent outside int8."""
+        check_length(payload, shape, 1)
+        exponent = integer_param(params, "exponent", -128, 127)
+        codes = np.frombuffer(payload, np.uint8)
+        return _decoding_table(self.format, exponent).take(codes, mode="clip").reshape(shape)
+
+    def bits(self, shape: tuple[int, ...]) -> int:
+        """Payload size in bits."""
+        return 8 * int(np.prod(shape))
+
+
+def _fitting_exponent(tensor: NDArray[np.float32], largest: float) -> int:
+    """The least e with ``max|tensor| <= largest * 2**e``, within int8; 0 for an all-zero tensor."""
+    peak = max(float(tensor.max(initial=0.0)), -float(tensor.min(initial=0.0)))
+    if not np.isfinite(peak):
+        peak = float(np.abs(tensor[np.isfinite(tensor)]).max(initial=0.0))
+    if peak == 0.0:
+        return 0
+    (fraction, exponent), (top_fraction, top_exponent) = np.frexp(peak), np.frexp(largest)
+    return int(np.clip(exponent - top_exponent + (fraction > top_fraction), -128, 127))
+
+
+def _cast(tensor: NDArray[np.float32], layout: str, exponent: int) -> bytes:
+    """The codes of ``tensor / 2**exponent``, rounded to nearest even."""
+    table = _encoding_table(layout, exponent)
+    words = np.ascontiguousarray(tensor).reshape(-1).view(np.uint32)
+    codes = np.empty(words.size, np.uint8)
+    odd, index = np.empty(min(_BLOCK, words.size), np.uint32), np.empty(min(_BLOCK, words.size), np.intp)
+    for start in range(0, words.size, _BLOCK):
+        word = words[start : start + _BLOCK]
+        rounded, position = odd[: word.size], index[: word.size]
+        # Adding 0xffff to the lower half carries into bit 16 exactly if that half is not zero.
+        np.bitwise_and(word, 0xFFFF, out=rounded)
+        np.add(rounded, 0xFFFF, out=rounded)
+        np.bitwise_or(rounded, word, out=rounded)
+        np.right_shift(rounded, 16, out=rounded)
+        position[:] = rounded
+        # Every position is below 65,536; "wrap" only spares numpy the copy that a bounds error would need.
+        table.take(position, out=codes[start : start + _BLOCK], mode="wrap")
+    return codes.tobytes()
+
+
+def _values(layout: _Layout) -> NDArray[np.float64]:
+    """The value of each code 0 to 127; NaN and infinity where the format has them."""
+    codes = np.arange(128)
+    exponents, mantissas = codes >> layout.mantissa_bits, codes & ((1 << layout.mantissa_bits) - 1)
+    significands = mantissas / (1 << layout.mantissa_bits) + (exponents > 0)
+    values: NDArray[np.float64] = np.ldexp(significands, np.maximum(exponents, 1) - layout.bias)
+    values[values > layout.largest] = np.nan
+    if layout.overflow != layout.nan:
+        values[layout.overflow] = np.inf
+    return values
+
+
+@lru_cache(maxsize=64)
+def _encoding_table(name: str, exponent: int) -> NDArray[np.uint8]:
+    """The code for each upper half of a float32 that was rounded to odd; 64 KiB."""
+    layout = _LAYOUTS[name]
+    halves = np.arange(1 << 16, dtype=np.uint32)
+    with np.errstate(invalid="ignore"):
+        magnitudes = np.abs((halves << 16).view(np.float32).astype(np.float64))
+    finite = np.isfinite(magnitudes)
+    scaled = np.ldexp(np.where(finite, magnitudes, 0.0), -exponent)
+    # One unit in the last place: 2**(e - mantissa bits), and no finer than that of the subnormals.
+    unit = np.maximum(np.frexp(scaled)[1] - 1, 1 - layout.bias) - layout.mantissa_bits
+    rounded = np.ldexp(np.rint(np.ldexp(scaled, -unit)), unit)
+    grid = _values(layout)
+    finite_codes = np.flatnonzero(np.isfinite(grid))
+    codes = np.searchsorted(grid[finite_codes], np.minimum(rounded, layout.largest))
+    codes = np.where((rounded > layout.largest) | np.isinf(magnitudes), layout.overflow, codes)
+    codes = np.where(np.isnan(magnitudes), layout.nan, codes)
+    table: NDArray[np.uint8] = (codes | ((halves >> 8) & 0x80)).astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+@lru_cache(maxsize=64)
+def _decoding_table(name: str, exponent: int) -> NDArray[np.float32]:
+    """The value of each of the 256 codes, times ``2**exponent``, clamped to finite float32 where it is finite."""
+    values = np.ldexp(_values(_LAYOUTS[name]), exponent)
+    top = float(np.finfo(np.float32).max)
+    half = np.where(np.isfinite(values), np.minimum(values, top), values).astype(np.float32)
+    table = np.concatenate((half, -half))
+    table.setflags(write=False)
+    return table

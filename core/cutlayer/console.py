@@ -1,0 +1,47 @@
+"""What every command has in common: exit statuses, one-line errors, and signals that end it cleanly."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from cutlayer.errors import CutlayerError, UserError
+
+__all__ = ["FAILED", "INTERRUPTED", "USER_MISTAKE", "exit_status", "stop_on_sigterm"]
+
+FAILED = 1
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def exit_status() -> Iterator[None]:
+    """Turn our errors into one line on stderr and an exit status: 2 for the user's mistake, 1 for any other.
+
+    What is not ours is a bug, and keeps its traceback.
+    """
+    try:
+        yield
+    except CutlayerError as error:
+        print(f"cutlayer: {error}", file=sys.stderr)
+        sys.exit(USER_MISTAKE if isinstance(error, UserError) else FAILED)
+    except KeyboardInterrupt:
+        print("cutlayer: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signals = [signal.SIGTERM, signal.SIGHUP]
+    previous = [signal.signal(each, interrupt) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, previous, strict=True):
+            signal.signal(each, handler)

@@ -1,0 +1,149 @@
+"""Labelled samples without torch: an ``.npz``, or a folder of images with one sub-folder a class.
+
+Equal seeds give equal batches in equal order, whatever the machine.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.errors import UserError
+from cutlayer.messages import Augmentation
+
+__all__ = ["Batch", "Preparation", "Samples", "batches", "load", "whole"]
+
+_KEYS = {"train": (("x", "y"), ("x_train", "y_train")), "test": (("x", "y"), ("x_test", "y_test"))}
+_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+
+
+class Samples(NamedTuple):
+    """``x``: N samples of one shape, uint8 or float32. ``y``: N class numbers, uint16."""
+
+    x: NDArray[Any]
+    y: NDArray[np.uint16]
+
+
+class Batch(NamedTuple):
+    """``x``: float32, B samples, prepared. ``y``: uint16, B class numbers."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.uint16]
+
+
+class Preparation(NamedTuple):
+    """How stored samples become model inputs: integers are scaled to 0..1, then ``(x - mean) / std`` a channel."""
+
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """B stored samples to float32 of shape (B, *input_shape)."""
+        broadcast = (-1,) + (1,) * (len(self.input_shape) - 1)
+        mean, std = (np.asarray(each, np.float32).reshape(broadcast) for each in (self.mean, self.std))
+        scale = np.float32(1 / 255) if x.dtype == np.uint8 else np.float32(1)
+        prepared: NDArray[np.float32] = (x.reshape(-1, *self.input_shape) * scale - mean) / std
+        return prepared.astype(np.float32, copy=False)
+
+
+def load(path: Path, input_shape: tuple[int, ...], part: str = "train") -> Samples:
+    """Load samples that fit ``input_shape``.
+
+    Args:
+        path: an ``.npz`` with ``x`` and ``y`` (or ``x_train``/``y_train`` and ``x_test``/``y_test``), or a folder.
+        input_shape: shape of one sample; images are channels, height, width.
+        part: "train" or "test", which of the two pairs of names is meant.
+
+    Raises:
+        UserError: nothing there, the wrong arrays, or samples of another shape; the text says what to change.
+    """
+    if not path.exists():
+        raise UserError(f"data {path}: does not exist; give an .npz file or a folder with one sub-folder a class")
+    samples = _load_folder(path, input_shape) if path.is_dir() else _load_npz(path, part)
+    if len(samples.x) == 0 or len(samples.x) != len(samples.y):
+        raise UserError(f"data {path}: found {len(samples.x)} samples and {len(samples.y)} labels, allowed: as many")
+    if np.prod(samples.x.shape[1:]) != np.prod(input_shape):
+        found, wanted = samples.x.shape[1:], input_shape
+        raise UserError(f"data {path}: samples have shape {found}, which does not fit the model's input {wanted}")
+    return samples
+
+
+def batches(
+    samples: Samples, prepare: Preparation, size: int, seed: tuple[int, ...], augmentation: Augmentation
+) -> Iterator[Batch]:
+    """Every sample once, in an order and with changes that ``seed`` alone decides; the last batch may be smaller."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+    order = generator.permutation(len(samples.y))
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        x = samples.x[chosen].reshape(-1, *prepare.input_shape)
+        yield Batch(prepare(_augment(x, augmentation, generator)), samples.y[chosen])
+
+
+def whole(samples: Samples, prepare: Preparation, size: int) -> Iterator[Batch]:
+    """Every sample once, in stored order, unchanged: for evaluation."""
+    for start in range(0, len(samples.y), size):
+        yield Batch(prepare(samples.x[start : start + size]), samples.y[start : start + size])
+
+
+def _augment(x: NDArray[Any], augmentation: Augmentation, generator: np.random.Generator) -> NDArray[Any]:
+    """Mirror half of the images, and shift each by up to ``crop`` pixels over a border of zeros."""
+    if augmentation.flip:
+        mirrored = generator.random(len(x)) < 0.5
+        x = np.where(mirrored[:, None, None, None], x[..., ::-1], x)
+    if augmentation.crop:
+        margin, (height, width) = augmentation.crop, x.shape[2:]
+        padded = np.pad(x, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+        top, left = generator.integers(0, 2 * margin + 1, (2, len(x)))
+        x = windows[np.arange(len(x)), :, top, left]
+    return x
+
+
+def _load_npz(path: Path, part: str) -> Samples:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for x_name, y_name in _KEYS[part]:
+                if x_name in archive and y_name in archive:
+                    x, y = archive[x_name], archive[y_name]
+                    break
+            else:
+                allowed = " or ".join(f"{x_name!r} with {y_name!r}" for x_name, y_name in _KEYS[part])
+                raise UserError(f"data {path}: found arrays {archive.files}, allowed: {allowed}")
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"data {path}: is not an .npz of plain arrays: {error}") from error
+    if x.dtype != np.uint8:
+        x = x.astype(np.float32)
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min(initial=0) < 0 or y.max(initial=0) > 0xFFFF:
+        raise UserError(f"data {path}: labels are {y.dtype}{y.shape}, allowed: one whole number from 0 to 65535 each")
+    return Samples(x, y.astype(np.uint16))
+
+
+def _load_folder(path: Path, input_shape: tuple[int, ...]) -> Samples:
+    """Images as uint8 in channels, height, width; classes are numbered in the order of their folders' names."""
+    from PIL import Image
+
+    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+        raise UserError(
+            f"data {path}: a folder of images needs an input of 1 or 3 channels, the model's is {input_shape}"
+        )
+    mode, (height, width) = ("L" if input_shape[0] == 1 else "RGB"), input_shape[1:]
+    classes = sorted(each for each in path.iterdir() if each.is_dir())
+    files = [(file, label) for label, folder in enumerate(classes) for file in sorted(folder.iterdir())]
+    files = [(file, label) for file, label in files if file.suffix.lower() in _IMAGES]
+    if not files:
+        raise UserError(f"data {path}: holds no images in sub-folders; allowed: <folder>/<class>/<image>.png or .jpg")
+    x = np.empty((len(files), *input_shape), np.uint8)
+    for row, (file, _) in zip(x, files, strict=True):
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert(mode).resize((width, height), Image.Resampling.BILINEAR))
+        except OSError as error:
+            raise UserError(f"data {file}: cannot be read as an image: {error}") from error
+        row[...] = pixels.reshape(height, width, -1).transpose(2, 0, 1)
+    return Samples(x, np.array([label for _, label in files], np.uint16))

@@ -1,0 +1,114 @@
+"""Run the four commands of a trial as processes of this machine, and clean up after them."""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from cutlayer.broker import start_broker
+from cutlayer.demo.digits import write_digits
+from cutlayer.errors import CutlayerError, UserError
+from cutlayer.processes import start, stop
+
+__all__ = ["run_demo"]
+
+_DEVICES = ["board-1", "board-2"]
+_Process = subprocess.Popen[bytes]
+
+
+def run_demo(run_dir: Path, as_json: bool) -> None:
+    """Export, start a broker, two devices and a server, and wait for the server.
+
+    Everything that the demo makes is under ``run_dir``, and nothing keeps running after it.
+
+    Raises:
+        UserError: another demo uses ``run_dir``, or it holds something that is no demo's.
+        CutlayerError: one of the processes failed; the text says where its log is.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    with _own(run_dir):
+        inputs = run_dir / "inputs"
+        write_digits(inputs, _DEVICES)
+        with start_broker(inputs) as broker:
+            console.print(f"broker      {broker.kind} on {broker.host}:{broker.port}")
+            trial = inputs / "trial.toml"
+            text = resources.files("cutlayer.demo").joinpath("trial.toml").read_text("utf-8")
+            trial.write_text(text.replace("port = 1883", f"port = {broker.port}"), "utf-8")
+            bundle = inputs / "client.bundle"
+            _export(console, trial, bundle)
+            devices = [
+                _start_device(console, name, bundle, f"{broker.host}:{broker.port}", inputs) for name in _DEVICES
+            ]
+            try:
+                _serve(console, trial, run_dir, devices, as_json)
+            finally:
+                stop(devices)
+
+
+@contextmanager
+def _own(run_dir: Path) -> Iterator[None]:
+    """Hold ``run_dir`` for this demo alone, emptied of an earlier one."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".demo").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another demo is running in {run_dir}: give --run-dir another folder") from error
+        others = [each for each in run_dir.iterdir() if each.name != ".demo"]
+        if others and lock.tell() == 0:
+            raise UserError(f"{run_dir} holds files that are no demo's: give --run-dir another folder")
+        for each in others:
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+        if lock.tell() == 0:
+            lock.write("cutlayer demo\n")
+            lock.flush()
+        yield
+
+
+def _export(console: Console, trial: Path, bundle: Path) -> None:
+    command = [sys.executable, "-m", "cutlayer", "export", str(trial), "--out", str(bundle)]
+    console.print(f"export      {_shown(command)}", soft_wrap=True)
+    finished = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=sys.stderr if console.stderr else None, check=False
+    )
+    if finished.returncode:
+        raise CutlayerError("the export failed, see above")
+
+
+def _start_device(console: Console, name: str, bundle: Path, broker: str, inputs: Path) -> _Process:
+    samples, log = inputs / f"{name}.npz", inputs / f"{name}.log"
+    command = [sys.executable, "-m", "cutlayer_device", "run", "--bundle", str(bundle), "--broker", broker]
+    command += ["--data", str(samples), "--name", name, "--threads", "1"]
+    console.print(f"{name}     {_shown(command)}", soft_wrap=True)
+    return start(command, log)
+
+
+def _serve(console: Console, trial: Path, run_dir: Path, devices: list[_Process], as_json: bool) -> None:
+    """Run the server in the foreground; a device that ends early ends the demo."""
+    command = [sys.executable, "-m", "cutlayer", "serve", str(trial), "--run-dir", str(run_dir), "--threads", "1"]
+    console.print(f"server      {_shown(command)}", soft_wrap=True)
+    server = start([*command, *(["--json"] if as_json else [])])
+    try:
+        while server.poll() is None:
+            if any(device.poll() for device in devices):
+                server.wait(timeout=10.0)
+            time.sleep(0.05)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        stop([server])
+    if server.returncode:
+        logs = ", ".join(str(trial.parent / f"{name}.log") for name in _DEVICES)
+        raise CutlayerError(f"the demo's server ended with status {server.returncode}; the devices' logs: {logs}")
+
+
+def _shown(command: list[str]) -> str:
+    """The command as a user would type it."""
+    return " ".join(["python", *command[1:]] if command[2] != "cutlayer" else command[2:])

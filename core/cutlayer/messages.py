@@ -1,0 +1,189 @@
+"""Messages: a typed header in MessagePack, then the raw payload it describes.
+
+    4 bytes   length of the header, little-endian
+    header    one of the structs below, told apart by its ``kind``
+    payload   encoded tensor, or client weights as safetensors; empty where the header says nothing of one
+
+`Presence` travels alone on the retained state topics; all others travel in chunks.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from cutlayer.codecs import Codec
+from cutlayer.errors import MessageError
+from cutlayer.schedules import Mode
+
+__all__ = [
+    "Assignment",
+    "Augmentation",
+    "Begin",
+    "End",
+    "Gradient",
+    "Header",
+    "Message",
+    "Presence",
+    "Smashed",
+    "Tensor",
+    "Weights",
+    "decode",
+    "decode_weights",
+    "encode",
+    "encode_weights",
+]
+
+MAX_HEADER_BYTES = 1 << 20
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Arrays = dict[str, NDArray[Any]]
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
+    """What every message says: which trial and device it belongs to (filled in by the session)."""
+
+    trial: str = ""
+    device: str = ""
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the payload becomes a float32 tensor: the codec's id, its parameters for this tensor, and the shape."""
+
+    codec: str
+    params: dict[str, int]
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1, max_length=8)]
+
+
+class Presence(Header, frozen=True, tag="presence"):
+    """Retained birth of a device or of the server, and, with ``online`` false, its last will.
+
+    ``epoch`` is random per process start, so that an old will is not taken for the death of a new process.
+    ``bundle`` is the fingerprint of the model, cut and optimizer that the device was given.
+    """
+
+    online: bool
+    epoch: _Count
+    samples: _Count = 0
+    bundle: str = ""
+    engine: str = ""
+
+
+class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Random changes to training images, drawn anew each epoch from the trial's seed."""
+
+    flip: bool = False
+    crop: _Count = 0
+
+
+class Assignment(Header, frozen=True, tag="assignment"):
+    """Server to device, once: everything about the trial that the device must obey."""
+
+    client: _Count
+    seed: int
+    batch_size: Annotated[int, msgspec.Meta(ge=1)]
+    learning_rate: float
+    up: Codec
+    down: Codec
+    augmentation: Augmentation
+    patience_s: float
+
+
+class Begin(Header, frozen=True, tag="begin"):
+    """Server to device: start this epoch in this mode. Payload: client weights to start from."""
+
+    epoch: _Count
+    mode: Mode
+
+
+class Smashed(Header, frozen=True, tag="smashed"):
+    """Device to server: smashed data of one batch, with its labels (one unsigned 16-bit integer a sample)."""
+
+    epoch: _Count
+    step: _Count
+    tensor: Tensor
+    labels: bytes
+
+
+class Gradient(Header, frozen=True, tag="gradient"):
+    """Server to device: the cut gradient for one batch, and the loss it comes from."""
+
+    epoch: _Count
+    step: _Count
+    tensor: Tensor
+    loss: float
+
+
+class Weights(Header, frozen=True, tag="weights"):
+    """Device to server: the epoch is over. Payload: the client weights; ``phases_s`` says where its time went."""
+
+    epoch: _Count
+    steps: _Count
+    phases_s: dict[str, float]
+
+
+class End(Header, frozen=True, tag="end"):
+    """Server to device: the trial is over, and why; ``ok`` is false if this device failed or was refused."""
+
+    reason: str
+    ok: bool = True
+
+
+_HEADERS = Presence | Assignment | Begin | Smashed | Gradient | Weights | End
+_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_HEADERS)
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A header with its payload."""
+
+    header: Header
+    payload: bytes = b""
+
+
+def encode(message: Message) -> bytes:
+    """The message as bytes."""
+    header = msgspec.msgpack.encode(message.header)
+    return b"".join((len(header).to_bytes(4, "little"), header, message.payload))
+
+
+def decode(data: bytes) -> Message:
+    """Read a message.
+
+    Raises:
+        MessageError: the header is cut off, too long, of an unknown kind, or has a field that does not belong.
+    """
+    length = int.from_bytes(data[:4], "little")
+    if len(data) < 4 or length > min(MAX_HEADER_BYTES, len(data) - 4):
+        raise MessageError(f"a message of {len(data)} bytes cannot hold the header it announces")
+    try:
+        header = _decoder.decode(memoryview(data)[4 : 4 + length])
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise MessageError(f"a message header cannot be read: {error}") from error
+    return Message(header, data[4 + length :])
+
+
+def encode_weights(arrays: _Arrays) -> bytes:
+    """Named arrays as a safetensors payload."""
+    return save_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def decode_weights(payload: bytes, like: _Arrays) -> _Arrays:
+    """Client weights from a payload, accepted only with the names, shapes and dtypes of ``like``.
+
+    Raises:
+        MessageError: not safetensors, or not the weights of this client.
+    """
+    try:
+        arrays: _Arrays = load_safetensors(payload)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise MessageError(f"client weights are not valid safetensors: {error}") from error
+    if arrays.keys() != like.keys():
+        raise MessageError(f"client weights name other parameters: {sorted(arrays.keys() ^ like.keys())[:4]}")
+    for name, array in arrays.items():
+        if array.shape != like[name].shape or array.dtype != like[name].dtype:
+            found, wanted = f"{array.dtype}{array.shape}", f"{like[name].dtype}{like[name].shape}"
+            raise MessageError(f"client weight {name!r} is {found}, expected {wanted}")
+    return arrays

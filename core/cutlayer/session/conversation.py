@@ -1,0 +1,147 @@
+"""Who may say what, and when: one table, read by both sides.
+
+The state of a conversation is the same on both sides (a message in flight aside), so one table serves both: an event
+is allowed if it stands in the row of the current state, and if the side that speaks is the one that may.
+
+    NEW ── assignment ─> IDLE ── begin, exchange ─> TRAINING ── smashed ─> ANSWERING ── gradient ─> TRAINING
+                          ^  └── begin, forward ──> STREAMING ── smashed ─> STREAMING
+                          └──────── weights ──────── TRAINING, STREAMING
+    end, from the server, closes the conversation in every state.
+"""
+
+from enum import Enum
+
+from cutlayer.errors import LocalProtocolError, RemoteProtocolError
+from cutlayer.messages import Assignment, Begin, End, Gradient, Header, Smashed, Weights
+from cutlayer.schedules import Mode
+
+__all__ = ["TRANSITIONS", "Conversation", "Event", "Role", "State"]
+
+
+class Role(Enum):
+    """The two sides of a conversation."""
+
+    DEVICE = "device"
+    SERVER = "server"
+
+    @property
+    def peer(self) -> "Role":
+        """The other side."""
+        return Role.SERVER if self is Role.DEVICE else Role.DEVICE
+
+
+class State(Enum):
+    """Where the conversation stands."""
+
+    NEW = "new"
+    IDLE = "idle"
+    TRAINING = "training"
+    ANSWERING = "answering"
+    STREAMING = "streaming"
+    CLOSED = "closed"
+
+
+class Event(Enum):
+    """What can be said, and by whom."""
+
+    ASSIGNMENT = (Role.SERVER, "assignment")
+    BEGIN_EXCHANGE = (Role.SERVER, "begin exchange")
+    BEGIN_FORWARD = (Role.SERVER, "begin forward")
+    SMASHED = (Role.DEVICE, "smashed")
+    GRADIENT = (Role.SERVER, "gradient")
+    WEIGHTS = (Role.DEVICE, "weights")
+    END = (Role.SERVER, "end")
+
+    @property
+    def speaker(self) -> Role:
+        """The only side that may say it."""
+        return self.value[0]
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.NEW: {Event.ASSIGNMENT: State.IDLE, Event.END: State.CLOSED},
+    State.IDLE: {
+        Event.BEGIN_EXCHANGE: State.TRAINING,
+        Event.BEGIN_FORWARD: State.STREAMING,
+        Event.END: State.CLOSED,
+    },
+    State.TRAINING: {Event.SMASHED: State.ANSWERING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
+    State.ANSWERING: {Event.GRADIENT: State.TRAINING, Event.END: State.CLOSED},
+    State.STREAMING: {Event.SMASHED: State.STREAMING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
+    State.CLOSED: {},
+}
+
+
+class Conversation:
+    """State and numbering of one conversation, as one side sees it.
+
+    Invariant: within an epoch the steps of smashed data are 0, 1, 2, ..., and a gradient carries the number of the
+    smashed data it answers. A message that breaks a rule raises and changes nothing.
+    """
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+        self.state = State.NEW
+        self._epoch = -1
+        self._next_step = 0
+
+    def said(self, header: Header) -> None:
+        """This side is about to send ``header``. Raises `LocalProtocolError` if it must not."""
+        problem = self._problem(header, self._role)
+        if problem:
+            raise LocalProtocolError(f"{self._role.value} must not send this: {problem}")
+        self._advance(header)
+
+    def heard(self, header: Header) -> None:
+        """The peer sent ``header``. Raises `RemoteProtocolError` if it must not have."""
+        problem = self._problem(header, self._role.peer)
+        if problem:
+            raise RemoteProtocolError(f"the {self._role.peer.value} broke the protocol: {problem}")
+        self._advance(header)
+
+    def _problem(self, header: Header, speaker: Role) -> str:
+        event = _event(header)
+        if event is None or event.speaker is not speaker:
+            return f"a {type(header).__name__} is not the {speaker.value}'s to send"
+        if event not in TRANSITIONS[self.state]:
+            allowed = ", ".join(each.value[1] for each in TRANSITIONS[self.state]) or "nothing"
+            return f"{event.value[1]} while {self.state.value} (allowed: {allowed})"
+        match header:
+            case Begin(epoch=epoch) if epoch <= self._epoch:
+                return f"epoch {epoch} begins after epoch {self._epoch}"
+            case Smashed(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step):
+                return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
+            case Gradient(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step - 1):
+                return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
+            case Weights(epoch=epoch, steps=steps) if (epoch, steps) != (self._epoch, self._next_step):
+                return f"weights after {steps} steps of epoch {epoch}, expected {self._next_step} of {self._epoch}"
+        return ""
+
+    def _advance(self, header: Header) -> None:
+        event = _event(header)
+        assert event is not None
+        self.state = TRANSITIONS[self.state][event]
+        match header:
+            case Begin(epoch=epoch):
+                self._epoch, self._next_step = epoch, 0
+            case Smashed(step=step):
+                self._next_step = step + 1
+
+
+def _event(header: Header) -> Event | None:
+    match header:
+        case Assignment():
+            return Event.ASSIGNMENT
+        case Begin(mode=Mode.EXCHANGE):
+            return Event.BEGIN_EXCHANGE
+        case Begin(mode=Mode.FORWARD):
+            return Event.BEGIN_FORWARD
+        case Smashed():
+            return Event.SMASHED
+        case Gradient():
+            return Event.GRADIENT
+        case Weights():
+            return Event.WEIGHTS
+        case End():
+            return Event.END
+    return None

@@ -1,0 +1,61 @@
+"""The topics of a trial: ``cutlayer/1/<trial>/<device>/{up,down,state}`` and ``cutlayer/1/<trial>/all/control``."""
+
+import re
+from typing import NamedTuple
+
+from cutlayer.errors import UserError
+
+__all__ = ["Address", "check_name", "control", "down", "every_state", "every_up", "parse", "state", "up"]
+
+_ROOT = "cutlayer/1"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class Address(NamedTuple):
+    """What a topic says: whose it is, and which of the device's three it is."""
+
+    device: str
+    leaf: str
+
+
+def check_name(name: str, what: str) -> str:
+    """The name, if it can stand in a topic and in a path. Raises `UserError` otherwise."""
+    if not _NAME.fullmatch(name) or name == "all":
+        raise UserError(f"{what} {name!r}: use 1 to 64 letters, digits, '-', '_' or '.', and not 'all'")
+    return name
+
+
+def up(trial: str, device: str) -> str:
+    """Device to server."""
+    return f"{_ROOT}/{trial}/{device}/up"
+
+
+def down(trial: str, device: str) -> str:
+    """Server to device."""
+    return f"{_ROOT}/{trial}/{device}/down"
+
+
+def state(trial: str, device: str) -> str:
+    """Retained birth and last will of a device."""
+    return f"{_ROOT}/{trial}/{device}/state"
+
+
+def control(trial: str) -> str:
+    """Retained birth and last will of the server."""
+    return f"{_ROOT}/{trial}/all/control"
+
+
+def every_up(trial: str) -> str:
+    """Filter: what all devices send."""
+    return f"{_ROOT}/{trial}/+/up"
+
+
+def every_state(trial: str) -> str:
+    """Filter: the state of all devices."""
+    return f"{_ROOT}/{trial}/+/state"
+
+
+def parse(topic: str) -> Address:
+    """The address of a topic that one of the filters above matched."""
+    device, leaf = topic.rsplit("/", 2)[1:]
+    return Address(device, leaf)

@@ -1,0 +1,50 @@
+"""What a transport must do, and what it delivers."""
+
+from typing import NamedTuple, Protocol
+
+__all__ = ["LastWill", "Packet", "Transport", "publish_bytes"]
+
+
+class Packet(NamedTuple):
+    """One publication as it arrived."""
+
+    topic: str
+    payload: bytes
+    wire_bytes: int
+    """Size of the MQTT packet; TCP, IP and radio framing come on top."""
+
+
+class LastWill(NamedTuple):
+    """What the broker publishes, retained, when a client vanishes without saying goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+class Transport(Protocol):
+    """A connection to a broker. A protocol, since tests run whole trials over `MemoryTransport`."""
+
+    def subscribe(self, topic_filter: str) -> None:
+        """Ask for packets on matching topics, also after every reconnection."""
+
+    def publish(self, topic: str, payload: bytes) -> int:
+        """Send at most once, as data travels; returns the size of the MQTT packet in bytes."""
+
+    def publish_retained(self, topic: str, payload: bytes) -> None:
+        """Send at least once and keep for later subscribers, as births and wills travel."""
+
+    def receive(self, timeout_s: float) -> Packet | None:
+        """The next packet, or None after ``timeout_s``. Raises `TransportError` if the connection is lost for good."""
+
+    def reconnections(self) -> int:
+        """How often the connection has been replaced so far."""
+
+    def close(self) -> None:
+        """Say goodbye, so that no last will is published, and release the connection."""
+
+
+def publish_bytes(topic: str, payload: bytes) -> int:
+    """Size of an MQTT 3.1.1 PUBLISH packet at QoS 0 (OASIS MQTT 3.1.1, section 3.3)."""
+    remaining = 2 + len(topic.encode()) + len(payload)
+    length_field = 1 + (remaining > 0x7F) + (remaining > 0x3FFF) + (remaining > 0x1FFFFF)
+    return 1 + length_field + remaining

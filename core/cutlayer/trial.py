@@ -1,0 +1,138 @@
+"""The trial file: everything that decides what a trial does, read once into frozen structs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from cutlayer import toml
+from cutlayer.aggregation import Aggregation, Sequential
+from cutlayer.codecs import Codec, Raw
+from cutlayer.errors import UserError
+from cutlayer.messages import Augmentation
+from cutlayer.optimizers import Sgd
+from cutlayer.schedules import Every, Schedule
+from cutlayer.topics import check_name
+
+__all__ = ["Broker", "Codecs", "Data", "Model", "Optimizers", "Seeds", "Trial", "read_trial"]
+
+_AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+_Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file; keys that are not named here are an error."""
+
+
+class Model(_Table, frozen=True):
+    """``[model]``: the whole model, and where to cut it."""
+
+    factory: str
+    """``package.module:function``; the function returns a ``torch.nn.Module``."""
+    cut: str
+    """Name of the module whose output becomes the smashed data, as ``named_modules`` gives it."""
+    input_shape: Annotated[tuple[_AtLeastOne, ...], msgspec.Meta(min_length=1, max_length=7)]
+    """Shape of one sample, without the batch dimension; images are channels, height, width."""
+    kwargs: dict[str, Any] = {}
+    """Passed to the factory."""
+
+
+class Data(_Table, frozen=True):
+    """``[data]``: how samples are prepared on both sides, and where the server's test set is."""
+
+    test: str
+    """An ``.npz`` or a folder of images a class, relative to the trial file."""
+    batch_size: _AtLeastOne = 32
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted from samples scaled to 0..1: one number, or one a channel."""
+    std: tuple[float, ...] = (1.0,)
+    """Divides after ``mean`` was subtracted."""
+    augmentation: Augmentation = Augmentation()
+
+
+class Codecs(_Table, frozen=True):
+    """``[codec.up]`` for smashed data, ``[codec.down]`` for cut gradients."""
+
+    up: Codec = Raw()
+    down: Codec = Raw()
+
+
+class Optimizers(_Table, frozen=True):
+    """``[optimizer.client]`` runs on the board, ``[optimizer.server]`` on the server."""
+
+    client: Sgd
+    server: Sgd
+
+
+class Seeds(_Table, frozen=True):
+    """``[seeds]``: equal seeds give equal runs."""
+
+    weights: int = 1
+    """Initial weights of both halves."""
+    data: Annotated[int, msgspec.Meta(ge=0)] = 1
+    """Order and augmentation of the training samples."""
+
+
+class Broker(_Table, frozen=True):
+    """``[broker]``: where the server finds the MQTT broker."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
+
+
+class Trial(_Table, frozen=True):
+    """A whole trial file."""
+
+    name: str
+    devices: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """Names of the boards; training visits them in this order."""
+    epochs: _AtLeastOne
+    model: Model
+    data: Data
+    optimizer: Optimizers
+    codec: Codecs = Codecs()
+    schedule: Schedule = Every()
+    aggregation: Aggregation = Sequential()
+    seeds: Seeds = Seeds()
+    broker: Broker = Broker()
+    target_accuracy: _Share | None = None
+    """Stop early once the test accuracy reaches this share."""
+    patience_s: _Seconds = 60.0
+    """How long a silent peer is waited for before it counts as lost."""
+
+
+def read_trial(path: Path) -> Trial:
+    """Read and check a trial file.
+
+    Raises:
+        UserError: names the key, what was found and what is allowed.
+    """
+    trial = toml.read(path, Trial)
+    for problem in _problems(trial):
+        raise UserError(f"{path}: {problem}")
+    return trial
+
+
+def _problems(trial: Trial) -> list[str]:
+    """Values that are each allowed but make no sense together."""
+    check_name(trial.name, "name")
+    for device in trial.devices:
+        check_name(device, "devices: the name")
+    shape, data, channels = trial.model.input_shape, trial.data, trial.model.input_shape[0]
+    found: list[str] = []
+    if len(set(trial.devices)) < len(trial.devices):
+        found.append(f"devices: found {list(trial.devices)}, allowed: different names")
+    if ":" not in trial.model.factory:
+        found.append(f"model.factory: found {trial.model.factory!r}, allowed: package.module:function")
+    for key, values in (("mean", data.mean), ("std", data.std)):
+        if len(values) not in (1, channels):
+            found.append(f"data.{key}: found {len(values)} numbers, allowed: 1, or {channels} for {channels} channels")
+    if 0.0 in data.std:
+        found.append("data.std: found 0, allowed: any other number")
+    if (data.augmentation.flip or data.augmentation.crop) and len(shape) != 3:
+        found.append(f"data.augmentation: found flip or crop for samples of shape {shape}, allowed: for images only")
+    for side, optimizer in (("client", trial.optimizer.client), ("server", trial.optimizer.server)):
+        if optimizer.nesterov and optimizer.momentum == 0.0:
+            found.append(f"optimizer.{side}.nesterov: found true with momentum 0, allowed: with a momentum above 0")
+    return found

@@ -1,0 +1,1 @@
+"""Models to try cutlayer on: plain definitions, one file each."""

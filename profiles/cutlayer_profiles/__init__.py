@@ -1,0 +1,1 @@
+"""Profiles: what a run cost, and pages that show it. Torch-free."""

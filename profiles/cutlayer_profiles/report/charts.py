@@ -1,0 +1,117 @@
+"""The charts of a report, as SVG text. Each takes plain numbers, so it can be looked at without a run."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+__all__ = ["accuracy_chart", "loss_chart", "phase_chart", "traffic_chart"]
+
+_UP, _DOWN = "#2f6fde", "#e0793a"
+_TRAIN, _TEST = "#8a94a6", "#2f6fde"
+_PHASES = {
+    "forward": "#2f6fde",
+    "backward": "#17408f",
+    "train": "#6a4fbf",
+    "encode": "#4fae8c",
+    "decode": "#9bd3bd",
+    "send": "#e0793a",
+    "wait": "#d9dde4",
+}
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a94a6",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e9ee",
+    "svg.hashsalt": "cutlayer",
+}
+
+
+def loss_chart(epochs: Sequence[int], train: Sequence[float], test: Sequence[float]) -> str:
+    """Training and test loss by epoch."""
+    return _curves(epochs, {"training": train, "test": test}, "loss")
+
+
+def accuracy_chart(epochs: Sequence[int], train: Sequence[float], test: Sequence[float]) -> str:
+    """Training and test accuracy by epoch, as shares of 1."""
+    return _curves(epochs, {"training": train, "test": test}, "accuracy")
+
+
+def traffic_chart(epochs: Sequence[int], up_bytes: Sequence[int], down_bytes: Sequence[int]) -> str:
+    """Bytes by epoch, up and down side by side."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        for shift, values, colour, label in ((-0.2, up_bytes, _UP, "up"), (0.2, down_bytes, _DOWN, "down")):
+            axes.bar(
+                [epoch + shift for epoch in epochs], [value / 1e3 for value in values], 0.38, color=colour, label=label
+            )
+        _label(axes, "epoch", "kB an epoch")
+        figure.legend(frameon=False, ncols=2, loc="outside upper center", handlelength=1)
+        axes.grid(axis="x", visible=False)
+        return _svg(figure)
+
+
+def phase_chart(seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """Where the time went: a bar for the server and for each device, stacked by phase.
+
+    Args:
+        seconds: seconds by phase, by whose time it is.
+    """
+    phases = [name for name in _PHASES if any(name in each for each in seconds.values())]
+    phases += sorted({name for each in seconds.values() for name in each} - set(phases))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(height=1.5 + 0.45 * len(seconds))
+        left = dict.fromkeys(seconds, 0.0)
+        for phase in phases:
+            widths = [each.get(phase, 0.0) for each in seconds.values()]
+            axes.barh(list(seconds), widths, 0.6, list(left.values()), color=_PHASES.get(phase), label=phase)
+            left = {name: left[name] + width for name, width in zip(left, widths, strict=True)}
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("seconds, all epochs")
+        figure.legend(frameon=False, ncols=4, loc="outside upper center", handlelength=1)
+        return _svg(figure)
+
+
+def _curves(epochs: Sequence[int], curves: Mapping[str, Sequence[float]], what: str) -> str:
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        for (label, values), colour in zip(curves.items(), (_TRAIN, _TEST), strict=True):
+            axes.plot(epochs, values, color=colour, label=label, linewidth=2, marker="o", markersize=3.5)
+        _label(axes, "epoch", what)
+        if what == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        else:
+            axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def _figure(height: float = 3.0) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.0, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element; letters become paths, so that it looks alike wherever it is opened."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,68 @@
+"""The page of a run."""
+
+from collections import defaultdict
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from cutlayer.record import ClientPass, EpochDone, Run, read_run
+from cutlayer_profiles.report.charts import accuracy_chart, loss_chart, phase_chart, traffic_chart
+
+__all__ = ["render", "write_report"]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` into a run record; returns its path. Raises `UserError` if it is no run record."""
+    path = run_dir / "report.html"
+    path.write_text(render(read_run(run_dir)), encoding="utf-8")
+    return path
+
+
+def render(run: Run) -> str:
+    """The page as HTML that needs no network. Whatever came over one, such as device names, is escaped."""
+    environment = Environment(
+        loader=PackageLoader("cutlayer_profiles.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    summary = run.summary
+    payload = summary.up_payload_bytes + summary.down_payload_bytes
+    ways = 2 if summary.down_payload_bytes else 1
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        summary=summary,
+        charts=_charts(run),
+        ratio=ways * summary.raw_payload_bytes / payload if payload else None,
+        epochs=run.all(EpochDone),
+    )
+
+
+def _charts(run: Run) -> dict[str, str]:
+    """Charts by title; none before the first epoch is over."""
+    epochs: list[EpochDone] = run.all(EpochDone)
+    if not epochs:
+        return {}
+    numbers = [each.epoch + 1 for each in epochs]
+    return {
+        "Loss": loss_chart(numbers, [each.loss for each in epochs], [each.test_loss for each in epochs]),
+        "Accuracy": accuracy_chart(
+            numbers, [each.accuracy for each in epochs], [each.test_accuracy for each in epochs]
+        ),
+        "Traffic": traffic_chart(numbers, [each.up_bytes for each in epochs], [each.down_bytes for each in epochs]),
+        "Time by phase": phase_chart(_seconds(run)),
+    }
+
+
+def _seconds(run: Run) -> dict[str, dict[str, float]]:
+    """Seconds by phase, for the server and each device."""
+    seconds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    passes: list[ClientPass] = run.all(ClientPass)
+    epochs: list[EpochDone] = run.all(EpochDone)
+    for name, phases in [("server", each.phases_s) for each in epochs] + [
+        (each.device, each.phases_s) for each in passes
+    ]:
+        for phase, spent in phases.items():
+            seconds[name][phase] += spent
+    return {name: dict(phases) for name, phases in seconds.items()}

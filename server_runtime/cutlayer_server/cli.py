@@ -1,0 +1,63 @@
+"""``cutlayer serve``."""
+
+import logging
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+
+from cutlayer import data, topics
+from cutlayer.endpoint import will_of
+from cutlayer.record import Record, Summary
+from cutlayer.transports import MqttTransport
+from cutlayer.trial import read_trial
+from cutlayer_profiles.report import write_report
+from cutlayer_server.coordinator import Coordinator, birth_of
+from cutlayer_server.progress import ProgressDisplay
+
+__all__ = ["free_run_dir", "serve"]
+
+
+def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -> None:
+    """Lead a trial from start to report. Raises what `Coordinator` and `MqttTransport` raise."""
+    console = Console(stderr=as_json, highlight=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
+    if threads:
+        torch.set_num_threads(threads)
+    trial = read_trial(trial_file)
+    test = data.load(trial_file.parent / trial.data.test, trial.model.input_shape, part="test")
+    display = ProgressDisplay(trial.epochs, console)
+    record = Record(run_dir or free_run_dir(Path("runs"), trial.name), trial_file.read_text("utf-8"), display.show)
+    coordinator = Coordinator(trial, test, record)
+    birth = birth_of(trial)
+    will = will_of(topics.control(trial.name), birth)
+    transport = MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{trial.name}-server", will)
+    try:
+        with display:
+            summary = coordinator.run(birth, transport, display.waiting_for)
+    finally:
+        transport.close()
+        report = write_report(record.path)
+        console.print(f"report: {report}")
+    if as_json:
+        print(msgspec.json.encode(summary).decode())
+    else:
+        console.print(_closing_line(summary))
+
+
+def free_run_dir(root: Path, name: str) -> Path:
+    """``root/name``, or the first of ``root/name-2``, ``-3``, ... that does not exist."""
+    path, number = root / name, 2
+    while path.exists():
+        path, number = root / f"{name}-{number}", number + 1
+    return path
+
+
+def _closing_line(summary: Summary) -> str:
+    payload = summary.up_payload_bytes + summary.down_payload_bytes
+    ways = 2 if summary.down_payload_bytes else 1
+    ratio = ways * summary.raw_payload_bytes / payload if payload else 1.0
+    traffic = f"{summary.up_bytes / 1e6:.2f} MB up, {summary.down_bytes / 1e6:.2f} MB down"
+    return f"{summary.steps} steps in {summary.duration_s:.1f} s, {traffic}; tensors {ratio:.1f}x smaller than float32"

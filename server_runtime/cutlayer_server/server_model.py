@@ -1,0 +1,92 @@
+"""The server-side half: one optimizer step for each batch of smashed data."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cutlayer.data import Batch
+from cutlayer.errors import RemoteError
+from cutlayer.optimizers import Sgd
+
+__all__ = ["Evaluation", "ServerModel", "StepResult", "evaluate", "load_client"]
+
+
+class StepResult(NamedTuple):
+    """Mean loss of the batch, samples classified correctly, and the cut gradient (B, *smashed)."""
+
+    loss: float
+    correct: int
+    gradient: NDArray[np.float32]
+
+
+class Evaluation(NamedTuple):
+    """Mean loss and share classified correctly."""
+
+    loss: float
+    accuracy: float
+
+
+class ServerModel:
+    """The server-side half and its optimizer.
+
+    Args:
+        half: from `cutlayer_cut.cut`; trained in place.
+        settings: its optimizer.
+    """
+
+    def __init__(self, half: nn.Module, settings: Sgd) -> None:
+        self.half = half
+        self._optimizer = torch.optim.SGD(
+            half.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+
+    def step(self, smashed: NDArray[np.float32], labels: NDArray[np.uint16]) -> StepResult:
+        """Forward, backward, update on smashed data (B, *smashed) with B class numbers.
+
+        Raises:
+            RemoteError: a label beyond the model's classes; nothing is updated.
+        """
+        z = torch.tensor(smashed, requires_grad=True)
+        y = torch.from_numpy(labels.astype(np.int64))
+        logits: Tensor = self.half(z)
+        if int(y.max()) >= logits.shape[1]:
+            raise RemoteError(f"a label {int(y.max())} was sent, the model has {logits.shape[1]} classes")
+        loss = cross_entropy(logits, y)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        assert z.grad is not None
+        return StepResult(loss.item(), int((logits.argmax(1) == y).sum()), z.grad.numpy())
+
+
+def load_client(client: nn.Module, weights: dict[str, NDArray[Any]]) -> None:
+    """Put the weights that a device sent into the server's copy of the client-side half."""
+    client.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+
+
+def evaluate(client: nn.Module, server: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+    """Loss and accuracy of both halves together, in eval mode; their mode is restored."""
+    halves = (client, server)
+    modes = [half.training for half in halves]
+    losses, correct, count = 0.0, 0, 0
+    with torch.inference_mode():
+        for half in halves:
+            half.eval()
+        for x, labels in batches:
+            y = torch.from_numpy(labels.astype(np.int64))
+            logits = server(client(torch.from_numpy(x)))
+            losses += cross_entropy(logits, y, reduction="sum").item()
+            correct += int((logits.argmax(1) == y).sum())
+            count += len(y)
+    for half, mode in zip(halves, modes, strict=True):
+        half.train(mode)
+    return Evaluation(losses / count, correct / count)
