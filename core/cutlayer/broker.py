@@ -17,11 +17,13 @@ from typing import NamedTuple
 from cutlayer.errors import TransportError
 from cutlayer.processes import start, stop
 
-__all__ = ["Broker", "start_broker"]
+__all__ = ["Broker", "mosquitto_conf", "start_broker"]
 
 _START_S = 15.0
 
 _MOSQUITTO = """\
+# Only this machine can connect. For boards on your network write "listener {port}"; then whoever reaches
+# the port can take part, so do it only where you trust everyone.
 listener {port} 127.0.0.1
 allow_anonymous true
 persistence false
@@ -38,6 +40,11 @@ plugins:
   amqtt.plugins.authentication.AnonymousAuthPlugin:
     allow_anonymous: true
 """
+
+
+def mosquitto_conf(port: int) -> str:
+    """A configuration for `mosquitto -c` that serves a trial on this machine."""
+    return _MOSQUITTO.format(port=port)
 
 
 class Broker(NamedTuple):
@@ -62,7 +69,7 @@ def start_broker(folder: Path, kind: str = "") -> Iterator[Broker]:
     kind = kind or ("mosquitto" if shutil.which("mosquitto") else "amqtt")
     port = _free_port()
     config, log = folder / f"{kind}.conf", folder / f"{kind}.log"
-    config.write_text((_MOSQUITTO if kind == "mosquitto" else _AMQTT).format(port=port))
+    config.write_text(mosquitto_conf(port) if kind == "mosquitto" else _AMQTT.format(port=port))
     command = ["mosquitto", "-c", str(config)]
     if kind == "amqtt":
         command = [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", str(config)]

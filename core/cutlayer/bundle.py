@@ -11,6 +11,7 @@ Inputs and outputs of the graphs are named: ``x``, ``z``, ``g``, ``learning_rate
 """
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,12 +91,13 @@ class Certificate(_Record, frozen=True):
 
     @property
     def worst(self) -> float:
-        """The greatest of all errors."""
-        return max([self.smashed, *self.params.values(), *self.buffers.values(), *self.state.values()])
+        """The greatest of all errors, infinite if one is not a number."""
+        errors = [self.smashed, *self.params.values(), *self.buffers.values(), *self.state.values()]
+        return max(math.inf if math.isnan(error) else error for error in errors)
 
     @property
     def valid(self) -> bool:
-        """Whether a board may train with the bundle; an error that is not a number never is."""
+        """Whether a board may train with the bundle."""
         return self.worst <= TOLERANCE
 
 

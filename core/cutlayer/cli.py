@@ -75,13 +75,21 @@ def demo(
     run_dir: Annotated[Path, typer.Option(help="Where to write the run; an earlier demo there is replaced.")] = Path(
         "runs/demo"
     ),
+    prepare: Annotated[
+        Path | None,
+        typer.Option(help="Only write trial file, broker configuration and data to this folder, to run it by hand."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """See split learning happen: a broker, a server and two devices train on handwritten digits."""
     with _command("demo", "torch", "onnxscript", "onnxruntime", "sklearn"):
-        from cutlayer.demo import run_demo
+        from cutlayer import demo as package
 
-        run_demo(run_dir, as_json)
+        if prepare is None:
+            package.run_demo(run_dir, as_json)
+        else:
+            package.prepare(prepare)
+            print(f"{prepare}: trial.toml, mosquitto.conf, test.npz, board-1.npz, board-2.npz")
 
 
 @app.command(

@@ -167,7 +167,7 @@ def decode(data: bytes) -> Message:
 
 def encode_weights(arrays: _Arrays) -> bytes:
     """Named arrays as a safetensors payload."""
-    return save_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return save_safetensors({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 def decode_weights(payload: bytes, like: _Arrays) -> _Arrays:

@@ -12,15 +12,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cutlayer.broker import start_broker
+from cutlayer.broker import mosquitto_conf, start_broker
 from cutlayer.demo.digits import write_digits
 from cutlayer.errors import CutlayerError, UserError
 from cutlayer.processes import start, stop
 
-__all__ = ["run_demo"]
+__all__ = ["prepare", "run_demo"]
 
 _DEVICES = ["board-1", "board-2"]
 _Process = subprocess.Popen[bytes]
+
+
+def prepare(folder: Path, port: int = 1883) -> None:
+    """Write what a trial on handwritten digits needs: trial file, broker configuration, test set, a share a device."""
+    write_digits(folder, _DEVICES)
+    text = resources.files("cutlayer.demo").joinpath("trial.toml").read_text("utf-8")
+    (folder / "trial.toml").write_text(text.replace("port = 1883", f"port = {port}"), "utf-8")
+    (folder / "mosquitto.conf").write_text(mosquitto_conf(port), "utf-8")
 
 
 def run_demo(run_dir: Path, as_json: bool) -> None:
@@ -33,42 +41,38 @@ def run_demo(run_dir: Path, as_json: bool) -> None:
         CutlayerError: one of the processes failed; the text says where its log is.
     """
     console = Console(stderr=as_json, highlight=False)
-    with _own(run_dir):
-        inputs = run_dir / "inputs"
-        write_digits(inputs, _DEVICES)
-        with start_broker(inputs) as broker:
-            console.print(f"broker      {broker.kind} on {broker.host}:{broker.port}")
-            trial = inputs / "trial.toml"
-            text = resources.files("cutlayer.demo").joinpath("trial.toml").read_text("utf-8")
-            trial.write_text(text.replace("port = 1883", f"port = {broker.port}"), "utf-8")
-            bundle = inputs / "client.bundle"
-            _export(console, trial, bundle)
-            devices = [
-                _start_device(console, name, bundle, f"{broker.host}:{broker.port}", inputs) for name in _DEVICES
-            ]
-            try:
-                _serve(console, trial, run_dir, devices, as_json)
-            finally:
-                stop(devices)
+    inputs = run_dir / "inputs"
+    with _own(run_dir), start_broker(inputs) as broker:
+        prepare(inputs, broker.port)
+        console.print(f"broker      {broker.kind} on {broker.host}:{broker.port}")
+        trial, bundle = inputs / "trial.toml", inputs / "client.bundle"
+        _export(console, trial, bundle)
+        address = f"{broker.host}:{broker.port}"
+        devices = [_start_device(console, name, bundle, address, inputs) for name in _DEVICES]
+        try:
+            _serve(console, trial, run_dir, devices, as_json)
+        finally:
+            stop(devices)
 
 
 @contextmanager
 def _own(run_dir: Path) -> Iterator[None]:
-    """Hold ``run_dir`` for this demo alone, emptied of an earlier one."""
+    """Hold ``run_dir`` for this demo alone, emptied of an earlier one. The mark of a demo is its lock file."""
+    mark = run_dir / ".demo"
+    if run_dir.exists() and any(run_dir.iterdir()) and not mark.exists():
+        raise UserError(f"{run_dir} holds files that are no demo's: give --run-dir another folder")
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".demo").open("a") as lock:
+    with mark.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"another demo is running in {run_dir}: give --run-dir another folder") from error
-        others = [each for each in run_dir.iterdir() if each.name != ".demo"]
-        if others and lock.tell() == 0:
-            raise UserError(f"{run_dir} holds files that are no demo's: give --run-dir another folder")
-        for each in others:
-            shutil.rmtree(each) if each.is_dir() else each.unlink()
-        if lock.tell() == 0:
-            lock.write("cutlayer demo\n")
-            lock.flush()
+        for each in run_dir.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each)
+            elif each != mark:
+                each.unlink()
+        (run_dir / "inputs").mkdir()
         yield
 
 

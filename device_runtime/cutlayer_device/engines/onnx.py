@@ -48,12 +48,12 @@ class OnnxEngine:
         for key in self._kept:
             kind, name = key.split(".", 1)
             if kind != "state":
-                self._kept[key] = _Value.ortvalue_from_numpy(np.ascontiguousarray(weights[name]))
+                self._kept[key] = _Value.ortvalue_from_numpy(np.asarray(weights[name], order="C"))
 
     def _run(self, graph: str, offered: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Run a graph on what is offered and kept; outputs named ``new_*`` are kept for the next run."""
         session = self._graphs[graph]
-        values = {name: _Value.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in offered.items()}
+        values = {name: _Value.ortvalue_from_numpy(np.asarray(array, order="C")) for name, array in offered.items()}
         values |= self._kept
         names = [each.name for each in session.get_outputs()]
         feeds = {each.name: values[each.name] for each in session.get_inputs()}

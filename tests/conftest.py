@@ -1,0 +1,29 @@
+"""Fixtures for everything that takes seconds to make."""
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory):
+    """A real mosquitto on a free port."""
+    from cutlayer.broker import start_broker
+
+    if shutil.which("mosquitto") is None:
+        pytest.fail("these tests need mosquitto (apt-get install mosquitto)")
+    with start_broker(tmp_path_factory.mktemp("broker"), "mosquitto") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A folder with the demo's trial file and data, and the bundle exported from it."""
+    from cutlayer.demo import prepare
+    from cutlayer.trial import read_trial
+    from cutlayer_export import export_bundle
+
+    folder = tmp_path_factory.mktemp("digits")
+    prepare(folder)
+    export_bundle(read_trial(folder / "trial.toml"), folder / "client.bundle")
+    return folder

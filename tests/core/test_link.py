@@ -1,0 +1,162 @@
+"""Two links joined by a network that loses, repeats, reorders and delays; time is a number that the test moves."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cutlayer.chunks import Kind, parse, split
+from cutlayer.errors import ChunkError
+from cutlayer.session import Link
+
+
+class Network:
+    """Carries frames one way; each is lost, repeated or delayed as a seeded generator says."""
+
+    def __init__(self, receiver, generator, loss, repeat, delay_s):
+        self.receiver, self.generator = receiver, generator
+        self.loss, self.repeat, self.delay_s = loss, repeat, delay_s
+        self.travelling = []
+        self.delivered = []
+
+    def carry(self, frames, now):
+        for frame in frames:
+            if self.generator.random() < self.loss:
+                continue
+            for _ in range(1 + (self.generator.random() < self.repeat)):
+                self.travelling.append((now + self.generator.random() * self.delay_s, frame))
+
+    def arrive(self, now):
+        due = sorted((item for item in self.travelling if item[0] <= now), key=lambda item: item[0])
+        self.travelling = [item for item in self.travelling if item[0] > now]
+        for _, frame in due:
+            self.delivered += self.receiver.receive(frame, now)
+
+
+def converse(messages, seed, loss=0.0, repeat=0.0, delay_s=0.0, chunk_bytes=50, until_s=2000.0):
+    """Send ``messages`` one way over a faulty network; returns what arrived, and when all was settled."""
+    generator = random.Random(seed)
+    sender, receiver = Link(1, chunk_bytes), Link(2, chunk_bytes)
+    there = Network(receiver, generator, loss, repeat, delay_s)
+    back = Network(sender, generator, loss, repeat, delay_s)
+    for message in messages:
+        sender.send(message)
+    now = 0.0
+    while now < until_s and not (sender.idle and len(there.delivered) >= len(messages)):
+        there.carry(sender.frames_to_send(now), now)
+        there.arrive(now)
+        back.carry(receiver.frames_to_send(now), now)
+        back.arrive(now)
+        now += 0.05
+    return there.delivered, now
+
+
+MESSAGES = [bytes([i]) * (1 + 37 * i) for i in range(20)]
+
+
+def test_a_good_network_delivers_in_order_without_waiting():
+    delivered, took_s = converse(MESSAGES, seed=0)
+    assert delivered == MESSAGES
+    assert took_s < 3.0
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=8),
+    st.integers(0, 2**32),
+    st.floats(0, 0.4),
+    st.floats(0, 0.5),
+    st.floats(0, 2.0),
+)
+def test_every_message_arrives_once_and_in_order_whatever_the_network_does(messages, seed, loss, repeat, delay_s):
+    delivered, _ = converse(messages, seed, loss, repeat, delay_s)
+    assert delivered == messages
+
+
+def test_no_more_chunks_than_the_window_are_in_flight():
+    link = Link(1, chunk_bytes=10, window=4)
+    link.send(bytes(100))
+    frames = link.frames_to_send(0.0)
+    assert [parse(frame).index for frame in frames] == [0, 1, 2, 3]
+    assert link.frames_to_send(0.5) == []
+    link.receive(parse(frames[1]).acknowledgement().pack(), 0.5)
+    assert [parse(frame).index for frame in link.frames_to_send(0.5)] == [4]
+
+
+def test_unacknowledged_chunks_are_repeated_after_a_growing_pause():
+    link = Link(1)
+    link.send(b"x")
+    sent_at, now = [], 0.0
+    while now < 20.0:
+        if link.frames_to_send(now):
+            sent_at.append(now)
+        assert link.next_deadline() > now
+        now = link.next_deadline()
+    pauses = [b - a for a, b in zip(sent_at, sent_at[1:], strict=False)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_slow_network_is_given_more_time():
+    link = Link(1)
+    for number in range(60):
+        link.send(b"x")
+        (frame,) = link.frames_to_send(number * 10.0)
+        link.receive(parse(frame).acknowledgement().pack(), number * 10.0 + 0.9)
+    link.send(b"x")
+    link.frames_to_send(1000.0)
+    assert link.next_deadline() == pytest.approx(1003.6, abs=0.1)
+
+
+def test_a_new_connection_repeats_what_was_in_flight_at_once():
+    link = Link(1)
+    link.send(b"x")
+    first = link.frames_to_send(0.0)
+    link.resend()
+    assert link.frames_to_send(0.01) == first
+
+
+def test_an_acknowledgement_of_another_process_settles_nothing():
+    link = Link(1)
+    link.send(b"x")
+    stale = next(split(b"x", sender_epoch=99, message_id=0)).acknowledgement()
+    link.frames_to_send(0.0)
+    link.receive(stale.pack(), 0.0)
+    assert not link.idle
+
+
+def test_a_sender_that_starts_anew_is_heard_from_its_first_message():
+    receiver = Link(2)
+    for epoch in (7, 8):
+        (chunk,) = split(b"hello", sender_epoch=epoch, message_id=0)
+        assert receiver.receive(chunk.pack(), 0.0) == [b"hello"]
+
+
+def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
+    receiver = Link(2)
+    (chunk,) = split(b"hello", sender_epoch=7, message_id=0)
+    assert receiver.receive(chunk.pack(), 0.0) == [b"hello"]
+    assert receiver.receive(chunk.pack(), 0.0) == []
+    answers = [parse(frame) for frame in receiver.frames_to_send(0.0)]
+    assert [answer.kind for answer in answers] == [Kind.ACK, Kind.ACK]
+
+
+def test_memory_for_unfinished_messages_is_bounded():
+    receiver = Link(2)
+    for message_id in range(1, 9):
+        receiver.receive(next(split(bytes(100), 7, message_id, 50)).pack(), 0.0)
+    with pytest.raises(ChunkError, match="before 8 others ended"):
+        receiver.receive(next(split(bytes(100), 7, 9, 50)).pack(), 0.0)
+
+
+def test_a_damaged_chunk_is_repeated_and_the_message_still_arrives():
+    sender, receiver = Link(1, chunk_bytes=10), Link(2)
+    sender.send(b"0123456789" * 2)
+    first, second = sender.frames_to_send(0.0)
+    receiver.receive(first, 0.0)
+    with pytest.raises(ChunkError, match="damaged"):
+        receiver.receive(second[:-1] + b"X", 0.0)
+    for frame in receiver.frames_to_send(0.0):
+        sender.receive(frame, 0.0)
+    (again,) = sender.frames_to_send(5.0)
+    assert receiver.receive(again, 5.0) == [b"0123456789" * 2]

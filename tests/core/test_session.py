@@ -1,0 +1,84 @@
+import pytest
+
+from cutlayer.errors import ChunkError, LocalProtocolError, MessageError, RemoteProtocolError
+from cutlayer.messages import Begin, Message
+from cutlayer.schedules import Mode
+from cutlayer.session import Link, Role, Session, State
+
+
+class Pair:
+    """A device and a server in memory."""
+
+    def __init__(self):
+        self.server = Session(Role.SERVER, "trial", "board", sender_epoch=1)
+        self.device = Session(Role.DEVICE, "trial", "board", sender_epoch=2)
+
+    def settle(self, now=0.0):
+        while True:
+            down, up = self.server.frames_to_send(now), self.device.frames_to_send(now)
+            if not down and not up:
+                return
+            for frame in down:
+                self.device.receive(frame, now)
+            for frame in up:
+                self.server.receive(frame, now)
+
+
+@pytest.fixture
+def pair():
+    return Pair()
+
+
+def test_messages_arrive_in_order_stamped_with_trial_and_device(pair, assignment):
+    pair.server.send(Message(assignment))
+    pair.server.send(Message(Begin(epoch=0, mode=Mode.EXCHANGE), b"weights"))
+    pair.settle()
+    first, second = pair.device.next_event(), pair.device.next_event()
+    assert (first.header.trial, first.header.device, first.header.client) == ("trial", "board", 0)
+    assert (second.header.epoch, second.payload) == (0, b"weights")
+    assert pair.device.next_event() is None
+    assert pair.device.state is pair.server.state is State.TRAINING
+    assert pair.server.idle
+    assert pair.device.idle
+
+
+def test_what_must_not_be_said_is_not_sent(pair):
+    with pytest.raises(LocalProtocolError, match="must not send"):
+        pair.server.send(Message(Begin(epoch=0, mode=Mode.EXCHANGE)))
+    assert pair.server.idle
+
+
+def test_a_message_for_another_device_is_refused(pair, assignment):
+    other = Session(Role.SERVER, "trial", "other-board", sender_epoch=1)
+    other.send(Message(assignment))
+    with pytest.raises(RemoteProtocolError, match="other-board"):
+        pair.device.receive(other.frames_to_send(0.0)[0], 0.0)
+
+
+def test_a_message_at_the_wrong_time_is_refused(pair, assignment):
+    impostor = Session(Role.SERVER, "trial", "board", sender_epoch=9)
+    impostor.send(Message(assignment))
+    impostor.send(Message(Begin(epoch=0, mode=Mode.EXCHANGE)))
+    pair.device.receive(impostor.frames_to_send(0.0)[0], 0.0)
+    again = Session(Role.SERVER, "trial", "board", sender_epoch=10)
+    again.send(Message(assignment))
+    with pytest.raises(RemoteProtocolError, match="broke the protocol"):
+        pair.device.receive(again.frames_to_send(0.0)[0], 0.0)
+
+
+def test_a_foreign_frame_is_told_from_a_foreign_message(pair):
+    with pytest.raises(ChunkError):
+        pair.device.receive(b"not a frame", 0.0)
+    link = Link(sender_epoch=5)
+    link.send(b"\xff\xff\xff\xff not a message")
+    with pytest.raises(MessageError):
+        pair.device.receive(link.frames_to_send(0.0)[0], 0.0)
+
+
+def test_deadlines_come_from_the_clock_that_is_passed_in(pair, assignment):
+    assert pair.server.next_deadline() is None
+    pair.server.send(Message(assignment))
+    pair.server.frames_to_send(100.0)
+    assert pair.server.next_deadline() == 101.0
+    pair.server.reconnected()
+    assert len(pair.server.frames_to_send(100.1)) == 1

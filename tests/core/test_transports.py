@@ -1,0 +1,208 @@
+"""Memory and MQTT keep the same contract; MQTT is tried on a real mosquitto and on amqtt."""
+
+import socket
+import subprocess
+import sys
+import time
+from statistics import median
+
+import pytest
+
+from cutlayer.broker import start_broker
+from cutlayer.errors import TransportError
+from cutlayer.transports import LastWill, MemoryBroker, MqttTransport
+from cutlayer.transports.base import publish_bytes
+
+
+def connect_memory(_broker):
+    shared = MemoryBroker()
+    return lambda name, will=None: shared.connect(will)
+
+
+def connect_mqtt(broker):
+    return lambda name, will=None: MqttTransport(broker.host, broker.port, name, will)
+
+
+@pytest.fixture(params=[connect_memory, connect_mqtt], ids=["memory", "mqtt"])
+def connect(request, broker):
+    opened = []
+
+    def opener(name, will=None):
+        opened.append(factory(name, will))
+        return opened[-1]
+
+    factory = request.param(broker)
+    yield opener
+    for transport in opened:
+        transport.close()
+
+
+def test_packets_arrive_on_matching_topics_with_their_size(connect):
+    a, b = connect("a"), connect("b")
+    b.subscribe("t/+/up")
+    a.publish_retained("t/a/up", b"first")
+    assert b.receive(5).payload == b"first"
+    a.publish("t/a/down", b"not for b")
+    size = a.publish("t/a/up", b"x" * 1000)
+    packet = b.receive(5)
+    assert (packet.topic, packet.payload, packet.wire_bytes) == ("t/a/up", b"x" * 1000, size)
+    assert b.receive(0.05) is None
+
+
+def test_what_is_retained_reaches_who_subscribes_later(connect):
+    a, b = connect("a"), connect("b")
+    a.publish_retained("t/state-later", b"birth")
+    time.sleep(0.1)
+    b.subscribe("t/state-later")
+    assert b.receive(5).payload == b"birth"
+
+
+@pytest.mark.parametrize("length", [0, 1, 122, 123, 16_378, 16_379, 120_032, 2_097_145, 2_097_146])
+def test_sizes_are_those_of_the_mqtt_packet(length):
+    import paho.mqtt.client as paho
+
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
+    sent = bytearray()
+
+    class Sink:
+        def send(self, data):
+            sent.extend(data)
+            return len(data)
+
+        def close(self):
+            pass
+
+    client._sock = Sink()
+    client.publish("t/a", bytes(length), qos=0)
+    client.loop_write()
+    assert publish_bytes("t/a", bytes(length)) == len(sent)
+
+
+def test_bytes_counted_are_bytes_that_crossed_the_socket(broker):
+    """What mosquitto itself counted for a subscriber, against what we counted."""
+    sender = MqttTransport(broker.host, broker.port, "count-a")
+    receiver = MqttTransport(broker.host, broker.port, "count-b")
+    receiver.subscribe("count/x")
+    counted = [0]
+    original = receiver._client._sock_recv
+
+    def counting(size):
+        data = original(size)
+        counted[0] += len(data)
+        return data
+
+    time.sleep(0.3)
+    receiver._client._sock_recv = counting
+    total = 0
+    for length in (10, 5_000, 120_000):
+        total += sender.publish("count/x", bytes(length))
+        assert receiver.receive(5).wire_bytes
+    sender.close()
+    receiver.close()
+    assert counted[0] == total
+
+
+def test_a_killed_process_leaves_its_will_and_a_polite_one_does_not(broker):
+    watcher = MqttTransport(broker.host, broker.port, "watcher")
+    watcher.subscribe("wills/+")
+    polite = MqttTransport(broker.host, broker.port, "polite", LastWill("wills/polite", b"gone"))
+    polite.close()
+    code = (
+        "import sys, time; from cutlayer.transports import LastWill, MqttTransport;"
+        f"t = MqttTransport('{broker.host}', {broker.port}, 'victim', LastWill('wills/victim', b'gone'));"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    victim = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert victim.stdout.readline() == b"ready\n"
+    victim.kill()
+    victim.wait()
+    victim.stdout.close()
+    packet = watcher.receive(5)
+    assert (packet.topic, packet.payload) == ("wills/victim", b"gone")
+    assert watcher.receive(0.2) is None
+    watcher.close()
+
+
+def test_nagle_is_off_so_that_a_round_trip_does_not_wait_for_delayed_acknowledgements(broker):
+    """Two packets in a row each way, the second small: with Nagle's algorithm this takes over 40 ms."""
+    a, b = (MqttTransport(broker.host, broker.port, name) for name in ("nagle-a", "nagle-b"))
+    a.subscribe("nagle/down")
+    b.subscribe("nagle/up")
+    for transport in (a, b):
+        assert transport._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert transport._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+    took_s = []
+    for _ in range(20):
+        start = time.perf_counter()
+        for there, back, topic in ((a, b, "nagle/up"), (b, a, "nagle/down")):
+            there.publish(topic, bytes(20_000))
+            there.publish(topic, bytes(32))
+            assert back.receive(5)
+            assert back.receive(5)
+        took_s.append(time.perf_counter() - start)
+    a.close()
+    b.close()
+    assert median(took_s) < 0.04
+
+
+def test_without_a_broker_the_error_says_where_it_was_looked_for():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(TransportError, match=f"no MQTT broker answers at 127.0.0.1:{port}"):
+        MqttTransport("127.0.0.1", port, "x", connect_timeout_s=0.3)
+
+
+def test_a_server_that_is_no_broker_is_named_as_such():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        with pytest.raises(TransportError, match="does not speak MQTT"):
+            MqttTransport("127.0.0.1", port, "x", connect_timeout_s=0.5)
+
+
+def test_a_broker_that_restarts_is_found_again_and_subscriptions_survive(tmp_path):
+    from cutlayer.broker import mosquitto_conf
+    from cutlayer.processes import start, stop
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    conf = tmp_path / "m.conf"
+    conf.write_text(mosquitto_conf(port))
+    command = ["mosquitto", "-c", str(conf)]
+    first = start(command, tmp_path / "log")
+    a, b = (MqttTransport("127.0.0.1", port, name) for name in "ab")
+    b.subscribe("x/y")
+    first.kill()
+    first.wait()
+    second = start(command, tmp_path / "log")
+    deadline = time.monotonic() + 20
+    while not (a.reconnections() and b.reconnections()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    packet = None
+    while packet is None:
+        assert time.monotonic() < deadline
+        a.publish("x/y", b"again")
+        packet = b.receive(0.5)
+    assert packet.payload == b"again"
+    a.close()
+    b.close()
+    stop([second])
+
+
+def test_amqtt_serves_where_mosquitto_is_not_installed(tmp_path):
+    with start_broker(tmp_path, "amqtt") as running:
+        a, b = (MqttTransport(running.host, running.port, name) for name in "ab")
+        b.subscribe("x/y")
+        time.sleep(0.3)
+        a.publish("x/y", bytes(120_000))
+        assert b.receive(10).payload == bytes(120_000)
+        a.close()
+        b.close()
+
+
+def test_a_broker_that_cannot_start_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr("cutlayer.broker.mosquitto_conf", lambda port: "no_such_option 1\n")
+    with pytest.raises(TransportError, match="did not come up"), start_broker(tmp_path, "mosquitto"):
+        pass
