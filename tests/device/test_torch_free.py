@@ -1,0 +1,82 @@
+"""The board's program without torch: blocked where it is installed, and in an environment that never had it."""
+
+import os
+import pkgutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness import digits_trial
+
+import cutlayer
+import cutlayer_device
+from cutlayer import data, topics
+from cutlayer.endpoint import will_of
+from cutlayer.record import Record, read_run
+from cutlayer.transports import MqttTransport
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    module.name
+    for package in (cutlayer, cutlayer_device)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    if not module.name.endswith("__main__")
+)
+
+
+def test_every_module_of_board_and_core_imports_where_torch_cannot_be():
+    blocked = "import sys; sys.modules.update(torch=None, onnx=None); "
+    imports = "; ".join(f"import {name}" for name in MODULES)
+    subprocess.run([sys.executable, "-c", blocked + imports], check=True)
+
+
+def test_the_boards_program_forbids_torch_to_itself():
+    code = (
+        "from cutlayer_device.cli import forbid_torch; forbid_torch()\n"
+        "try: import torch\n"
+        "except ModuleNotFoundError: print('forbidden')"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "forbidden\n"
+
+
+@pytest.mark.slow
+def test_an_environment_with_only_the_boards_packages_trains(broker, digits, tmp_path):
+    """`pip install cutlayer[device]` in a new environment, then `python -m cutlayer_device`."""
+    from cutlayer_server.coordinator import Coordinator, birth_of
+
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, "--constraint", ROOT / "constraints.txt", f"{ROOT}[device]"], check=True)
+    installed = subprocess.check_output([python, "-m", "pip", "freeze"], text=True)
+    assert not {"torch", "onnx", "matplotlib"} & {line.split("==")[0] for line in installed.splitlines()}
+
+    trial = digits_trial(digits, name="torch-free", devices=("board-1",), epochs=2, patience_s=20.0)
+    command = [python, "-m", "cutlayer_device", "run", "--bundle", digits / "client.bundle", "--trial", trial.name]
+    command += ["--broker", f"{broker.host}:{broker.port}", "--data", digits / "board-1.npz", "--name", "board-1"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    board = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    birth = birth_of(trial)
+    transport = MqttTransport(broker.host, broker.port, "server", will_of(topics.control(trial.name), birth))
+    test = data.load(digits / "test.npz", trial.model.input_shape, "test")
+    Coordinator(trial, test, Record(tmp_path / "run", "")).run(birth, transport, lambda missing: None)
+    transport.close()
+    _, log = board.communicate(timeout=30)
+    assert board.returncode == 0, log
+    assert "no torch" in log
+    assert read_run(tmp_path / "run").summary.epochs == 2
+
+
+def test_a_board_in_training_obeys_sigterm_at_once(broker, digits, tmp_path):
+    command = [sys.executable, "-m", "cutlayer_device", "run", "--bundle", digits / "client.bundle", "--name", "board-1"]
+    command += ["--broker", f"{broker.host}:{broker.port}", "--data", digits / "board-1.npz", "--trial", "term"]
+    board = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert any("waiting for the server" in line for line in iter(board.stderr.readline, ""))
+    start = time.monotonic()
+    board.terminate()
+    _, log = board.communicate(timeout=10)
+    assert time.monotonic() - start < 2.0
+    assert board.returncode == 130
+    assert "interrupted" in log

@@ -1,0 +1,105 @@
+"""The report, by its text and by a real browser that has no network."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from harness import digits_trial, run_trial
+
+from cutlayer.record import Ended, Record, Started, read_run
+from cutlayer_profiles.report import write_report
+from cutlayer_profiles.report.charts import phase_chart
+
+
+@pytest.fixture(scope="module")
+def run_dir(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "demo"
+    run_trial(digits, digits_trial(digits, epochs=3), path)
+    write_report(path)
+    return path
+
+
+class References(HTMLParser):
+    """Everything that a page would fetch, and the text it shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.tags = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href") and value and not value.startswith("#"):
+                self.fetched.append(value)
+
+
+def test_the_page_fetches_nothing_and_runs_no_script(run_dir):
+    page = References()
+    page.feed((run_dir / "report.html").read_text())
+    assert page.fetched == []
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 4
+
+
+def test_numbers_on_the_page_are_those_of_the_record(run_dir):
+    text = (run_dir / "report.html").read_text()
+    summary = read_run(run_dir).summary
+    assert f"{100 * summary.test_accuracy:.1f} %" in text
+    assert f"{summary.up_bytes / 1e6:.2f} MB" in text
+    assert "4.0×" in text
+    assert "all 3 epochs are done" in text
+
+
+def test_the_same_record_gives_the_same_page(run_dir):
+    first = (run_dir / "report.html").read_text()
+    write_report(run_dir)
+    assert (run_dir / "report.html").read_text() == first
+
+
+def test_what_came_over_the_network_is_escaped(tmp_path):
+    record = Record(tmp_path / "r", "name = '</pre><script>alert(1)</script>'")
+    record.write(Started(time_s=0.0, devices={"<b>": 1}))
+    record.write(Ended(time_s=0.1, ok=False, reason="<script>alert(2)</script> is gone"))
+    record.close("<i>")
+    text = write_report(tmp_path / "r").read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(2)" in text
+
+
+def test_a_run_that_failed_before_its_first_epoch_has_a_page_that_says_so(tmp_path):
+    record = Record(tmp_path / "r", "")
+    record.write(Ended(time_s=0.1, ok=False, reason="board-1 is gone"))
+    record.close("r")
+    text = write_report(tmp_path / "r").read_text()
+    assert 'class="reason failed">board-1 is gone' in text
+    assert "<svg" not in text
+
+
+def test_an_unknown_phase_is_drawn_too():
+    assert "<svg" in phase_chart({"server": {"train": 1.0, "ponder": 2.0}, "board": {"forward": 0.5}})
+
+
+@pytest.mark.browser
+def test_a_browser_without_a_network_draws_the_charts(run_dir, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.fail("this test needs Chromium (apt-get install chromium)")
+    command = [
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+        "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path}/profile", "--window-size=1200,1600", "--force-device-scale-factor=1",
+        f"--screenshot={tmp_path}/page.png", f"file://{run_dir}/report.html",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=90)
+    from PIL import Image
+
+    with Image.open(tmp_path / "page.png") as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=10**6)}
+    for name, chart_colour in (("loss", "2f6fde"), ("traffic", "e0793a"), ("phases", "6a4fbf")):
+        assert tuple(bytes.fromhex(chart_colour)) in colours, name
+
+
+def test_the_page_has_no_machine_path(run_dir):
+    assert not re.search(r"/(home|root|work|tmp)/", (run_dir / "report.html").read_text())

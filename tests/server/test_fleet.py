@@ -1,0 +1,236 @@
+"""What the server does about devices that are missing, foreign, dead or silent."""
+
+import threading
+import time
+
+import msgspec
+import numpy as np
+import pytest
+from harness import Board, digits_trial, run_trial, shares
+
+from cutlayer import data, topics
+from cutlayer.bundle import read_bundle
+from cutlayer.endpoint import Endpoint, will_of
+from cutlayer.errors import CodecError, PeerLost, RemoteError
+from cutlayer.messages import Assignment, Begin, End, Message, Smashed, Tensor, encode
+from cutlayer.record import Record, read_run
+from cutlayer.session import Role
+from cutlayer.transports import MemoryBroker
+from cutlayer_device.agent import TrialFailed, birth_of
+from cutlayer_server.coordinator import Coordinator
+from cutlayer_server.coordinator import birth_of as server_birth
+
+
+class Puppet:
+    """A device whose every word the test decides."""
+
+    def __init__(self, broker, digits, trial, name):
+        bundle = read_bundle(digits / "client.bundle")
+        self.name, self.birth = name, birth_of(bundle, trial.name, name, 10)
+        self.state = topics.state(trial.name, name)
+        self.transport = broker.connect(will_of(self.state, self.birth))
+        self.transport.subscribe(topics.down(trial.name, name))
+        self.endpoint = Endpoint(Role.DEVICE, trial.name, self.transport, self.birth.epoch, lambda presence: None)
+        self.endpoint.open(name)
+
+    def announce(self, **changes):
+        birth = msgspec.structs.replace(self.birth, **changes)
+        self.transport.publish_retained(self.state, encode(Message(birth)))
+
+    def hear(self, kind):
+        message = self.endpoint.expect(self.name, 10.0)
+        assert isinstance(message.header, kind)
+        return message.header
+
+    def begin(self):
+        self.announce()
+        self.hear(Assignment)
+        self.hear(Begin)
+
+    def smash(self, shape=(4, 16, 4, 4), labels=b"\0\0" * 4, codec="fp8", payload=None):
+        tensor = Tensor(codec, {"exponent": 0}, shape)
+        payload = bytes(int(np.prod(shape))) if payload is None else payload
+        self.endpoint.send(self.name, Smashed(epoch=0, step=0, tensor=tensor, labels=labels), payload)
+
+
+class Server(threading.Thread):
+    """The coordinator in a thread."""
+
+    def __init__(self, broker, digits, trial, run_dir):
+        super().__init__()
+        test = data.load(digits / trial.data.test, trial.model.input_shape, "test")
+        self.coordinator = Coordinator(trial, test, Record(run_dir, ""))
+        self.birth = server_birth(trial)
+        self.transport = broker.connect(will_of(topics.control(trial.name), self.birth))
+        self.missing, self.error = [], None
+
+    def run(self):
+        try:
+            self.coordinator.run(self.birth, self.transport, self.missing.append)
+        except Exception as error:
+            self.error = error
+
+    def await_missing(self, names):
+        deadline = time.monotonic() + 10
+        while not self.missing or self.missing[-1] != names:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def trial(digits):
+    return digits_trial(digits, devices=("board-1",), epochs=1, patience_s=1.0)
+
+
+@pytest.fixture
+def server(digits, tmp_path, trial):
+    running = Server(MemoryBroker(), digits, trial, tmp_path / "run")
+    running.broker = running.coordinator and running.transport._broker
+    running.start()
+    yield running
+    running.join(timeout=15)
+    assert not running.is_alive()
+
+
+def puppet(server, digits, trial, name="board-1"):
+    return Puppet(server.broker, digits, trial, name)
+
+
+def test_a_device_that_dies_in_its_pass_is_named_at_once(server, digits, trial, tmp_path):
+    device = puppet(server, digits, trial)
+    device.begin()
+    start = time.monotonic()
+    device.transport.die()
+    server.join(timeout=10)
+    assert isinstance(server.error, PeerLost)
+    assert "board-1 is gone: it was killed, or lost power or network" in str(server.error)
+    assert time.monotonic() - start < 0.9  # well within the patience
+    run = read_run(tmp_path / "run")
+    assert not run.summary.ok
+    assert "board-1 is gone" in run.summary.reason
+
+
+def test_a_device_that_falls_silent_is_given_up_after_the_patience(server, digits, trial):
+    puppet(server, digits, trial).begin()
+    server.join(timeout=10)
+    assert "nothing was heard from board-1 for 1 s" in str(server.error)
+
+
+def test_a_device_that_starts_anew_in_its_pass_is_named(server, digits, trial):
+    device = puppet(server, digits, trial)
+    device.begin()
+    device.announce(epoch=device.birth.epoch + 1)
+    server.join(timeout=10)
+    assert "board-1 is gone: it started anew" in str(server.error)
+
+
+def test_an_old_will_does_not_end_a_new_process(server, digits, trial):
+    device = puppet(server, digits, trial)
+    device.begin()
+    device.announce(epoch=device.birth.epoch + 1, online=False)
+    device.smash()
+    device.endpoint.expect("board-1", 5.0)
+    device.transport.die()
+
+
+def test_a_device_may_come_and_go_before_the_trial_begins(digits, tmp_path):
+    trial = digits_trial(digits, epochs=1, patience_s=1.0)
+    server = Server(MemoryBroker(), digits, trial, tmp_path / "run")
+    server.broker = server.transport._broker
+    server.start()
+    first = puppet(server, digits, trial)
+    first.announce()
+    server.await_missing(["board-2"])
+    first.transport.die()
+    server.await_missing(["board-1", "board-2"])
+    again = puppet(server, digits, trial)
+    again.announce()
+    server.await_missing(["board-2"])
+    puppet(server, digits, trial, "board-2").announce()
+    again.hear(Assignment)
+    again.hear(Begin)
+    again.transport.die()
+    server.join(timeout=10)
+    assert isinstance(server.error, PeerLost)
+
+
+def test_a_device_with_another_model_is_refused_with_the_way_out(server, digits, trial):
+    stale = puppet(server, digits, trial)
+    stale.announce(bundle="0" * 64)
+    end = stale.hear(End)
+    assert not end.ok
+    assert "another model, cut or optimizer than the trial file: export it again" in end.reason
+    right = puppet(server, digits, trial)
+    right.birth = msgspec.structs.replace(right.birth, epoch=right.birth.epoch + 1)
+    right.begin()
+    right.announce(epoch=right.birth.epoch, online=False)
+
+
+def test_a_device_that_the_trial_does_not_name_is_ignored(server, digits, trial):
+    puppet(server, digits, trial, "stranger").announce()
+    device = puppet(server, digits, trial)
+    device.begin()
+    device.transport.die()
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "message"),
+    [
+        ({"codec": "raw"}, CodecError, "sent smashed data as 'raw', the trial uses 'fp8'"),
+        ({"shape": (4, 8, 4, 4)}, RemoteError, r"shape \(4, 8, 4, 4\)"),
+        ({"shape": (33, 16, 4, 4), "labels": b"\0\0" * 33}, RemoteError, "up to 32"),
+        ({"labels": b"\0\0"}, RemoteError, "2 bytes of labels for 4 samples"),
+        ({"labels": b"\x0a\0" * 4}, RemoteError, "a label 10 was sent, the model has 10 classes"),
+        ({"payload": b"short"}, CodecError, "does not fit"),
+    ],
+)
+def test_smashed_data_that_do_not_fit_end_the_trial_for_all_with_the_reason(server, digits, trial, sent, error, message):
+    device = puppet(server, digits, trial)
+    device.begin()
+    device.smash(**sent)
+    end = device.hear(End)
+    assert not end.ok
+    server.join(timeout=10)
+    assert isinstance(server.error, error)
+    import re
+
+    assert re.search(message, str(server.error))
+    assert re.search(message, end.reason)
+
+
+def test_a_device_is_told_when_another_one_died(digits, tmp_path):
+    trial = digits_trial(digits, epochs=50, patience_s=5.0)
+    broker, bundle = MemoryBroker(), read_bundle(digits / "client.bundle")
+    server = Server(broker, digits, trial, tmp_path / "run")
+    boards = [Board(broker, bundle, trial, name, samples) for name, samples in shares(digits, trial).items()]
+    for thread in (server, *boards):
+        thread.start()
+    time.sleep(1.0)
+    boards[0].transport.die()
+    for thread in (server, boards[1]):
+        thread.join(timeout=15)
+    assert isinstance(boards[1].outcome, TrialFailed)
+    assert "board-1 is gone" in str(boards[1].outcome)
+    boards[0].join(timeout=15)
+
+
+def test_a_device_notices_that_the_server_died(server, digits, trial):
+    board = Board(server.broker, read_bundle(digits / "client.bundle"), trial, "board-1", *shares(digits, trial).values())
+    original = server.coordinator._evaluate
+    server.coordinator._evaluate = lambda: server.transport.die() or original()
+    board.start()
+    board.join(timeout=10)
+    assert isinstance(board.outcome, PeerLost)
+    assert "the server left without ending the trial" in str(board.outcome)
+
+
+def test_a_finished_trial_says_so_to_everyone(digits, tmp_path):
+    run, boards = run_trial(digits, digits_trial(digits, epochs=1), tmp_path / "run")
+    assert run.summary.ok
+    assert [board.outcome for board in boards] == ["all 1 epochs are done"] * 2
+
+
+def test_the_target_ends_the_trial_early(digits, tmp_path):
+    run, _ = run_trial(digits, digits_trial(digits, epochs=40, target_accuracy=0.5), tmp_path / "run")
+    assert run.summary.epochs < 10
+    assert "reached the target of 50.0%" in run.summary.reason

@@ -1,0 +1,73 @@
+"""The record of a real trial: its numbers against what can be counted another way."""
+
+import pytest
+import torch
+from harness import digits_trial, run_trial, shares
+from safetensors.torch import load_file
+
+from cutlayer import data
+from cutlayer.record import ClientPass, EpochDone, Started, Step
+from cutlayer.transports import MemoryBroker
+from cutlayer_cut import build_model
+from cutlayer_server.server_model import evaluate
+
+
+@pytest.fixture(scope="module")
+def trial(digits):
+    return digits_trial(digits, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def counted(digits, tmp_path_factory, trial):
+    """A run, and the bytes that the broker saw on its data topics."""
+    seen = {"up": 0, "down": 0}
+
+    def count(packet):
+        seen[packet.topic.rsplit("/", 1)[1]] += packet.wire_bytes
+        return [packet]
+
+    run, _ = run_trial(digits, trial, tmp_path_factory.mktemp("run") / "r", MemoryBroker(count))
+    return run, seen
+
+
+def test_bytes_in_the_record_are_those_that_the_broker_saw(counted):
+    """All but what is said before the first epoch and after the last: two assignments, two farewells."""
+    run, seen = counted
+    assert run.summary.up_bytes == pytest.approx(seen["up"], abs=400)
+    assert run.summary.down_bytes == pytest.approx(seen["down"], abs=1000)
+
+
+def test_payloads_are_one_byte_an_entry_and_float32_would_be_four(counted, digits, trial):
+    run, _ = counted
+    samples = sum(len(each.y) for each in shares(digits, trial).values())
+    assert run.summary.up_payload_bytes == trial.epochs * samples * 256
+    assert run.summary.down_payload_bytes == run.summary.up_payload_bytes
+    assert run.summary.raw_payload_bytes == 4 * run.summary.up_payload_bytes
+
+
+def test_every_step_is_recorded_once_in_order(counted, digits, trial):
+    run, _ = counted
+    steps = [(each.epoch, each.device, each.step) for each in run.all(Step)]
+    per_device = {name: -(-len(each.y) // 32) for name, each in shares(digits, trial).items()}
+    assert steps == [(e, name, k) for e in range(2) for name, count in per_device.items() for k in range(count)]
+    assert run.all(Started)[0].devices == {name: len(each.y) for name, each in shares(digits, trial).items()}
+    assert [each.steps for each in run.all(EpochDone)] == [sum(per_device.values())] * 2
+
+
+def test_phases_are_recorded_and_never_exceed_the_time_that_passed(counted):
+    run, _ = counted
+    for done in run.all(EpochDone):
+        assert set(done.phases_s) == {"wait", "decode", "train", "encode", "send"}
+        assert 0 < sum(done.phases_s.values()) <= done.duration_s
+    for each in run.all(ClientPass):
+        assert set(each.phases_s) == {"forward", "encode", "send", "wait", "decode", "backward"}
+
+
+def test_the_saved_model_is_the_users_own_and_as_good_as_the_record_says(counted, digits, trial):
+    run, _ = counted
+    model = build_model(trial)
+    model.load_state_dict(load_file(run.path / "model.safetensors"))
+    test = data.load(digits / "test.npz", trial.model.input_shape, "test")
+    prepare = data.Preparation(trial.model.input_shape, trial.data.mean, trial.data.std)
+    found = evaluate(model, torch.nn.Identity(), data.whole(test, prepare, 100))
+    assert found.accuracy == run.summary.test_accuracy
