@@ -4,6 +4,7 @@ Either is a process of its own on a free port of the loopback interface, without
 A trial in the field uses a broker that its owner runs.
 """
 
+import getpass
 import shutil
 import socket
 import subprocess
@@ -69,7 +70,9 @@ def start_broker(folder: Path, kind: str = "") -> Iterator[Broker]:
     kind = kind or ("mosquitto" if shutil.which("mosquitto") else "amqtt")
     port = _free_port()
     config, log = folder / f"{kind}.conf", folder / f"{kind}.log"
-    config.write_text(mosquitto_conf(port) if kind == "mosquitto" else _AMQTT.format(port=port))
+    # Started by root, mosquitto would become another user, and so lose the signal that our death sends it.
+    mosquitto = f"{mosquitto_conf(port)}user {getpass.getuser()}\n"
+    config.write_text(mosquitto if kind == "mosquitto" else _AMQTT.format(port=port))
     command = ["mosquitto", "-c", str(config)]
     if kind == "amqtt":
         command = [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", str(config)]

@@ -40,7 +40,7 @@ def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -
     finally:
         transport.close()
         report = write_report(record.path)
-        console.print(f"report: {report}")
+        console.print(f"report: {report}", soft_wrap=True)
     if as_json:
         print(msgspec.json.encode(summary).decode())
     else:

@@ -6,7 +6,7 @@ from enum import Enum
 
 from cutlayer import topics
 from cutlayer.endpoint import Endpoint, will_of
-from cutlayer.errors import PeerLost
+from cutlayer.errors import CutlayerError, PeerLost
 from cutlayer.messages import Assignment, End, Header, Message, Presence, encode
 from cutlayer.session import Role
 from cutlayer.transports import Transport
@@ -74,8 +74,11 @@ class Fleet:
         self._phase = _Phase.DISMISSED
         for device in self._present:
             self.say(device, End(reason=reason, ok=ok))
-        if not self.endpoint.drain(timeout_s=3.0):
-            _log.warning("not every device confirmed the end of the trial")
+        try:
+            if not self.endpoint.drain(timeout_s=3.0):
+                _log.warning("not every device confirmed the end of the trial")
+        except CutlayerError as error:
+            _log.warning("while ending the trial: %s", error)
         self._transport.publish_retained(*will_of(topics.control(self._trial.name), self._birth))
 
     def _meet(self, presence: Presence) -> None:

@@ -29,7 +29,7 @@ def test_chunks_in_any_order_with_repeats_give_the_message(message, chunk_bytes,
     order.shuffle(frames)
     assembly = Assembly(parse(frames[0]))
     results = [assembly.add(parse(frame)) for frame in frames]
-    assert [result for result in results if result is not None][0] == message
+    assert next(result for result in results if result is not None) == message
 
 
 def test_acknowledgement_echoes_what_it_answers_without_a_body():

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,7 +25,7 @@ def labels(samples, size=3, seed=(1, 0, 0), augmentation=PLAIN):
 def test_every_sample_comes_once_and_the_last_batch_may_be_smaller(samples):
     found = labels(samples)
     assert [len(each) for each in found] == [3, 3, 3, 1]
-    assert sorted(sum(found, [])) == list(range(10))
+    assert sorted(chain.from_iterable(found)) == list(range(10))
 
 
 def test_the_order_is_decided_by_the_seed_alone(samples):
@@ -67,7 +69,13 @@ def test_crop_shifts_over_a_border_of_zeros(samples):
 
 def test_an_npz_is_loaded_by_either_pair_of_names(tmp_path, samples):
     np.savez(tmp_path / "a.npz", x=samples.x, y=samples.y)
-    np.savez(tmp_path / "b.npz", x_train=samples.x, y_train=samples.y.astype(np.int64), x_test=samples.x[:3], y_test=samples.y[:3])
+    np.savez(
+        tmp_path / "b.npz",
+        x_train=samples.x,
+        y_train=samples.y.astype(np.int64),
+        x_test=samples.x[:3],
+        y_test=samples.y[:3],
+    )
     for file in ("a.npz", "b.npz"):
         found = data.load(tmp_path / file, (1, 4, 4))
         np.testing.assert_array_equal(found.x, samples.x)

@@ -121,5 +121,5 @@ def test_a_peer_that_breaks_the_protocol_is_named(assignment):
     impostor.send("a", assignment)
     device.expect("a", 1.0)
     server.send("a", assignment)
-    with pytest.raises(RemoteProtocolError, match="^a: the server broke the protocol"):
+    with pytest.raises(RemoteProtocolError, match=r"^a: the server broke the protocol"):
         device.expect("a", 1.0)

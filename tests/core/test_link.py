@@ -1,6 +1,7 @@
 """Two links joined by a network that loses, repeats, reorders and delays; time is a number that the test moves."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -93,7 +94,7 @@ def test_unacknowledged_chunks_are_repeated_after_a_growing_pause():
             sent_at.append(now)
         assert link.next_deadline() > now
         now = link.next_deadline()
-    pauses = [b - a for a, b in zip(sent_at, sent_at[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(sent_at)]
     assert pauses == [1.0, 2.0, 4.0, 8.0]
 
 

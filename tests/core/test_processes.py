@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from cutlayer.processes import start, stop
 
@@ -47,8 +48,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path):
 
     def gone():
         try:
-            with open(f"/proc/{pid}/stat") as file:
-                return file.read().split(")")[1].split()[0] == "Z"
+            return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z"
         except FileNotFoundError:
             return True
 

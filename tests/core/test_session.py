@@ -1,7 +1,7 @@
 import pytest
 
 from cutlayer.errors import ChunkError, LocalProtocolError, MessageError, RemoteProtocolError
-from cutlayer.messages import Begin, Message
+from cutlayer.messages import Begin, End, Message, Weights
 from cutlayer.schedules import Mode
 from cutlayer.session import Link, Role, Session, State
 
@@ -82,3 +82,15 @@ def test_deadlines_come_from_the_clock_that_is_passed_in(pair, assignment):
     assert pair.server.next_deadline() == 101.0
     pair.server.reconnected()
     assert len(pair.server.frames_to_send(100.1)) == 1
+
+
+def test_what_was_said_before_the_end_was_heard_is_dropped(pair, assignment):
+    pair.server.send(Message(assignment))
+    pair.server.send(Message(Begin(epoch=0, mode=Mode.EXCHANGE)))
+    pair.settle()
+    pair.device.send(Message(Weights(epoch=0, steps=0, phases_s={})))
+    pair.server.send(Message(End(reason="stop")))
+    pair.settle()
+    assert pair.server.next_event() is None
+    assert pair.server.idle
+    assert pair.server.state is pair.device.state is State.CLOSED

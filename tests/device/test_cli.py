@@ -27,7 +27,12 @@ def test_a_wrong_address_is_the_users_mistake(address):
 
 
 def device(digits, **changes):
-    options = {"bundle": digits / "client.bundle", "broker": "127.0.0.1:1", "data": digits / "board-1.npz", "name": "board-1"}
+    options = {
+        "bundle": digits / "client.bundle",
+        "broker": "127.0.0.1:1",
+        "data": digits / "board-1.npz",
+        "name": "board-1",
+    }
     arguments = [f"--{name}={value}" for name, value in {**options, **changes}.items()]
     command = [sys.executable, "-m", "cutlayer_device", "run", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

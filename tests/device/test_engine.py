@@ -70,4 +70,4 @@ def test_an_engine_that_is_not_there_is_named(digits, monkeypatch):
 
 
 def test_every_engine_of_the_table_is_one():
-    assert ENGINES == {"onnx": OnnxEngine}
+    assert {"onnx": OnnxEngine} == ENGINES

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import digits_trial
 
 import cutlayer
 import cutlayer_device
@@ -16,6 +15,7 @@ from cutlayer import data, topics
 from cutlayer.endpoint import will_of
 from cutlayer.record import Record, read_run
 from cutlayer.transports import MqttTransport
+from harness import digits_trial
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
@@ -70,7 +70,16 @@ def test_an_environment_with_only_the_boards_packages_trains(broker, digits, tmp
 
 
 def test_a_board_in_training_obeys_sigterm_at_once(broker, digits, tmp_path):
-    command = [sys.executable, "-m", "cutlayer_device", "run", "--bundle", digits / "client.bundle", "--name", "board-1"]
+    command = [
+        sys.executable,
+        "-m",
+        "cutlayer_device",
+        "run",
+        "--bundle",
+        digits / "client.bundle",
+        "--name",
+        "board-1",
+    ]
     command += ["--broker", f"{broker.host}:{broker.port}", "--data", digits / "board-1.npz", "--trial", "term"]
     board = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert any("waiting for the server" in line for line in iter(board.stderr.readline, ""))

@@ -95,9 +95,7 @@ class Bessel(nn.Module):
 
 
 def test_an_operation_without_counterpart_is_the_users_to_know(trial):
-    model = msgspec.structs.replace(
-        trial.model, factory=f"{__name__}:Unusual", cut="a", input_shape=(4,)
-    )
+    model = msgspec.structs.replace(trial.model, factory=f"{__name__}:Unusual", cut="a", input_shape=(4,))
     unusual = msgspec.structs.replace(trial, model=model)
     halves = cut_trial_model(unusual)
     values = initial_values(halves.client, trial.optimizer.client)

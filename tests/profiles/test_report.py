@@ -6,11 +6,11 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from harness import digits_trial, run_trial
 
 from cutlayer.record import Ended, Record, Started, read_run
 from cutlayer_profiles.report import write_report
 from cutlayer_profiles.report.charts import phase_chart
+from harness import digits_trial, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_numbers_on_the_page_are_those_of_the_record(run_dir):
     summary = read_run(run_dir).summary
     assert f"{100 * summary.test_accuracy:.1f} %" in text
     assert f"{summary.up_bytes / 1e6:.2f} MB" in text
-    assert "4.0×" in text
+    assert "4.0\u00d7" in text
     assert "all 3 epochs are done" in text
 
 

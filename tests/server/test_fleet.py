@@ -6,7 +6,6 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from harness import Board, digits_trial, run_trial, shares
 
 from cutlayer import data, topics
 from cutlayer.bundle import read_bundle
@@ -19,6 +18,7 @@ from cutlayer.transports import MemoryBroker
 from cutlayer_device.agent import TrialFailed, birth_of
 from cutlayer_server.coordinator import Coordinator
 from cutlayer_server.coordinator import birth_of as server_birth
+from harness import Board, digits_trial, run_trial, shares
 
 
 class Puppet:
@@ -184,7 +184,9 @@ def test_a_device_that_the_trial_does_not_name_is_ignored(server, digits, trial)
         ({"payload": b"short"}, CodecError, "does not fit"),
     ],
 )
-def test_smashed_data_that_do_not_fit_end_the_trial_for_all_with_the_reason(server, digits, trial, sent, error, message):
+def test_smashed_data_that_do_not_fit_end_the_trial_for_all_with_the_reason(
+    server, digits, trial, sent, error, message
+):
     device = puppet(server, digits, trial)
     device.begin()
     device.smash(**sent)
@@ -215,7 +217,9 @@ def test_a_device_is_told_when_another_one_died(digits, tmp_path):
 
 
 def test_a_device_notices_that_the_server_died(server, digits, trial):
-    board = Board(server.broker, read_bundle(digits / "client.bundle"), trial, "board-1", *shares(digits, trial).values())
+    board = Board(
+        server.broker, read_bundle(digits / "client.bundle"), trial, "board-1", *shares(digits, trial).values()
+    )
     original = server.coordinator._evaluate
     server.coordinator._evaluate = lambda: server.transport.die() or original()
     board.start()

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from harness import digits_trial, run_trial, shares
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
@@ -15,6 +14,7 @@ from cutlayer.codecs import Fp8, Raw
 from cutlayer.record import EpochDone
 from cutlayer.trial import Codecs
 from cutlayer_cut import build_model, cut_trial_model
+from harness import digits_trial, run_trial, shares
 
 EPOCHS = 3
 RAW = Codecs(up=Raw(), down=Raw())

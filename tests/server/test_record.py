@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from harness import digits_trial, run_trial, shares
 from safetensors.torch import load_file
 
 from cutlayer import data
@@ -10,6 +9,7 @@ from cutlayer.record import ClientPass, EpochDone, Started, Step
 from cutlayer.transports import MemoryBroker
 from cutlayer_cut import build_model
 from cutlayer_server.server_model import evaluate
+from harness import digits_trial, run_trial, shares
 
 
 @pytest.fixture(scope="module")

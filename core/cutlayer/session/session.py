@@ -40,6 +40,8 @@ class Session:
             MessageError, RemoteProtocolError: the peer does not keep to the protocol; the session is over.
         """
         for data in self._link.receive(frame, now):
+            if self._conversation.state is State.CLOSED:
+                continue  # the peer spoke before it heard the end
             message = decode(data)
             stamp = (message.header.trial, message.header.device)
             if stamp != (self._trial, self._device):
