@@ -8,13 +8,9 @@ rounds, a ratio the median of the ratios within a round. MB/s are of float32.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from statistics import median
-
-for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[_pool] = "1"
 
 import ml_dtypes
 import numpy as np

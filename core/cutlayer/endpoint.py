@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from cutlayer import topics
+from cutlayer.codecs import Payload
 from cutlayer.errors import ChunkError, MessageError, PeerLost, RemoteProtocolError
 from cutlayer.messages import Header, Message, Presence, decode, encode
 from cutlayer.session import Role, Session
@@ -67,7 +68,7 @@ class Endpoint:
         """Forget the conversation of a device that is gone; what was still to be sent to it is dropped."""
         self._sessions.pop(device, None)
 
-    def send(self, device: str, header: Header, payload: bytes = b"") -> None:
+    def send(self, device: str, header: Header, payload: Payload = b"") -> None:
         """Hand a message to the transport, as far as the window allows; `pump` and `expect` see to the rest."""
         self._sessions[device].send(Message(header, payload))
         self._flush(device)

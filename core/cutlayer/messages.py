@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from cutlayer.codecs import Codec
+from cutlayer.codecs import Codec, Payload
 from cutlayer.errors import MessageError
 from cutlayer.schedules import Mode
 
@@ -140,7 +140,7 @@ class Message(msgspec.Struct, frozen=True):
     """A header with its payload."""
 
     header: Header
-    payload: bytes = b""
+    payload: Payload = b""
 
 
 def encode(message: Message) -> bytes:
@@ -170,14 +170,14 @@ def encode_weights(arrays: _Arrays) -> bytes:
     return save_safetensors({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
-def decode_weights(payload: bytes, like: _Arrays) -> _Arrays:
+def decode_weights(payload: Payload, like: _Arrays) -> _Arrays:
     """Client weights from a payload, accepted only with the names, shapes and dtypes of ``like``.
 
     Raises:
         MessageError: not safetensors, or not the weights of this client.
     """
     try:
-        arrays: _Arrays = load_safetensors(payload)
+        arrays: _Arrays = load_safetensors(bytes(payload))
     except (SafetensorError, KeyError, ValueError) as error:
         raise MessageError(f"client weights are not valid safetensors: {error}") from error
     if arrays.keys() != like.keys():

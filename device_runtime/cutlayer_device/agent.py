@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cutlayer import data, topics
 from cutlayer.bundle import Bundle
-from cutlayer.codecs import Codec
+from cutlayer.codecs import Codec, Payload
 from cutlayer.endpoint import Endpoint, new_epoch, will_of
 from cutlayer.errors import CodecError, CutlayerError, PeerLost
 from cutlayer.messages import (
@@ -105,7 +105,7 @@ class Agent:
                 case End() as end:
                     return self._leave(end)
 
-    def _train_epoch(self, assignment: Assignment, begin: Begin, weights: bytes) -> None:
+    def _train_epoch(self, assignment: Assignment, begin: Begin, weights: Payload) -> None:
         """One pass over this device's samples: all that a board does in split learning."""
         engine, phases, steps = self._engine, self._phases, 0
         engine.load(decode_weights(weights, like=engine.weights()))
@@ -135,7 +135,7 @@ class Agent:
         self._say(end, encode_weights(engine.weights()))
         _log.info("epoch %d: %d steps", begin.epoch, steps)
 
-    def _say(self, header: Smashed | Weights, payload: bytes) -> None:
+    def _say(self, header: Smashed | Weights, payload: Payload) -> None:
         self._endpoint.send(self._birth.device, header, payload)
 
     def _hear(self, patience_s: float) -> Message:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from cutlayer import topics
+from cutlayer.codecs import Payload
 from cutlayer.endpoint import Endpoint, will_of
 from cutlayer.errors import CutlayerError, PeerLost
 from cutlayer.messages import Assignment, End, Header, Message, Presence, encode
@@ -61,7 +62,7 @@ class Fleet:
                 return {name: self._present[name].samples for name in self._trial.devices}
             self.endpoint.pump(1.0)
 
-    def say(self, device: str, header: Header, payload: bytes = b"") -> None:
+    def say(self, device: str, header: Header, payload: Payload = b"") -> None:
         """Send a message to a device."""
         self.endpoint.send(device, header, payload)
 

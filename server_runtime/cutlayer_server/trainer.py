@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.bundle import Client
+from cutlayer.codecs import Payload
 from cutlayer.errors import CodecError, RemoteError
 from cutlayer.messages import Begin, Gradient, Message, Smashed, Tensor, Weights, decode_weights, encode_weights
 from cutlayer.phases import Phases
@@ -91,7 +92,7 @@ class Trainer:
             smashed, labels = self._decode(device, header, message.payload)
         with self._phases("train"):
             result = self._model.step(smashed, labels)
-        payload = b""
+        payload: Payload = b""
         if self._mode is Mode.EXCHANGE:
             with self._phases("encode"):
                 payload, params = self._trial.codec.down.encode(result.gradient)
@@ -111,7 +112,7 @@ class Trainer:
         self._record.write(done)
         return weights
 
-    def _decode(self, device: str, header: Smashed, payload: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    def _decode(self, device: str, header: Smashed, payload: Payload) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
         """Bounds first: codec, shape and labels must be this trial's before anything is decoded."""
         codec, tensor = self._trial.codec.up, header.tensor
         if tensor.codec != codec.id:

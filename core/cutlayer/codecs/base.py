@@ -10,21 +10,25 @@ same thing. What varies from tensor to tensor (a scale, say) goes into ``params`
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from cutlayer.errors import CodecError
 
-__all__ = ["Encoded", "check_length", "integer_param"]
+__all__ = ["Encoded", "Payload", "check_length", "integer_param"]
+
+
+Payload: TypeAlias = bytes | memoryview
+"""Bytes on their way; a view spares a codec the copy out of its array."""
 
 
 class Encoded(NamedTuple):
     """An encoded tensor: the bytes that travel, and the parameters that decoding them needs."""
 
-    payload: bytes
+    payload: Payload
     params: dict[str, int]
 
 
-def check_length(payload: bytes, shape: tuple[int, ...], bytes_per_entry: int) -> None:
+def check_length(payload: Payload, shape: tuple[int, ...], bytes_per_entry: int) -> None:
     """Compare shape with payload before either is used.
 
     Raises:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.codecs.base import Encoded, check_length
+from cutlayer.codecs.base import Encoded, Payload, check_length
 
 __all__ = ["Fp16"]
 
@@ -26,7 +26,7 @@ class Fp16(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="i
         clipped = np.where(np.isfinite(tensor), np.clip(tensor, -_LARGEST, _LARGEST), tensor)
         return Encoded(clipped.astype("<f2").tobytes(), {})
 
-    def decode(self, payload: bytes, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Float32 of ``shape``. Raises `CodecError` on a wrong length."""
         check_length(payload, shape, 2)
         return np.frombuffer(payload, "<f2").astype(np.float32).reshape(shape)

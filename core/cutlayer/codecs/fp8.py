@@ -17,12 +17,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.codecs.base import Encoded, check_length, integer_param
+from cutlayer.codecs.base import Encoded, Payload, check_length, integer_param
 
 __all__ = ["Fp8"]
 
 _BLOCK = 1 << 16
-"""Entries encoded at a time: few enough that the intermediate arrays stay in the second-level cache."""
+"""Entries handled at a time: few enough that the intermediate arrays stay in the second-level cache."""
+_PEAK_BLOCK = 1 << 17
+_INFINITY = 0x7F800000
 
 
 class _Layout(NamedTuple):
@@ -52,50 +54,68 @@ class Fp8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id
 
     def encode(self, tensor: NDArray[np.float32]) -> Encoded:
         """Float32 of any shape to one byte an entry; NaN stays NaN."""
-        exponent = _fitting_exponent(tensor, _LAYOUTS[self.format].largest)
-        return Encoded(_cast(tensor, self.format, exponent), {"exponent": exponent})
+        words = np.ascontiguousarray(tensor).reshape(-1).view(np.uint32)
+        exponent = _fitting_exponent(words, _LAYOUTS[self.format].largest)
+        return Encoded(_cast(words, _encoding_table(self.format, exponent)).data, {"exponent": exponent})
 
-    def decode(self, payload: bytes, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Float32 of ``shape``. Raises `CodecError` on a wrong length or an exponent outside int8."""
         check_length(payload, shape, 1)
-        exponent = integer_param(params, "exponent", -128, 127)
-        codes = np.frombuffer(payload, np.uint8)
-        return _decoding_table(self.format, exponent).take(codes, mode="clip").reshape(shape)
+        table = _decoding_table(self.format, integer_param(params, "exponent", -128, 127))
+        return _decode(np.frombuffer(payload, np.uint8), table).reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
         """Payload size in bits."""
         return 8 * int(np.prod(shape))
 
 
-def _fitting_exponent(tensor: NDArray[np.float32], largest: float) -> int:
-    """The least e with ``max|tensor| <= largest * 2**e``, within int8; 0 for an all-zero tensor."""
-    peak = max(float(tensor.max(initial=0.0)), -float(tensor.min(initial=0.0)))
-    if not np.isfinite(peak):
-        peak = float(np.abs(tensor[np.isfinite(tensor)]).max(initial=0.0))
-    if peak == 0.0:
+def _fitting_exponent(words: NDArray[np.uint32], largest: float) -> int:
+    """The least e with ``max|tensor| <= largest * 2**e``, within int8; 0 for an all-zero tensor.
+
+    Bit patterns of float32 compare like the magnitudes they stand for, and a step of 2**23 is a factor of two.
+    """
+    peak = 0
+    for start in range(0, words.size, _PEAK_BLOCK):
+        word = words[start : start + _PEAK_BLOCK]
+        peak = max(peak, int(word.view(np.int32).max()), int(word.max()) & 0x7FFFFFFF)
+    if peak >= _INFINITY:  # or NaN: leave both out
+        magnitudes = words & 0x7FFFFFFF
+        peak = int(magnitudes[magnitudes < _INFINITY].max(initial=0))
+    if peak == 0:
         return 0
-    (fraction, exponent), (top_fraction, top_exponent) = np.frexp(peak), np.frexp(largest)
-    return int(np.clip(exponent - top_exponent + (fraction > top_fraction), -128, 127))
+    return min(max(-((int(np.float32(largest).view(np.uint32)) - peak) >> 23), -128), 127)
 
 
-def _cast(tensor: NDArray[np.float32], layout: str, exponent: int) -> bytes:
-    """The codes of ``tensor / 2**exponent``, rounded to nearest even."""
-    table = _encoding_table(layout, exponent)
-    words = np.ascontiguousarray(tensor).reshape(-1).view(np.uint32)
+def _cast(words: NDArray[np.uint32], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The code of each float32, given as its bit pattern."""
     codes = np.empty(words.size, np.uint8)
-    odd, index = np.empty(min(_BLOCK, words.size), np.uint32), np.empty(min(_BLOCK, words.size), np.intp)
+    rounded_block, index_block = (
+        np.empty(min(_BLOCK, words.size), np.uint32),
+        np.empty(min(_BLOCK, words.size), np.intp),
+    )
     for start in range(0, words.size, _BLOCK):
         word = words[start : start + _BLOCK]
-        rounded, position = odd[: word.size], index[: word.size]
-        # Adding 0xffff to the lower half carries into bit 16 exactly if that half is not zero.
+        rounded, index = rounded_block[: word.size], index_block[: word.size]
+        # Round to odd: adding 0xffff to the lower half carries into bit 16 exactly if that half is not zero.
         np.bitwise_and(word, 0xFFFF, out=rounded)
         np.add(rounded, 0xFFFF, out=rounded)
         np.bitwise_or(rounded, word, out=rounded)
-        np.right_shift(rounded, 16, out=rounded)
-        position[:] = rounded
-        # Every position is below 65,536; "wrap" only spares numpy the copy that a bounds error would need.
-        table.take(position, out=codes[start : start + _BLOCK], mode="wrap")
-    return codes.tobytes()
+        np.right_shift(rounded, 16, out=index)
+        # The table has an entry for every index; "wrap" spares numpy the copy that an error would need.
+        table.take(index, out=codes[start : start + _BLOCK], mode="wrap")
+    return codes
+
+
+def _decode(codes: NDArray[np.uint8], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The value of each code."""
+    values = np.empty(codes.size, np.float32)
+    index_block = np.empty(min(_BLOCK, codes.size), np.intp)
+    for start in range(0, codes.size, _BLOCK):
+        code = codes[start : start + _BLOCK]
+        index = index_block[: code.size]
+        index[:] = code
+        table.take(index, out=values[start : start + _BLOCK], mode="wrap")
+    return values
 
 
 def _values(layout: _Layout) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.codecs.base import Encoded, check_length
+from cutlayer.codecs.base import Encoded, Payload, check_length
 
 __all__ = ["Raw"]
 
@@ -23,7 +23,7 @@ class Raw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id
         """Float32 of any shape to 4 bytes an entry."""
         return Encoded(tensor.astype("<f4", copy=False).tobytes(), {})
 
-    def decode(self, payload: bytes, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Float32 of ``shape``; a read-only view of the payload. Raises `CodecError` on a wrong length."""
         check_length(payload, shape, 4)
         return np.frombuffer(payload, "<f4").reshape(shape)
