@@ -24,7 +24,7 @@ def test_a_whole_trial_file(tmp_path):
     trial = read(tmp_path, ('id = "sequential"', 'id = "splitfed"'))
     assert trial.devices == ("board-1", "board-2")
     assert trial.codec.up == Fp8("e4m3")
-    assert trial.codec.down == Fp8("e5m2")
+    assert trial.codec.down == Fp8("e4m3")
     assert trial.aggregation == SplitFed()
     assert trial.optimizer.client.momentum == 0.9
     assert trial.model.input_shape == (1, 8, 8)

@@ -1,6 +1,7 @@
 """Split training with the raw codec is the training that torch would do without a split, a wire or a board."""
 
 import copy
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -108,8 +109,8 @@ def test_equal_seeds_give_equal_runs_to_the_last_bit(digits, tmp_path, aggregati
 
 def test_fp8_both_ways_stays_within_one_point_of_raw(digits, tmp_path):
     accuracies = {}
-    for name, codecs in (("raw", RAW), ("fp8", Codecs(up=Fp8("e4m3"), down=Fp8("e5m2")))):
+    for name, codecs in (("raw", RAW), ("fp8", Codecs(up=Fp8(), down=Fp8()))):
         run, _ = run_trial(digits, digits_trial(digits, epochs=10, codec=codecs), tmp_path / name)
-        accuracies[name] = run.all(EpochDone)[-1].test_accuracy
+        accuracies[name] = mean(each.test_accuracy for each in run.all(EpochDone)[-3:])
     assert accuracies["raw"] > 0.95
     assert accuracies["fp8"] >= accuracies["raw"] - 0.01
