@@ -47,8 +47,21 @@ def run(folder: Path, broker: Broker, trial: Path) -> dict[str, object]:
     python = [sys.executable, "-m"]
     devices = [
         start(
-            [*python, "cutlayer_device", "run", "--bundle", str(folder / "client.bundle"), "--name", name]
-            + ["--broker", f"{broker.host}:{broker.port}", "--data", str(folder / f"{name}.npz"), "--threads", "1"],
+            [
+                *python,
+                "cutlayer_device",
+                "run",
+                "--bundle",
+                str(folder / "client.bundle"),
+                "--name",
+                name,
+                "--broker",
+                f"{broker.host}:{broker.port}",
+                "--data",
+                str(folder / f"{name}.npz"),
+                "--threads",
+                "1",
+            ],
             folder / f"{name}.log",
         )
         for name in ("board-1", "board-2")

@@ -133,7 +133,7 @@ class Agent:
                     engine.backward(x, gradient, assignment.learning_rate)
         end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
         self._say(end, encode_weights(engine.weights()))
-        _log.info("epoch %d: %d steps", begin.epoch, steps)
+        _log.info("epoch %d: %d steps", begin.epoch + 1, steps)
 
     def _say(self, header: Smashed | Weights, payload: Payload) -> None:
         self._endpoint.send(self._birth.device, header, payload)

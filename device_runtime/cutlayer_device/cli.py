@@ -17,7 +17,7 @@ from cutlayer.errors import UserError
 from cutlayer.transports import MqttTransport
 from cutlayer_device.agent import Agent, birth_of
 
-__all__ = ["app", "main"]
+__all__ = ["app", "forbid_torch", "main", "split_address"]
 
 app = typer.Typer(
     help="Runs on the board: trains the client-side model of a bundle, without torch.", no_args_is_help=True

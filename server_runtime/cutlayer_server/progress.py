@@ -20,7 +20,7 @@ class ProgressDisplay:
         self._epochs, self._console = epochs, console
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[live]}"),
             TimeElapsedColumn(),
@@ -29,7 +29,7 @@ class ProgressDisplay:
             transient=True,
         )
         self._task: TaskID | None = None
-        self._steps_in_epoch = 0
+        self._steps: list[Step] = []
         self._epoch_began_s = 0.0
 
     def __enter__(self) -> "ProgressDisplay":
@@ -64,11 +64,14 @@ class ProgressDisplay:
         self._epoch_began_s = event.time_s
 
     def _advance(self, event: Step) -> None:
-        self._steps_in_epoch += 1
-        rate = self._steps_in_epoch / max(event.time_s - self._epoch_began_s, 1e-9)
-        live = f"{event.device} step {event.step}  loss {event.loss:.3f}  {rate:.0f} steps/s"
-        if self._task is not None:
-            self._bar.update(self._task, description=f"epoch {event.epoch + 1}", live=live)
+        self._steps.append(event)
+        if self._task is None:
+            return
+        rate = len(self._steps) / max(event.time_s - self._epoch_began_s, 1e-9)
+        accuracy = sum(step.correct for step in self._steps) / sum(step.samples for step in self._steps)
+        up, down = (sum(getattr(step, f"{way}_payload_bytes") for step in self._steps) / 1e3 for way in ("up", "down"))
+        live = f"loss {event.loss:.3f}  acc {accuracy:.0%}  {up:.0f} kB up  {down:.0f} kB down  {rate:.0f} steps/s"
+        self._bar.update(self._task, description=f"epoch {event.epoch + 1} {event.device}", live=live)
 
     def _finish_epoch(self, event: EpochDone) -> None:
         columns = (
@@ -80,6 +83,6 @@ class ProgressDisplay:
             f"{event.steps / event.duration_s:8.1f}",
         )
         self._console.print(" ".join(columns), highlight=False)
-        self._steps_in_epoch, self._epoch_began_s = 0, event.time_s
+        self._steps, self._epoch_began_s = [], event.time_s
         if self._task is not None:
             self._bar.advance(self._task)

@@ -60,12 +60,21 @@ def test_loss_and_repetition_on_the_way_do_not_show(assignment):
     generator = random.Random(1)
     broker = MemoryBroker(lambda packet: [packet] * generator.choice([0, 1, 1, 1, 2]))
     server, device = server_on(broker), device_on(broker)
-    helper = threading.Thread(target=lambda: [device.expect("a", 20.0) for _ in range(2)])
+    heard, settled = [], threading.Event()
+
+    def listen():
+        heard.extend(device.expect("a", 60.0) for _ in range(2))
+        while not settled.is_set():  # the last acknowledgement may be lost, too
+            device.pump(0.05)
+
+    helper = threading.Thread(target=listen)
     helper.start()
     server.send("a", assignment)
     server.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(300_000))
-    assert server.drain(20.0)
+    assert server.drain(60.0)
+    settled.set()
     helper.join()
+    assert [len(message.payload) for message in heard] == [0, 300_000]
 
 
 def test_messages_of_other_devices_wait_for_their_turn(assignment):

@@ -14,7 +14,7 @@ _LARGEST = np.float32(65504.0)
 
 
 class Fp16(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id", tag="fp16"):
-    """16-bit floats, little-endian; finite values beyond the range become the largest finite one."""
+    """16-bit floats, little-endian; what is beyond the range becomes the largest finite value."""
 
     @property
     def id(self) -> str:
@@ -23,8 +23,7 @@ class Fp16(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="i
 
     def encode(self, tensor: NDArray[np.float32]) -> Encoded:
         """Float32 of any shape to 2 bytes an entry, rounded to nearest even."""
-        clipped = np.where(np.isfinite(tensor), np.clip(tensor, -_LARGEST, _LARGEST), tensor)
-        return Encoded(clipped.astype("<f2").tobytes(), {})
+        return Encoded(np.clip(tensor, -_LARGEST, _LARGEST).astype("<f2").tobytes(), {})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Float32 of ``shape``. Raises `CodecError` on a wrong length."""
