@@ -27,7 +27,7 @@ class Board(threading.Thread):
     """An agent in a thread; ``outcome`` is what it returned or raised."""
 
     def __init__(self, broker: MemoryBroker, bundle: Bundle, trial: Trial, name: str, samples: data.Samples) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, daemon=True)  # a board that was cut off waits for its server for ever
         birth = device_birth(bundle, trial.name, name, len(samples.y))
         self.transport = broker.connect(will_of(topics.state(trial.name, name), birth))
         self.agent = Agent(bundle, samples, birth, self.transport, threads=1)

@@ -57,7 +57,7 @@ class Server(threading.Thread):
     """The coordinator in a thread."""
 
     def __init__(self, broker, digits, trial, run_dir):
-        super().__init__()
+        super().__init__(daemon=True)
         test = data.load(digits / trial.data.test, trial.model.input_shape, "test")
         self.coordinator = Coordinator(trial, test, Record(run_dir, ""))
         self.birth = server_birth(trial)
@@ -213,7 +213,6 @@ def test_a_device_is_told_when_another_one_died(digits, tmp_path):
         thread.join(timeout=15)
     assert isinstance(boards[1].outcome, TrialFailed)
     assert "board-1 is gone" in str(boards[1].outcome)
-    boards[0].join(timeout=15)
 
 
 def test_a_device_notices_that_the_server_died(server, digits, trial):

@@ -48,6 +48,7 @@ class MqttTransport:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv311)
         self._client.on_socket_open = _tune_socket
         self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
         self._client.reconnect_delay_set(min_delay=1, max_delay=8)
         if will is not None:
@@ -115,6 +116,10 @@ class MqttTransport:
         self._connections += 1
         if self._connections > 1:
             _log.warning("connected to the broker again (connection %d)", self._connections)
+
+    def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            _log.warning("lost the connection to the broker (%s); trying again", reason)
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         payload = bytes(message.payload)
