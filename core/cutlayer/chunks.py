@@ -117,7 +117,8 @@ class Assembly:
     """A message being put together from chunks in any order; complete when every index has arrived once."""
 
     def __init__(self, first: Chunk) -> None:
-        self._claim = (first.count, first.total_bytes)
+        self.total_bytes = first.total_bytes
+        self._count = first.count
         self._buffer = bytearray(first.total_bytes)
         self._missing = set(range(first.count))
 
@@ -127,7 +128,7 @@ class Assembly:
         Raises:
             ChunkError: the chunk contradicts the ones before it.
         """
-        if self._claim != (chunk.count, chunk.total_bytes):
+        if (chunk.count, chunk.total_bytes) != (self._count, self.total_bytes):
             raise ChunkError(f"chunk {chunk.index} of message {chunk.message_id} contradicts its other chunks")
         offset = _offset(chunk)
         if chunk.index in self._missing:

@@ -60,9 +60,12 @@ class Endpoint:
         self.received_bytes: Counter[str] = Counter()
         """Bytes of the MQTT packets received in each device's conversation."""
 
-    def open(self, device: str) -> None:
-        """Begin a conversation with ``device`` (on the server) or as ``device`` (on a board)."""
-        self._sessions[device] = Session(self._role, self._trial, device, self._epoch)
+    def open(self, device: str, peer_epoch: int | None = None) -> None:
+        """Begin a conversation with ``device`` (on the server) or as ``device`` (on a board).
+
+        ``peer_epoch`` is the number in the peer's birth; None takes the first that is heard.
+        """
+        self._sessions[device] = Session(self._role, self._trial, device, self._epoch, peer_epoch)
 
     def close(self, device: str) -> None:
         """Forget the conversation of a device that is gone; what was still to be sent to it is dropped."""

@@ -23,7 +23,11 @@ __all__ = ["free_run_dir", "serve"]
 def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -> None:
     """Lead a trial from start to report. Raises what `Coordinator` and `MqttTransport` raise."""
     console = Console(stderr=as_json, highlight=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_time=False, show_path=False)])
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_time=False, show_path=False)],
+    )
     if threads:
         torch.set_num_threads(threads)
     trial = read_trial(trial_file)

@@ -3,6 +3,7 @@
 import random
 import threading
 
+import msgspec
 import pytest
 
 from cutlayer import topics
@@ -10,7 +11,7 @@ from cutlayer.endpoint import Endpoint, will_of
 from cutlayer.errors import PeerLost, RemoteProtocolError
 from cutlayer.messages import Begin, Message, Presence, Smashed, Tensor, encode
 from cutlayer.schedules import Mode
-from cutlayer.session import Role
+from cutlayer.session import Link, Role
 from cutlayer.transports import MemoryBroker
 
 TENSOR = Tensor("raw", {}, (1,))
@@ -124,11 +125,13 @@ def test_foreign_frames_are_dropped_and_the_conversation_goes_on(assignment):
 
 def test_a_peer_that_breaks_the_protocol_is_named(assignment):
     broker = MemoryBroker()
-    server, device = server_on(broker), device_on(broker)
-    impostor = Endpoint(Role.SERVER, "t", broker.connect(), 9, ignore)
-    impostor.open("a")
-    impostor.send("a", assignment)
+    device = device_on(broker)
+    link = Link(1)
+    header = msgspec.structs.replace(assignment, trial="t", device="a")
+    for _ in range(2):
+        link.send(encode(Message(header)))
+    for frame in link.frames_to_send(0.0):
+        broker.connect().publish(topics.down("t", "a"), frame)
     device.expect("a", 1.0)
-    server.send("a", assignment)
     with pytest.raises(RemoteProtocolError, match=r"^a: the server broke the protocol"):
         device.expect("a", 1.0)

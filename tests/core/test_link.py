@@ -38,7 +38,7 @@ class Network:
 def converse(messages, seed, loss=0.0, repeat=0.0, delay_s=0.0, chunk_bytes=50, until_s=2000.0):
     """Send ``messages`` one way over a faulty network; returns what arrived, and when all was settled."""
     generator = random.Random(seed)
-    sender, receiver = Link(1, chunk_bytes), Link(2, chunk_bytes)
+    sender, receiver = Link(1, chunk_bytes=chunk_bytes), Link(2, chunk_bytes=chunk_bytes)
     there = Network(receiver, generator, loss, repeat, delay_s)
     back = Network(sender, generator, loss, repeat, delay_s)
     for message in messages:
@@ -82,7 +82,7 @@ def test_no_more_chunks_than_the_window_are_in_flight():
     assert [parse(frame).index for frame in frames] == [0, 1, 2, 3]
     assert link.frames_to_send(0.5) == []
     link.receive(parse(frames[1]).acknowledgement().pack(), 0.5)
-    assert [parse(frame).index for frame in link.frames_to_send(0.5)] == [4]
+    assert [parse(frame).index for frame in link.frames_to_send(0.5)] == [0, 4]
 
 
 def test_unacknowledged_chunks_are_repeated_after_a_growing_pause():
@@ -109,6 +109,33 @@ def test_a_slow_network_is_given_more_time():
     assert link.next_deadline() == pytest.approx(1003.6, abs=0.1)
 
 
+def test_a_link_that_is_merely_slow_is_not_filled_with_copies():
+    """1 MB over a line of 200 kbit/s, where the window alone takes 19 s: few chunks may be sent twice."""
+    sender, receiver = Link(1), Link(2)
+    sender.send(bytes(1_000_000))
+    free_at, line, carried, now, delivered = 0.0, [], 0, 0.0, []
+    while not delivered:
+        for frame in sender.frames_to_send(now):
+            free_at = max(free_at, now) + len(frame) * 8 / 200_000
+            line.append((free_at, frame))
+            carried += len(frame)
+        while line and line[0][0] <= now:
+            delivered += receiver.receive(line.pop(0)[1], now)
+        for frame in receiver.frames_to_send(now):
+            sender.receive(frame, now)
+        now += 0.05
+    assert carried < 1.6 * 1_000_000
+
+
+def test_what_was_sent_before_an_acknowledged_chunk_is_repeated_at_once():
+    sender, receiver = Link(1, chunk_bytes=10), Link(2)
+    sender.send(bytes(40))
+    frames = sender.frames_to_send(0.0)
+    receiver.receive(frames[3], 0.0)
+    sender.receive(receiver.frames_to_send(0.0)[0], 0.1)
+    assert sender.frames_to_send(0.1) == frames[:3]
+
+
 def test_a_new_connection_repeats_what_was_in_flight_at_once():
     link = Link(1)
     link.send(b"x")
@@ -126,11 +153,13 @@ def test_an_acknowledgement_of_another_process_settles_nothing():
     assert not link.idle
 
 
-def test_a_sender_that_starts_anew_is_heard_from_its_first_message():
-    receiver = Link(2)
-    for epoch in (7, 8):
-        (chunk,) = split(b"hello", sender_epoch=epoch, message_id=0)
-        assert receiver.receive(chunk.pack(), 0.0) == [b"hello"]
+@pytest.mark.parametrize("announced", [7, None])
+def test_frames_of_another_process_than_the_peers_are_refused(announced):
+    receiver = Link(2, peer_epoch=announced)
+    (first,), (other,) = (split(b"hello", sender_epoch=epoch, message_id=0) for epoch in (7, 8))
+    assert receiver.receive(first.pack(), 0.0) == [b"hello"]
+    with pytest.raises(ChunkError, match="another process"):
+        receiver.receive(other.pack(), 0.0)
 
 
 def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():

@@ -1,7 +1,8 @@
+import msgspec
 import pytest
 
 from cutlayer.errors import ChunkError, LocalProtocolError, MessageError, RemoteProtocolError
-from cutlayer.messages import Begin, End, Message, Weights
+from cutlayer.messages import Begin, End, Message, Weights, encode
 from cutlayer.schedules import Mode
 from cutlayer.session import Link, Role, Session, State
 
@@ -56,14 +57,14 @@ def test_a_message_for_another_device_is_refused(pair, assignment):
 
 
 def test_a_message_at_the_wrong_time_is_refused(pair, assignment):
-    impostor = Session(Role.SERVER, "trial", "board", sender_epoch=9)
-    impostor.send(Message(assignment))
-    impostor.send(Message(Begin(epoch=0, mode=Mode.EXCHANGE)))
-    pair.device.receive(impostor.frames_to_send(0.0)[0], 0.0)
-    again = Session(Role.SERVER, "trial", "board", sender_epoch=10)
-    again.send(Message(assignment))
+    link = Link(sender_epoch=9)
+    for _ in range(2):
+        header = msgspec.structs.replace(assignment, trial="trial", device="board")
+        link.send(encode(Message(header)))
+    first, again = link.frames_to_send(0.0)
+    pair.device.receive(first, 0.0)
     with pytest.raises(RemoteProtocolError, match="broke the protocol"):
-        pair.device.receive(again.frames_to_send(0.0)[0], 0.0)
+        pair.device.receive(again, 0.0)
 
 
 def test_a_foreign_frame_is_told_from_a_foreign_message(pair):

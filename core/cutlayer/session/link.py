@@ -6,13 +6,13 @@ MQTT at QoS 1 and 2 loses messages when a broker dies, so frames go at QoS 0 and
 from collections import deque
 from dataclasses import dataclass
 
-from cutlayer.chunks import CHUNK_BYTES, Assembly, Chunk, Kind, parse, split
+from cutlayer.chunks import CHUNK_BYTES, MAX_MESSAGE_BYTES, Assembly, Chunk, Kind, parse, split
 from cutlayer.errors import ChunkError
 
 __all__ = ["Link"]
 
 _SHORTEST_TIMEOUT_S = 1.0
-_LONGEST_TIMEOUT_S = 16.0
+_LONGEST_TIMEOUT_S = 60.0
 _MAX_PARTIAL_MESSAGES = 8
 """Messages being put together or waiting for an earlier one; a peer with a window of 4 chunks needs no more."""
 
@@ -21,7 +21,10 @@ _MAX_PARTIAL_MESSAGES = 8
 class _InFlight:
     frame: bytes
     sent_at: float
-    tries: int = 1
+    first: int
+    """Position of its first copy among all frames sent; an acknowledgement may be for that one."""
+    last: int
+    overdue: bool = False
 
 
 class Link:
@@ -29,20 +32,31 @@ class Link:
 
     Invariant: messages leave `receive` in the order they were sent, each once, whatever happens to the frames.
 
+    Chunks are repeated as TCP repeats segments. MQTT keeps their order, so an acknowledgement says that what was sent
+    before is lost; without any acknowledgement for a timeout, the oldest chunk is sent again. The timeout follows the
+    round trip (RFC 6298), doubles each time, and shrinks only with a chunk that was sent once (Karn's rule): a link
+    that is merely slow is not filled with copies.
+
     Args:
-        sender_epoch: random 64-bit number of this process; the peer forgets half-received messages of another one.
+        sender_epoch: random 64-bit number of this process.
+        peer_epoch: that of the peer, whose frames alone are taken; None takes the first that is heard.
         chunk_bytes: longest body of a frame.
         window: chunks in flight at a time.
     """
 
-    def __init__(self, sender_epoch: int, chunk_bytes: int = CHUNK_BYTES, window: int = 4) -> None:
-        self._epoch, self._chunk_bytes, self._window = sender_epoch, chunk_bytes, window
+    def __init__(
+        self, sender_epoch: int, peer_epoch: int | None = None, chunk_bytes: int = CHUNK_BYTES, window: int = 4
+    ) -> None:
+        self._epoch, self._peer_epoch = sender_epoch, peer_epoch
+        self._chunk_bytes, self._window = chunk_bytes, window
         self._next_id = 0
         self._waiting: deque[Chunk] = deque()
-        self._in_flight: dict[tuple[int, int], _InFlight] = {}
+        self._in_flight: dict[tuple[int, int], _InFlight] = {}  # in the order in which they were last sent
+        self._frames_sent = 0
         self._acknowledgements: deque[Chunk] = deque()
-        self._round_trip_s = 0.1
-        self._peer_epoch: int | None = None
+        self._round_trip_s = 0.0
+        self._timeout_s = _SHORTEST_TIMEOUT_S
+        self._progress_at = 0.0
         self._expected_id = 0
         self._partial: dict[int, Assembly] = {}
         self._early: dict[int, bytes] = {}
@@ -56,44 +70,47 @@ class Link:
         """Take one frame; returns the messages that are complete and next in order, often none.
 
         Raises:
-            ChunkError: the frame is not acceptable; nothing but its own message is affected.
+            ChunkError: the frame is not acceptable; nothing else is affected.
         """
         chunk = parse(frame)
         if chunk.kind is Kind.ACK:
             self._settle(chunk, now)
             return []
+        if self._peer_epoch is None:
+            self._peer_epoch = chunk.sender_epoch
         if chunk.sender_epoch != self._peer_epoch:
-            self._peer_epoch, self._expected_id = chunk.sender_epoch, 0
-            self._partial.clear()
-            self._early.clear()
+            raise ChunkError("a frame is of another process than the one that announced itself")
         if chunk.message_id < self._expected_id or chunk.message_id in self._early:
             self._acknowledgements.append(chunk.acknowledgement())
             return []
         return self._assemble(chunk)
 
     def frames_to_send(self, now: float) -> list[bytes]:
-        """Frames to publish now: acknowledgements, chunks whose acknowledgement is overdue, then new chunks."""
+        """Frames to publish now: acknowledgements, chunks to be repeated, then new chunks."""
         frames = [chunk.pack() for chunk in self._acknowledgements]
         self._acknowledgements.clear()
-        for sent in self._in_flight.values():
-            if sent.sent_at + self._timeout_s(sent) <= now:
-                sent.sent_at, sent.tries = now, sent.tries + 1
-                frames.append(sent.frame)
+        if self._in_flight and now >= self._progress_at + self._timeout_s:
+            next(iter(self._in_flight.values())).overdue = True
+            self._timeout_s = min(2 * self._timeout_s, _LONGEST_TIMEOUT_S)
+        for key in [key for key, sent in self._in_flight.items() if sent.overdue]:
+            sent = self._in_flight.pop(key)
+            frames.append(self._fly(key, sent.frame, now, sent.first))
+            self._progress_at = now
         while self._waiting and len(self._in_flight) < self._window:
+            if not self._in_flight:
+                self._progress_at = now
             chunk = self._waiting.popleft()
-            frame = chunk.pack()
-            self._in_flight[chunk.message_id, chunk.index] = _InFlight(frame, now)
-            frames.append(frame)
+            frames.append(self._fly((chunk.message_id, chunk.index), chunk.pack(), now, self._frames_sent))
         return frames
 
     def next_deadline(self) -> float | None:
         """When `frames_to_send` has something to repeat, unless acknowledgements come first."""
-        return min((sent.sent_at + self._timeout_s(sent) for sent in self._in_flight.values()), default=None)
+        return self._progress_at + self._timeout_s if self._in_flight else None
 
     def resend(self) -> None:
-        """The connection was replaced: whatever was in flight is due at once."""
+        """The connection was replaced: whatever was in flight may be lost."""
         for sent in self._in_flight.values():
-            sent.sent_at, sent.tries = float("-inf"), 1
+            sent.overdue = True
 
     @property
     def idle(self) -> bool:
@@ -105,6 +122,8 @@ class Link:
         if assembly is None:
             if len(self._partial) + len(self._early) >= _MAX_PARTIAL_MESSAGES:
                 raise ChunkError(f"message {chunk.message_id} was begun before {_MAX_PARTIAL_MESSAGES} others ended")
+            if self._held_bytes() + chunk.total_bytes > 2 * MAX_MESSAGE_BYTES:
+                raise ChunkError(f"message {chunk.message_id} does not fit beside those that have not ended")
             assembly = self._partial[chunk.message_id] = Assembly(chunk)
         message = assembly.add(chunk)
         self._acknowledgements.append(chunk.acknowledgement())
@@ -118,14 +137,23 @@ class Link:
             self._expected_id += 1
         return ready
 
-    def _settle(self, chunk: Chunk, now: float) -> None:
-        if chunk.sender_epoch != self._epoch:
-            return
-        sent = self._in_flight.pop((chunk.message_id, chunk.index), None)
-        if sent is not None and sent.tries == 1:
-            # Only chunks sent once tell a round trip (Karn's rule); smoothing as in RFC 6298.
-            self._round_trip_s += 0.125 * (now - sent.sent_at - self._round_trip_s)
+    def _held_bytes(self) -> int:
+        return sum(each.total_bytes for each in self._partial.values()) + sum(map(len, self._early.values()))
 
-    def _timeout_s(self, sent: _InFlight) -> float:
-        base = max(_SHORTEST_TIMEOUT_S, 4 * self._round_trip_s)
-        return float(min(_LONGEST_TIMEOUT_S, base * 2 ** (sent.tries - 1)))
+    def _fly(self, key: tuple[int, int], frame: bytes, now: float, first: int) -> bytes:
+        self._in_flight[key] = _InFlight(frame, now, first, self._frames_sent)
+        self._frames_sent += 1
+        return frame
+
+    def _settle(self, chunk: Chunk, now: float) -> None:
+        key = (chunk.message_id, chunk.index)
+        if chunk.sender_epoch != self._epoch or key not in self._in_flight:
+            return
+        settled = self._in_flight.pop(key)
+        for sent in self._in_flight.values():
+            sent.overdue |= sent.last < settled.first
+        self._progress_at = now
+        if settled.first == settled.last:
+            self._round_trip_s += 0.125 * (now - settled.sent_at - self._round_trip_s)
+            longest_seen = max(self._round_trip_s, now - settled.sent_at)
+            self._timeout_s = min(max(_SHORTEST_TIMEOUT_S, 4 * longest_seen), _LONGEST_TIMEOUT_S)

@@ -4,7 +4,6 @@ from collections import deque
 
 import msgspec
 
-from cutlayer.chunks import CHUNK_BYTES
 from cutlayer.errors import RemoteProtocolError
 from cutlayer.messages import Message, decode, encode
 from cutlayer.session.conversation import Conversation, Role, State
@@ -20,10 +19,10 @@ class Session:
     `next_event`. ``now`` is any clock that never goes back, in seconds.
     """
 
-    def __init__(self, role: Role, trial: str, device: str, sender_epoch: int, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, role: Role, trial: str, device: str, sender_epoch: int, peer_epoch: int | None = None) -> None:
         self._conversation = Conversation(role)
         self._trial, self._device = trial, device
-        self._link = Link(sender_epoch, chunk_bytes)
+        self._link = Link(sender_epoch, peer_epoch)
         self._events: deque[Message] = deque()
 
     def send(self, message: Message) -> None:
