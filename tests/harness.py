@@ -51,14 +51,14 @@ def run_trial(folder: Path, trial: Trial, run_dir: Path, broker: MemoryBroker | 
     broker = broker or MemoryBroker()
     bundle = read_bundle(folder / "client.bundle")
     boards = [Board(broker, bundle, trial, name, samples) for name, samples in shares(folder, trial).items()]
-    test = data.load(folder / trial.data.test, trial.model.input_shape, "test")
-    coordinator = Coordinator(trial, test, Record(run_dir, ""))
+    test = data.load(folder / trial.data.test, trial.model.input_shape, part="test")
+    coordinator, record = Coordinator(trial, test), Record(run_dir, "")
     birth = server_birth(trial)
     transport = broker.connect(will_of(topics.control(trial.name), birth))
     for board in boards:
         board.start()
     try:
-        coordinator.run(birth, transport, lambda missing: None)
+        coordinator.run(birth, transport, record, lambda missing: None)
     finally:
         transport.close()
         for board in boards:

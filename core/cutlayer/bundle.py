@@ -48,7 +48,7 @@ class Spec(_Record, frozen=True):
 
 
 class Client(_Record, frozen=True):
-    """The client-side model: equal fingerprints mean that board and server train the same one."""
+    """The client-side model and its input: equal fingerprints mean that board and server train the same one."""
 
     factory: str
     kwargs: dict[str, Any]
@@ -58,6 +58,9 @@ class Client(_Record, frozen=True):
     params: dict[str, Spec]
     buffers: dict[str, Spec]
     optimizer: Sgd
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -71,8 +74,6 @@ class Manifest(_Record, frozen=True):
     format_version: int
     trial: str
     client: Client
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     engine: str
     opset: int
     versions: dict[str, str]
@@ -157,7 +158,7 @@ def read_bundle(path: Path) -> Bundle:
         files[name] = _read_file(path, name)
         if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise UserError(f"bundle {path}: {name} was changed after export (its SHA-256 differs): export it again")
-    for name in (_PARAMS, f"forward.{manifest.engine}"):
+    for name in (_PARAMS, f"forward.{manifest.engine}", f"backward.{manifest.engine}"):
         if name not in files:
             raise UserError(f"bundle {path}: the manifest does not list {name}: export it again")
     _check_params(path, manifest.client, files[_PARAMS])

@@ -26,6 +26,9 @@ def exit_status() -> Iterator[None]:
     except CutlayerError as error:
         print(f"cutlayer: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE if isinstance(error, UserError) else FAILED)
+    except OSError as error:  # a file or folder that cannot be read or written
+        print(f"cutlayer: {error}", file=sys.stderr)
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         print("cutlayer: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -38,7 +41,8 @@ def stop_on_sigterm() -> Iterator[None]:
     def interrupt(_signal: int, _frame: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    signals = [signal.SIGTERM, signal.SIGHUP]
+    # Who was started with nohup stays deaf to SIGHUP.
+    signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
     previous = [signal.signal(each, interrupt) for each in signals]
     try:
         yield

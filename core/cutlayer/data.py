@@ -3,6 +3,9 @@
 Equal seeds give equal batches in equal order, whatever the machine.
 """
 
+import math
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,12 +52,13 @@ class Preparation(NamedTuple):
         return prepared.astype(np.float32, copy=False)
 
 
-def load(path: Path, input_shape: tuple[int, ...], part: str = "train") -> Samples:
+def load(path: Path, input_shape: tuple[int, ...], classes: tuple[str, ...] = (), part: str = "train") -> Samples:
     """Load samples that fit ``input_shape``.
 
     Args:
         path: an ``.npz`` with ``x`` and ``y`` (or ``x_train``/``y_train`` and ``x_test``/``y_test``), or a folder.
         input_shape: shape of one sample; images are channels, height, width.
+        classes: names of a folder's sub-folders, in the order of their class numbers.
         part: "train" or "test", which of the two pairs of names is meant.
 
     Raises:
@@ -62,12 +66,16 @@ def load(path: Path, input_shape: tuple[int, ...], part: str = "train") -> Sampl
     """
     if not path.exists():
         raise UserError(f"data {path}: does not exist; give an .npz file or a folder with one sub-folder a class")
-    samples = _load_folder(path, input_shape) if path.is_dir() else _load_npz(path, part)
+    samples = _load_folder(path, input_shape, classes) if path.is_dir() else _load_npz(path, part)
     if len(samples.x) == 0 or len(samples.x) != len(samples.y):
         raise UserError(f"data {path}: found {len(samples.x)} samples and {len(samples.y)} labels, allowed: as many")
-    if np.prod(samples.x.shape[1:]) != np.prod(input_shape):
+    without_channel = input_shape[1:] if input_shape[0] == 1 else input_shape
+    if samples.x.shape[1:] not in (input_shape, without_channel, (math.prod(input_shape),)):
         found, wanted = samples.x.shape[1:], input_shape
-        raise UserError(f"data {path}: samples have shape {found}, which does not fit the model's input {wanted}")
+        raise UserError(
+            f"data {path}: samples have shape {found}, which does not fit the model's input {wanted}"
+            " (images are channels, height, width)"
+        )
     return samples
 
 
@@ -105,27 +113,29 @@ def _augment(x: NDArray[Any], augmentation: Augmentation, generator: np.random.G
 
 def _load_npz(path: Path, part: str) -> Samples:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            for x_name, y_name in _KEYS[part]:
-                if x_name in archive and y_name in archive:
-                    x, y = archive[x_name], archive[y_name]
-                    break
-            else:
-                allowed = " or ".join(f"{x_name!r} with {y_name!r}" for x_name, y_name in _KEYS[part])
-                raise UserError(f"data {path}: found arrays {archive.files}, allowed: {allowed}")
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, UserError):
-            raise
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            found = next((pair for pair in _KEYS[part] if set(pair) <= set(archive.files)), None)
+            names = archive.files
+            x, y = (archive[name] for name in found) if found else (np.empty(0), np.empty(0))
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"data {path}: is not an .npz of plain arrays: {error}") from error
-    if x.dtype != np.uint8:
-        x = x.astype(np.float32)
+    if found is None:
+        allowed = " or ".join(f"{x_name!r} with {y_name!r}" for x_name, y_name in _KEYS[part])
+        raise UserError(f"data {path}: found arrays {names}, allowed: {allowed}")
+    if np.issubdtype(x.dtype, np.integer):
+        if x.min(initial=0) < 0 or x.max(initial=0) > 255:
+            raise UserError(f"data {path}: samples are {x.dtype} up to {x.max()}, allowed: 0 to 255, or floats")
+        x = x.astype(np.uint8)
+    elif not np.issubdtype(x.dtype, np.floating):
+        raise UserError(f"data {path}: samples are {x.dtype}, allowed: numbers")
+    x = x if x.dtype == np.uint8 else x.astype(np.float32)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or y.min(initial=0) < 0 or y.max(initial=0) > 0xFFFF:
         raise UserError(f"data {path}: labels are {y.dtype}{y.shape}, allowed: one whole number from 0 to 65535 each")
     return Samples(x, y.astype(np.uint16))
 
 
-def _load_folder(path: Path, input_shape: tuple[int, ...]) -> Samples:
-    """Images as uint8 in channels, height, width; classes are numbered in the order of their folders' names."""
+def _load_folder(path: Path, input_shape: tuple[int, ...], classes: tuple[str, ...]) -> Samples:
+    """Images as uint8 in channels, height, width; the class number is the place of the sub-folder's name in ``classes``."""
     from PIL import Image
 
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
@@ -133,8 +143,14 @@ def _load_folder(path: Path, input_shape: tuple[int, ...]) -> Samples:
             f"data {path}: a folder of images needs an input of 1 or 3 channels, the model's is {input_shape}"
         )
     mode, (height, width) = ("L" if input_shape[0] == 1 else "RGB"), input_shape[1:]
-    classes = sorted(each for each in path.iterdir() if each.is_dir())
-    files = [(file, label) for label, folder in enumerate(classes) for file in sorted(folder.iterdir())]
+    folders = sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
+    unknown = [each.name for each in folders if each.name not in classes]
+    if unknown:
+        raise UserError(
+            f"data {path}: found the classes {unknown}, allowed: {list(classes)}; name them in the trial file's "
+            "data.classes, in the order of the model's outputs, and export again"
+        )
+    files = [(file, classes.index(folder.name)) for folder in folders for file in sorted(folder.iterdir())]
     files = [(file, label) for file, label in files if file.suffix.lower() in _IMAGES]
     if not files:
         raise UserError(f"data {path}: holds no images in sub-folders; allowed: <folder>/<class>/<image>.png or .jpg")

@@ -15,6 +15,11 @@ from cutlayer.transports import LastWill, Packet, Transport
 
 __all__ = ["Endpoint", "new_epoch", "will_of"]
 
+_RETAINED_S = 0.3
+"""How long the broker may take to hand over what it retained."""
+_LONGEST_WILL_S = 45.0
+"""A broker publishes the will of a silent client after one and a half to two keep-alives, of 20 s here."""
+_MAX_STRANGERS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +60,35 @@ class Endpoint:
         self._sessions: dict[str, Session] = {}
         self._last_heard: dict[str, float] = {}
         self._reconnections = 0
+        self._own_name, self._claimed, self._rival = "", False, False
+        self._strangers: set[str] = set()
         self.sent_bytes: Counter[str] = Counter()
         """Bytes of the MQTT packets published in each device's conversation."""
         self.received_bytes: Counter[str] = Counter()
         """Bytes of the MQTT packets received in each device's conversation."""
+
+    def claim(self, topic: str, birth: Presence, wait_s: float = _LONGEST_WILL_S) -> None:
+        """Announce ``birth`` on its retained topic, once no other process is online there.
+
+        A process that lost power stays online until the broker publishes its will, so that is waited for.
+
+        Raises:
+            PeerLost: another process keeps the name.
+        """
+        self._own_name = birth.device
+        self._transport.subscribe(topic)
+        begun, waited_s = self._clock(), _RETAINED_S
+        while (left := begun + waited_s - self._clock()) > 0:
+            self.pump(left)
+            if self._rival and waited_s < wait_s:
+                _log.warning("another process is online as %r; waiting up to %g s for it to go", birth.device, wait_s)
+                waited_s = wait_s
+            elif not self._rival and waited_s == wait_s:
+                break
+        if self._rival:
+            raise self._name_taken()
+        self._claimed = True
+        self._transport.publish_retained(topic, encode(Message(birth)))
 
     def open(self, device: str, peer_epoch: int | None = None) -> None:
         """Begin a conversation with ``device`` (on the server) or as ``device`` (on a board).
@@ -128,7 +158,9 @@ class Endpoint:
         if leaf in ("state", "control"):
             self._take_presence(device, packet.payload)
         elif device not in self._sessions:
-            _log.warning("dropped a packet from %r, with whom there is no conversation", device)
+            if device not in self._strangers and len(self._strangers) < _MAX_STRANGERS:
+                self._strangers.add(device)
+                _log.warning("dropping packets from %r, with whom there is no conversation", device)
         else:
             self.received_bytes[device] += packet.wire_bytes
             try:
@@ -145,7 +177,15 @@ class Endpoint:
         except MessageError as error:
             _log.warning("dropped the presence of %r: %s", sender, error)
             return
-        if isinstance(header, Presence) and (header.trial, header.device) == (self._trial, sender):
-            self._on_presence(header)
-        else:
+        if not isinstance(header, Presence) or (header.trial, header.device) != (self._trial, sender):
             _log.warning("dropped a message on the state topic of %r that is not its presence", sender)
+        elif sender != self._own_name:
+            self._on_presence(header)
+        elif header.epoch != self._epoch:
+            self._rival = header.online
+            if self._rival and self._claimed:
+                raise self._name_taken()
+
+    def _name_taken(self) -> PeerLost:
+        what = "server of this trial" if self._role is Role.SERVER else f"device named {self._own_name!r}"
+        return PeerLost(f"there is another {what} on this broker; each needs a name of its own")

@@ -1,6 +1,7 @@
 """Child processes that never outlive us: started apart from the terminal's Ctrl-C, stopped in order, killed if they must."""
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -22,9 +23,7 @@ def start(command: Sequence[str], log: Path | None = None) -> "subprocess.Popen[
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
-            # In its own process group, so that Ctrl-C reaches us alone and we end the children in order.
-            process_group=0 if sys.version_info >= (3, 11) else None,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (no threads yet)
+            preexec_fn=_detach,  # noqa: PLW1509 (we have no threads)
         )
     finally:
         if output is not None:
@@ -45,6 +44,8 @@ def stop(processes: Sequence["subprocess.Popen[bytes]"], grace_s: float = 5.0) -
             process.wait()
 
 
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when our parent dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _detach() -> None:
+    """Leave the terminal's Ctrl-C to our parent, and ask Linux for SIGTERM when it dies, even by SIGKILL."""
+    os.setpgrp()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -178,7 +178,7 @@ def read_run(path: Path) -> Run:
         environment = msgspec.json.decode((path / "environment.json").read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: is not a run record: {error}") from error
-    return Run(path, text, environment, events, _summarise(path.name, events))
+    return Run(path, text, environment, events, _summarise(path.resolve().name, events))
 
 
 def _events(path: Path) -> Iterator[Event]:

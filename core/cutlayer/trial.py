@@ -1,5 +1,6 @@
 """The trial file: everything that decides what a trial does, read once into frozen structs."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,8 @@ class Data(_Table, frozen=True):
     """Subtracted from samples scaled to 0..1: one number, or one a channel."""
     std: tuple[float, ...] = (1.0,)
     """Divides after ``mean`` was subtracted."""
+    classes: tuple[str, ...] = ()
+    """For folders of images: names of the sub-folders, in the order of the model's outputs."""
     augmentation: Augmentation = Augmentation()
 
 
@@ -68,16 +71,16 @@ class Optimizers(_Table, frozen=True):
 class Seeds(_Table, frozen=True):
     """``[seeds]``: equal seeds give equal runs."""
 
-    weights: int = 1
+    weights: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 1
     """Initial weights of both halves."""
-    data: Annotated[int, msgspec.Meta(ge=0)] = 1
+    data: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 1
     """Order and augmentation of the training samples."""
 
 
 class Broker(_Table, frozen=True):
     """``[broker]``: where the server finds the MQTT broker."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
 
 
@@ -109,6 +112,12 @@ def read_trial(path: Path) -> Trial:
         UserError: names the key, what was found and what is allowed.
     """
     trial = toml.read(path, Trial)
+    try:
+        check_name(trial.name, "name:")
+        for device in trial.devices:
+            check_name(device, "devices:")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     for problem in _problems(trial):
         raise UserError(f"{path}: {problem}")
     return trial
@@ -116,23 +125,36 @@ def read_trial(path: Path) -> Trial:
 
 def _problems(trial: Trial) -> list[str]:
     """Values that are each allowed but make no sense together."""
-    check_name(trial.name, "name")
-    for device in trial.devices:
-        check_name(device, "devices: the name")
-    shape, data, channels = trial.model.input_shape, trial.data, trial.model.input_shape[0]
-    found: list[str] = []
+    found = [*_data_problems(trial), *_optimizer_problems(trial)]
     if len(set(trial.devices)) < len(trial.devices):
         found.append(f"devices: found {list(trial.devices)}, allowed: different names")
     if ":" not in trial.model.factory:
         found.append(f"model.factory: found {trial.model.factory!r}, allowed: package.module:function")
+    if not math.isfinite(trial.patience_s):
+        found.append("patience_s: found inf, allowed: a finite number")
+    return found
+
+
+def _data_problems(trial: Trial) -> list[str]:
+    shape, data, channels = trial.model.input_shape, trial.data, trial.model.input_shape[0]
+    found: list[str] = []
     for key, values in (("mean", data.mean), ("std", data.std)):
         if len(values) not in (1, channels):
             found.append(f"data.{key}: found {len(values)} numbers, allowed: 1, or {channels} for {channels} channels")
+        if not all(map(math.isfinite, values)):
+            found.append(f"data.{key}: found {list(values)}, allowed: finite numbers")
     if 0.0 in data.std:
         found.append("data.std: found 0, allowed: any other number")
     if (data.augmentation.flip or data.augmentation.crop) and len(shape) != 3:
         found.append(f"data.augmentation: found flip or crop for samples of shape {shape}, allowed: for images only")
+    return found
+
+
+def _optimizer_problems(trial: Trial) -> list[str]:
+    found: list[str] = []
     for side, optimizer in (("client", trial.optimizer.client), ("server", trial.optimizer.server)):
         if optimizer.nesterov and optimizer.momentum == 0.0:
             found.append(f"optimizer.{side}.nesterov: found true with momentum 0, allowed: with a momentum above 0")
+        if not math.isfinite(optimizer.learning_rate) or not math.isfinite(optimizer.weight_decay):
+            found.append(f"optimizer.{side}: found an infinite number, allowed: finite ones")
     return found

@@ -21,7 +21,6 @@ from cutlayer.messages import (
     Tensor,
     Weights,
     decode_weights,
-    encode,
     encode_weights,
 )
 from cutlayer.phases import Phases
@@ -33,6 +32,8 @@ from cutlayer_device.engines import Engine, load_engine
 __all__ = ["Agent", "TrialFailed", "birth_of"]
 
 _FOREVER = float("inf")
+_PATIENCE_S = 60.0
+"""How long an offline server is waited for before it said what its patience is."""
 _log = logging.getLogger(__name__)
 
 
@@ -66,13 +67,16 @@ class Agent:
         self, bundle: Bundle, samples: data.Samples, birth: Presence, transport: Transport, threads: int = 0
     ) -> None:
         bundle.require_certificate()
-        manifest = bundle.manifest
+        client = bundle.manifest.client
         self._birth, self._transport, self._samples = birth, transport, samples
-        self._prepare = data.Preparation(manifest.client.input.shape, manifest.mean, manifest.std)
+        self._prepare = data.Preparation(client.input.shape, client.mean, client.std)
         self._engine: Engine = load_engine(bundle, threads)
         self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, self._meet_server)
         self._phases = Phases()
+        self._patience_s = _PATIENCE_S
         self._server_epoch: int | None = None
+        self._server_online = True
+        self._joined, self._leaving = False, False
 
     def run(self) -> str:
         """Take part until the server ends the trial; returns the server's reason.
@@ -82,12 +86,13 @@ class Agent:
             TrialFailed: the server gave up, or refused this device.
             RemoteError: the server broke the protocol.
         """
-        state = topics.state(self._birth.trial, self._birth.device)
-        self._transport.subscribe(topics.down(self._birth.trial, self._birth.device))
-        self._transport.subscribe(topics.control(self._birth.trial))
-        self._endpoint.open(self._birth.device)
-        self._transport.publish_retained(state, encode(Message(self._birth)))
-        _log.info("waiting for the server of the trial %r", self._birth.trial)
+        trial, device = self._birth.trial, self._birth.device
+        state = topics.state(trial, device)
+        self._endpoint.open(device)
+        self._endpoint.claim(state, self._birth)
+        self._transport.subscribe(topics.down(trial, device))
+        self._transport.subscribe(topics.control(trial))
+        _log.info("waiting for the server of the trial %r", trial)
         try:
             return self._take_part()
         finally:
@@ -99,6 +104,7 @@ class Agent:
             message = self._hear(_FOREVER)
             match message.header:
                 case Assignment() as assignment:
+                    self._joined, self._patience_s = True, assignment.patience_s
                     _log.info("joined the trial %r as client %d", self._birth.trial, assignment.client)
                 case Begin() as begin if assignment is not None:
                     self._train_epoch(assignment, begin, message.payload)
@@ -139,20 +145,40 @@ class Agent:
         self._endpoint.send(self._birth.device, header, payload)
 
     def _hear(self, patience_s: float) -> Message:
-        return self._endpoint.expect(self._birth.device, patience_s)
+        """The server's next message; while the server is offline, no longer than the trial's patience is waited."""
+        while True:
+            try:
+                limit = patience_s if self._server_online else min(patience_s, self._patience_s)
+                return self._endpoint.expect(self._birth.device, limit)
+            except _ServerMoved:
+                continue
+            except PeerLost as error:
+                if self._server_online:
+                    raise
+                raise PeerLost("the server left without ending the trial") from error
 
     def _leave(self, end: End) -> str:
+        self._leaving = True
         self._endpoint.drain(timeout_s=2.0)
         if not end.ok:
             raise TrialFailed(end.reason)
         return end.reason
 
     def _meet_server(self, presence: Presence) -> None:
-        """Remember the server that is online, and stop if just this one goes."""
-        if presence.online:
-            self._server_epoch = presence.epoch
-        elif presence.epoch == self._server_epoch:
-            raise PeerLost("the server left without ending the trial")
+        """Notice when the server goes and comes back; what an earlier server left behind means nothing."""
+        if self._leaving or (presence.epoch != self._server_epoch and not presence.online):
+            return
+        if self._joined and presence.epoch != self._server_epoch:
+            raise PeerLost("the server started anew: start this device again")
+        self._server_epoch = presence.epoch
+        if presence.online != self._server_online:
+            self._server_online = presence.online
+            _log.warning("the server is %s", "back" if presence.online else "offline")
+            raise _ServerMoved
+
+
+class _ServerMoved(Exception):
+    """The server went or came back, so what is waited for may have changed."""
 
 
 def _gradient(codec: Codec, reply: Message, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -50,11 +50,11 @@ def run(
         manifest = loaded.manifest
         device_name = topics.check_name(name or platform.node(), "the device name")
         trial_name = topics.check_name(trial or manifest.trial, "the trial name")
-        training = data.load(samples, manifest.client.input.shape)
+        training = data.load(samples, manifest.client.input.shape, manifest.client.classes)
         host, port = split_address(broker)
         birth = birth_of(loaded, trial_name, device_name, len(training.y))
         will = will_of(topics.state(trial_name, device_name), birth)
-        transport = MqttTransport(host, port, f"cutlayer-{trial_name}-{device_name}", will)
+        transport = MqttTransport(host, port, f"cutlayer-{birth.epoch:x}", will)
         _log.info(
             "%s: %d samples, engine %s, no torch, broker %s:%d",
             device_name,

@@ -25,7 +25,7 @@ def build_model(trial: Trial) -> nn.Module:
         sys.path.insert(0, here)
     try:
         factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"model.factory: found {trial.model.factory!r}, which cannot be imported: {error}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seeds.weights)
@@ -33,6 +33,8 @@ def build_model(trial: Trial) -> nn.Module:
             model = factory(**trial.model.kwargs)
         except TypeError as error:
             raise UserError(f"model.kwargs: {trial.model.factory} does not take them: {error}") from error
+        except Exception as error:  # whatever the user's own code raises
+            raise UserError(f"model.factory: {trial.model.factory} raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"model.factory: {trial.model.factory} returned a {type(model).__name__}, not a torch module")
     return model.train()
@@ -58,6 +60,11 @@ def client_of(trial: Trial, halves: Halves) -> Client:
         raise UserError(f"model.input_shape: the model does not accept {shape}: {error}") from error
     finally:
         halves.client.train(training)
+    if not isinstance(smashed, torch.Tensor):
+        raise UserError(f"model.cut: {trial.model.cut!r} gives a {type(smashed).__name__}, allowed: one tensor")
+    for side, half in (("board", halves.client), ("server", halves.server)):
+        if not any(True for _ in half.parameters()):
+            raise UserError(f"model.cut: {trial.model.cut!r} leaves nothing to train on the {side}; cut elsewhere")
     return Client(
         factory=trial.model.factory,
         kwargs=trial.model.kwargs,
@@ -67,6 +74,9 @@ def client_of(trial: Trial, halves: Halves) -> Client:
         params={name: _spec(value) for name, value in halves.client.named_parameters()},
         buffers={name: _spec(value) for name, value in halves.client.named_buffers()},
         optimizer=trial.optimizer.client,
+        mean=trial.data.mean,
+        std=trial.data.std,
+        classes=trial.data.classes,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
 
-__all__ = ["convolution_backward", "decompositions", "max_pool2d_backward"]
+__all__ = ["avg_pool2d_backward", "convolution_backward", "decompositions", "max_pool2d_backward"]
 
 aten = torch.ops.aten
 
@@ -18,9 +18,12 @@ aten = torch.ops.aten
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The table for `make_fx`: torch's own decompositions to core ATen, and ours."""
     table: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
-    table |= get_decompositions([aten.threshold_backward, aten.native_batch_norm_backward])
+    # The forward of batch norm too: the exporter takes the whole operation for its inference form.
+    batch_norm = [aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional]  # noqa: SLF001
+    table |= get_decompositions([aten.threshold_backward, aten.native_batch_norm_backward, *batch_norm])
     table[aten.convolution_backward.default] = convolution_backward
     table[aten.max_pool2d_with_indices_backward.default] = max_pool2d_backward
+    table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
     return table
 
 
@@ -82,3 +85,28 @@ def max_pool2d_backward(
     """Gradient of max pooling for its input: each entry of dy (B, C, OH, OW) is added where its maximum came from."""
     flat = torch.zeros_like(x).flatten(-2)
     return flat.scatter_add(-1, indices.flatten(-2), dy.flatten(-2)).reshape(x.shape)
+
+
+def avg_pool2d_backward(
+    dy: Tensor,
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """Gradient of average pooling for its input: dy (B, C, OH, OW) spread evenly, as a transposed convolution with ones.
+
+    Raises:
+        NotImplementedError: windows of unequal counts (ceil_mode, or padding that is not counted).
+    """
+    if ceil_mode or (any(padding) and not count_include_pad):
+        raise NotImplementedError("the backward pass of average pooling with ceil_mode or uncounted padding")
+    kernel = list(kernel_size) * (2 // len(kernel_size))
+    step, margin = (list(each or kernel) * (2 // len(each or kernel)) for each in (stride, padding or [0]))
+    ones = x.new_full((x.shape[1], 1, *kernel), 1.0 / (divisor_override or kernel[0] * kernel[1]))
+    missing = [x.shape[2 + d] - ((dy.shape[2 + d] - 1) * step[d] - 2 * margin[d] + kernel[d]) for d in range(2)]
+    dx: Tensor = aten.convolution(dy, ones, None, step, margin, [1, 1], True, missing, x.shape[1])
+    return dx

@@ -35,8 +35,6 @@ def export_bundle(trial: Trial, path: Path) -> Manifest:
         format_version=FORMAT_VERSION,
         trial=trial.name,
         client=client,
-        mean=trial.data.mean,
-        std=trial.data.std,
         engine="onnx",
         opset=OPSET,
         versions={"cutlayer": __version__} | {name: version(name) for name in ("torch", "onnx", "onnxruntime")},

@@ -1,6 +1,7 @@
 """A traced graph as an ONNX model with our input and output names."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,12 +40,21 @@ def to_onnx(graph: Graph) -> bytes:
             program = torch.export.export(_Wrapper(graph), (graph.inputs,), dynamic_shapes=(dynamic,))
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
         except torch.onnx.errors.OnnxExporterError as error:
-            raise UserError(f"the client-side model cannot be exported to ONNX: {error}") from error
+            raise UserError(f"the part before the cut cannot be exported to ONNX: {_culprit(error)}") from error
     assert exported is not None
     model = exported.model_proto
     _rename(model, list(graph.inputs), graph.outputs)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _culprit(error: BaseException | None) -> str:
+    """The operation that an exporter's error is about: it stands in the innermost of its causes."""
+    operation = None
+    while error is not None:
+        operation = re.search(r"op='([\w.]+)'", str(error)) or operation
+        error = error.__cause__
+    return f"it has no counterpart of {operation[1]}; cut before it" if operation else "cut before it"
 
 
 def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:

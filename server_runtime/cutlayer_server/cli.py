@@ -31,16 +31,17 @@ def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -
     if threads:
         torch.set_num_threads(threads)
     trial = read_trial(trial_file)
-    test = data.load(trial_file.parent / trial.data.test, trial.model.input_shape, part="test")
-    display = ProgressDisplay(trial.epochs, console)
-    record = Record(run_dir or free_run_dir(Path("runs"), trial.name), trial_file.read_text("utf-8"), display.show)
-    coordinator = Coordinator(trial, test, record)
+    test = data.load(trial_file.parent / trial.data.test, trial.model.input_shape, trial.data.classes, part="test")
+    coordinator = Coordinator(trial, test)
     birth = birth_of(trial)
     will = will_of(topics.control(trial.name), birth)
-    transport = MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{trial.name}-server", will)
+    transport = MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{birth.epoch:x}", will)
+    display = ProgressDisplay(trial.epochs, console)
+    # Last, so that a mistake found before leaves no folder behind.
+    record = Record(run_dir or free_run_dir(Path("runs"), trial.name), trial_file.read_text("utf-8"), display.show)
     try:
         with display:
-            summary = coordinator.run(birth, transport, display.waiting_for)
+            summary = coordinator.run(birth, transport, record, display.waiting_for)
     finally:
         transport.close()
         report = write_report(record.path)

@@ -1,6 +1,5 @@
 """A trial from the server's side, top to bottom."""
 
-import math
 from collections.abc import Callable
 
 from safetensors.torch import save as save_safetensors
@@ -13,9 +12,10 @@ from cutlayer.record import Ended, Record, Started, Summary
 from cutlayer.transports import Transport
 from cutlayer.trial import Trial
 from cutlayer_cut import client_of, cut_trial_model
+from cutlayer_server.checks import check_halves
 from cutlayer_server.fleet import Fleet
 from cutlayer_server.rounds import run_round
-from cutlayer_server.server_model import Evaluation, ServerModel, evaluate, load_client
+from cutlayer_server.server_model import Evaluation, ServerModel, client_weights, evaluate, load_client
 from cutlayer_server.trainer import Trainer
 
 __all__ = ["Coordinator", "birth_of"]
@@ -34,60 +34,62 @@ class Coordinator:
     Args:
         trial: what to do.
         test: the server's test set.
-        record: where everything is written.
 
     Raises:
-        UserError: the model, the cut or the input shape is wrong.
+        UserError: the model, the cut, the input shape or the test set is wrong; nothing was begun.
     """
 
-    def __init__(self, trial: Trial, test: data.Samples, record: Record) -> None:
-        self._trial, self._test, self._record = trial, test, record
+    def __init__(self, trial: Trial, test: data.Samples) -> None:
+        self._trial, self._test = trial, test
         self._halves = cut_trial_model(trial)
         self._client = client_of(trial, self._halves)
         self._prepare = data.Preparation(self._client.input.shape, trial.data.mean, trial.data.std)
+        check_halves(trial, self._client, self._halves.server, test)
 
-    def run(self, birth: Presence, transport: Transport, waiting_for: Callable[[list[str]], None]) -> Summary:
+    def run(
+        self, birth: Presence, transport: Transport, record: Record, waiting_for: Callable[[list[str]], None]
+    ) -> Summary:
         """Gather the devices, train, dismiss them; the record is complete even if this raises.
 
         Args:
             birth: from `birth_of`.
             transport: connected, with the last will that belongs to ``birth``.
+            record: where everything is written.
             waiting_for: called with the names of the devices still missing.
 
         Raises:
             PeerLost: a device died or fell silent; the others were told.
             RemoteError: a device sent what does not belong; the others were told.
+            CutlayerError: the training diverged.
         """
         fleet = Fleet(self._trial, self._client.fingerprint, birth, transport)
-        reason, ok = "the server was interrupted", False
+        reason, ok = "", False
         try:
             devices = fleet.gather(waiting_for)
-            self._record.write(Started(time_s=self._record.now(), devices=devices))
-            reason, ok = self._train(fleet, devices), True
-        except CutlayerError as error:
-            reason = str(error)
+            record.write(Started(time_s=record.now(), devices=devices))
+            reason, ok = self._train(fleet, record), True
+        except BaseException as error:
+            reason = _reason(error)
             raise
         finally:
             fleet.dismiss(reason, ok)
-            self._record.write(Ended(time_s=self._record.now(), ok=ok, reason=reason))
-            summary = self._record.close(self._trial.name)
+            record.write(Ended(time_s=record.now(), ok=ok, reason=reason))
+            summary = record.close(self._trial.name)
         return summary
 
-    def _train(self, fleet: Fleet, devices: dict[str, int]) -> str:
+    def _train(self, fleet: Fleet, record: Record) -> str:
         """All epochs; returns why they ended."""
         trial, halves, losses = self._trial, self._halves, list[float]()
         model = ServerModel(halves.server, trial.optimizer.server)
-        trainer = Trainer(trial, self._client, fleet, devices, model, self._record)
-        weights = {name: value.numpy().copy() for name, value in halves.client.state_dict().items()}
+        trainer = Trainer(trial, self._client, fleet, model, record)
+        weights = client_weights(halves.client)
         for epoch in range(trial.epochs):
             trainer.start_epoch(epoch, trial.schedule.decide(epoch, losses))
             weights = run_round(trial.aggregation, trainer, weights)
             load_client(halves.client, weights)
             done = trainer.end_epoch(self._evaluate)
-            self._save()
+            self._save(record)
             losses.append(done.loss)
-            if not math.isfinite(done.loss):
-                raise CutlayerError(f"the training loss of epoch {epoch} is {done.loss}: lower the learning rates")
             if trial.target_accuracy is not None and done.test_accuracy >= trial.target_accuracy:
                 return f"test accuracy {done.test_accuracy:.1%} reached the target of {trial.target_accuracy:.1%}"
         return f"all {trial.epochs} epochs are done"
@@ -96,9 +98,18 @@ class Coordinator:
         batches = data.whole(self._test, self._prepare, _EVALUATION_BATCH)
         return evaluate(self._halves.client, self._halves.server, batches)
 
-    def _save(self) -> None:
+    def _save(self, record: Record) -> None:
         """Replace ``model.safetensors`` by the weights of now; a crash leaves the old or the new, never half a file."""
         weights = self._halves.client.state_dict() | self._halves.server.state_dict()
-        unfinished = self._record.path / "model.safetensors.part"
-        unfinished.write_bytes(save_safetensors({name: value.contiguous() for name, value in weights.items()}))
-        unfinished.replace(self._record.path / "model.safetensors")
+        unfinished = record.path / "model.safetensors.part"
+        # Clones, since tied weights share memory, which safetensors refuses.
+        unfinished.write_bytes(save_safetensors({name: value.clone() for name, value in weights.items()}))
+        unfinished.replace(record.path / "model.safetensors")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, CutlayerError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "the server was interrupted"
+    return f"the server failed: {type(error).__name__}: {error}"

@@ -8,27 +8,28 @@ from cutlayer import topics
 from cutlayer.codecs import Payload
 from cutlayer.endpoint import Endpoint, will_of
 from cutlayer.errors import CutlayerError, PeerLost
-from cutlayer.messages import Assignment, End, Header, Message, Presence, encode
+from cutlayer.messages import Assignment, End, Header, Message, Presence
 from cutlayer.session import Role
 from cutlayer.transports import Transport
 from cutlayer.trial import Trial
 
 __all__ = ["Fleet"]
 
+_MAX_REFUSED = 64
 _log = logging.getLogger(__name__)
 
 
 class _Phase(Enum):
-    GATHERING = "devices may join, leave and restart"
-    TRAINING = "every device must stay"
+    GATHERING = "devices may join, leave and start anew"
+    TRAINING = "devices may only come back"
     DISMISSED = "devices were told to leave"
 
 
 class Fleet:
     """Which devices are there, and the conversations with them.
 
-    Invariant: once the fleet is complete, a device that leaves or restarts raises `PeerLost` in whatever call is
-    being waited in; nobody trains on with a device missing.
+    A device that goes offline may come back, the same process, within the trial's patience; whoever waits for it
+    longer gets `PeerLost`. A device that starts anew in the middle of a trial raises `PeerLost` at once.
 
     Args:
         trial: names the devices and says what they must obey.
@@ -40,26 +41,31 @@ class Fleet:
     def __init__(self, trial: Trial, fingerprint: str, birth: Presence, transport: Transport) -> None:
         self._trial, self._fingerprint, self._birth, self._transport = trial, fingerprint, birth, transport
         self.endpoint = Endpoint(Role.SERVER, trial.name, transport, birth.epoch, self._meet)
-        self._present: dict[str, Presence] = {}
+        self._admitted: dict[str, Presence] = {}
+        self._online: set[str] = set()
+        self._refused: set[str] = set()
         self._phase = _Phase.GATHERING
 
     def gather(self, report: Callable[[list[str]], None]) -> dict[str, int]:
-        """Wait until every device of the trial has joined; returns the samples of each, in the trial's order.
+        """Wait until every device of the trial is there; returns the samples each announced, in the trial's order.
 
         ``report`` is called with the names still missing, whenever that changes.
+
+        Raises:
+            PeerLost: another server leads a trial of this name.
         """
+        self.endpoint.claim(topics.control(self._trial.name), self._birth)
         self._transport.subscribe(topics.every_up(self._trial.name))
         self._transport.subscribe(topics.every_state(self._trial.name))
-        self._transport.publish_retained(topics.control(self._trial.name), encode(Message(self._birth)))
         reported: list[str] | None = None
         while True:
-            missing = [name for name in self._trial.devices if name not in self._present]
+            missing = [name for name in self._trial.devices if name not in self._online]
             if missing != reported:
                 report(missing)
                 reported = missing
             if not missing:
                 self._phase = _Phase.TRAINING
-                return {name: self._present[name].samples for name in self._trial.devices}
+                return {name: self._admitted[name].samples for name in self._trial.devices}
             self.endpoint.pump(1.0)
 
     def say(self, device: str, header: Header, payload: Payload = b"") -> None:
@@ -67,14 +73,23 @@ class Fleet:
         self.endpoint.send(device, header, payload)
 
     def hear(self, device: str) -> Message:
-        """The next message of a device. Raises `PeerLost` if any device is gone, or this one silent for too long."""
-        return self.endpoint.expect(device, self._trial.patience_s)
+        """The next message of a device. Raises `PeerLost` if it is gone or silent for longer than the patience."""
+        try:
+            return self.endpoint.expect(device, self._trial.patience_s)
+        except PeerLost as error:
+            if device in self._online:
+                raise
+            patience = f"did not come back within {self._trial.patience_s:g} s"
+            raise PeerLost(f"{device} is gone: it was killed, or lost power or network, and {patience}") from error
 
     def dismiss(self, reason: str, ok: bool) -> None:
         """End the trial for every device that is still there, and say goodbye."""
         self._phase = _Phase.DISMISSED
-        for device in self._present:
-            self.say(device, End(reason=reason, ok=ok))
+        for device in self._admitted:
+            if device in self._online:
+                self.say(device, End(reason=reason, ok=ok))
+            else:
+                self.endpoint.close(device)
         try:
             if not self.endpoint.drain(timeout_s=3.0):
                 _log.warning("not every device confirmed the end of the trial")
@@ -83,38 +98,43 @@ class Fleet:
         self._transport.publish_retained(*will_of(topics.control(self._trial.name), self._birth))
 
     def _meet(self, presence: Presence) -> None:
-        name, known = presence.device, self._present.get(presence.device)
+        name, admitted = presence.device, self._admitted.get(presence.device)
         if self._phase is _Phase.DISMISSED:
             return  # who leaves now was told to
-        if name not in self._trial.devices:
-            if presence.online:
-                _log.warning("ignored %r, which the trial file does not list under devices", name)
+        if admitted is not None and admitted.epoch == presence.epoch:
+            self._move(name, presence.online)
         elif not presence.online:
-            if known is not None and known.epoch == presence.epoch:
-                self._lose(name, "it was killed, or lost power or network")
-        elif known is None:
-            self._admit(presence)
-        elif known.epoch != presence.epoch:
-            self._lose(name, "it started anew")
-            self._admit(presence)
+            return  # the will of an earlier process
+        elif name not in self._trial.devices:
+            self._refuse(presence, f"the trial lists {', '.join(self._trial.devices)} and no {name!r}: give it --name")
+        elif presence.bundle != self._fingerprint:
+            self._refuse(
+                presence, "its bundle is of another model, data or optimizer than the trial file: export again"
+            )
+        elif self._phase is _Phase.TRAINING:
+            raise PeerLost(f"{name} is gone: it started anew")
+        else:
+            self._admitted[name] = presence
+            self._online.add(name)
+            self.endpoint.open(name, presence.epoch)
+            self.say(name, _assignment(self._trial, name))
 
-    def _admit(self, presence: Presence) -> None:
+    def _move(self, name: str, online: bool) -> None:
+        if online and name not in self._online:
+            self._online.add(name)
+            _log.warning("%s is back", name)
+        elif not online and name in self._online:
+            self._online.remove(name)
+            _log.warning("%s went offline: it was killed, or lost power or network", name)
+
+    def _refuse(self, presence: Presence, reason: str) -> None:
+        """Tell a device that it cannot take part; of very many strangers, only the first are answered."""
         name = presence.device
-        self.endpoint.open(name)
-        if presence.bundle != self._fingerprint:
-            reason = "its bundle is of another model, cut or optimizer than the trial file: export it again"
+        if len(self._refused) < _MAX_REFUSED:
+            self._refused.add(name)
             _log.warning("refused %s: %s", name, reason)
+            self.endpoint.open(name, presence.epoch)
             self.say(name, End(reason=f"{name} was refused: {reason}", ok=False))
-            return
-        self._present[name] = presence
-        self.say(name, _assignment(self._trial, name))
-
-    def _lose(self, name: str, why: str) -> None:
-        del self._present[name]
-        self.endpoint.close(name)
-        if self._phase is _Phase.TRAINING:
-            raise PeerLost(f"{name} is gone: {why}")
-        _log.warning("%s left before the trial began: %s", name, why)
 
 
 def _assignment(trial: Trial, device: str) -> Assignment:

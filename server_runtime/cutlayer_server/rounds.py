@@ -45,7 +45,7 @@ def _splitfed(trainer: Trainer, weights: Arrays) -> Arrays:
                 trainer.train(device, message)
             else:
                 returned[device] = trainer.finish(device, message)
-    return average({device: returned[device] for device in trainer.devices}, trainer.devices)
+    return average({device: returned[device] for device in trainer.devices}, trainer.samples)
 
 
 def average(weights: Mapping[str, Arrays], samples: Mapping[str, int]) -> Arrays:

@@ -13,7 +13,7 @@ from cutlayer.data import Batch
 from cutlayer.errors import RemoteError
 from cutlayer.optimizers import Sgd
 
-__all__ = ["Evaluation", "ServerModel", "StepResult", "evaluate", "load_client"]
+__all__ = ["Evaluation", "ServerModel", "StepResult", "client_weights", "evaluate", "load_client"]
 
 
 class StepResult(NamedTuple):
@@ -68,9 +68,20 @@ class ServerModel:
         return StepResult(loss.item(), int((logits.argmax(1) == y).sum()), z.grad.numpy())
 
 
+def client_weights(client: nn.Module) -> dict[str, NDArray[Any]]:
+    """Parameters and buffers by name, as a bundle lists them: also buffers that a state dict leaves out. Copies."""
+    return {name: value.detach().numpy().copy() for name, value in _tensors(client).items()}
+
+
 def load_client(client: nn.Module, weights: dict[str, NDArray[Any]]) -> None:
     """Put the weights that a device sent into the server's copy of the client-side half."""
-    client.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+    with torch.no_grad():
+        for name, value in _tensors(client).items():
+            value.copy_(torch.from_numpy(np.array(weights[name])))
+
+
+def _tensors(client: nn.Module) -> dict[str, Tensor]:
+    return {**dict(client.named_parameters()), **dict(client.named_buffers())}
 
 
 def evaluate(client: nn.Module, server: nn.Module, batches: Iterable[Batch]) -> Evaluation:

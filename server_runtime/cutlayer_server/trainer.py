@@ -1,6 +1,7 @@
 """The server's dealings with one device at a time: begin a pass, answer its batches, take its weights back."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from cutlayer.bundle import Client
 from cutlayer.codecs import Payload
-from cutlayer.errors import CodecError, RemoteError
+from cutlayer.errors import CodecError, CutlayerError, RemoteError
 from cutlayer.messages import Begin, Gradient, Message, Smashed, Tensor, Weights, decode_weights, encode_weights
 from cutlayer.phases import Phases
 from cutlayer.record import ClientPass, EpochDone, Record, Step
@@ -21,6 +22,7 @@ from cutlayer_server.server_model import Evaluation, ServerModel, StepResult
 __all__ = ["Arrays", "Trainer"]
 
 Arrays = dict[str, NDArray[Any]]
+_MAX_PHASES = 32
 
 
 class Trainer:
@@ -29,13 +31,12 @@ class Trainer:
     Args:
         trial: codecs and batch size.
         client: what the client-side model is, hence which smashed data and weights are acceptable.
-        devices: samples by device, in the order of training.
     """
 
-    def __init__(
-        self, trial: Trial, client: Client, fleet: Fleet, devices: dict[str, int], model: ServerModel, record: Record
-    ) -> None:
-        self.devices = devices
+    def __init__(self, trial: Trial, client: Client, fleet: Fleet, model: ServerModel, record: Record) -> None:
+        self.devices = trial.devices
+        self.samples: Counter[str] = Counter()
+        """Samples received from each device in this epoch."""
         self._trial, self._client, self._fleet, self._model, self._record = trial, client, fleet, model, record
         self._phases = Phases()
         self._epoch, self._mode = -1, Mode.EXCHANGE
@@ -46,6 +47,7 @@ class Trainer:
     def start_epoch(self, epoch: int, mode: Mode) -> None:
         """From now on, passes belong to this epoch and mode."""
         self._epoch, self._mode, self._steps = epoch, mode, []
+        self.samples.clear()
         self._started_s, self._traffic = self._record.now(), self._traffic_so_far()
 
     def end_epoch(self, evaluate: Callable[[], Evaluation]) -> EpochDone:
@@ -53,6 +55,7 @@ class Trainer:
         duration_s, (up, down) = self._record.now() - self._started_s, self._traffic_so_far()
         samples = sum(step.samples for step in self._steps)
         test = evaluate()
+        _check_finite(test.loss, f"the test loss after epoch {self._epoch + 1}")
         done = EpochDone(
             time_s=self._record.now(),
             epoch=self._epoch,
@@ -92,6 +95,8 @@ class Trainer:
             smashed, labels = self._decode(device, header, message.payload)
         with self._phases("train"):
             result = self._model.step(smashed, labels)
+        _check_finite(result.loss, f"the training loss in step {header.step} of epoch {header.epoch + 1}")
+        self.samples[device] += len(labels)
         payload: Payload = b""
         if self._mode is Mode.EXCHANGE:
             with self._phases("encode"):
@@ -107,6 +112,13 @@ class Trainer:
         header = message.header
         assert isinstance(header, Weights), "the session lets nothing else through"
         weights = decode_weights(message.payload, like=self._weights)
+        if header.steps == 0:
+            raise RemoteError(f"{device} ended its pass without sending a batch")
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise RemoteError(f"{device} sent client weights that are not finite: lower the client's learning rate")
+        phases = header.phases_s
+        if len(phases) > _MAX_PHASES or not all(math.isfinite(spent) and spent >= 0 for spent in phases.values()):
+            raise RemoteError(f"{device} sent times of its phases that cannot be")
         epoch, steps, phases_s = header.epoch, header.steps, header.phases_s
         done = ClientPass(time_s=self._record.now(), epoch=epoch, device=device, steps=steps, phases_s=phases_s)
         self._record.write(done)
@@ -124,6 +136,8 @@ class Trainer:
         if len(header.labels) != 2 * samples:
             raise RemoteError(f"{device} sent {len(header.labels)} bytes of labels for {samples} samples")
         smashed = codec.decode(payload, tensor.params, tensor.shape)
+        if not np.isfinite(smashed).all():
+            raise RemoteError(f"{device} sent smashed data that are not finite: lower the client's learning rate")
         return smashed, np.frombuffer(header.labels, "<u2")
 
     def _note(self, device: str, header: Smashed, up_bytes: int, down_bytes: int, result: StepResult) -> None:
@@ -146,3 +160,8 @@ class Trainer:
         """Bytes up and down since the start, over all devices."""
         endpoint = self._fleet.endpoint
         return endpoint.received_bytes.total(), endpoint.sent_bytes.total()
+
+
+def _check_finite(loss: float, what: str) -> None:
+    if not math.isfinite(loss):
+        raise CutlayerError(f"{what} is {loss}: lower the learning rates")

@@ -20,12 +20,15 @@ CLIENT = Client(
     params={"w": Spec(shape=(3, 2))},
     buffers={},
     optimizer=Sgd(learning_rate=0.1),
+    mean=(0.0,),
+    std=(1.0,),
+    classes=(),
 )
 
 
 def manifest(**changes):
     fields = {
-        "format_version": 1, "trial": "t", "client": CLIENT, "mean": (0.0,), "std": (1.0,), "engine": "onnx",
+        "format_version": 1, "trial": "t", "client": CLIENT, "engine": "onnx",
         "opset": 18, "versions": {}, "files": {},
     }  # fmt: skip
     return Manifest(**{**fields, **changes})

@@ -10,6 +10,7 @@ from cutlayer.messages import Augmentation
 
 PREPARE = data.Preparation((1, 4, 4), (0.5,), (0.25,))
 PLAIN = Augmentation()
+CLASSES = ("cat", "dog")
 
 
 @pytest.fixture
@@ -93,6 +94,9 @@ def test_an_npz_is_loaded_by_either_pair_of_names(tmp_path, samples):
         ({"x": np.zeros((3, 16)), "y": np.zeros(3)}, "labels are float64"),
         ({"x": np.zeros((3, 16)), "y": np.array([0, 1, -1])}, "labels are"),
         ({"x": np.array([{}, {}]), "y": np.zeros(2, int)}, "plain arrays"),
+        ({"x": np.zeros((3, 4, 4, 1)), "y": np.zeros(3, int)}, "images are channels, height, width"),
+        ({"x": np.full((3, 16), 256), "y": np.zeros(3, int)}, "up to 256, allowed: 0 to 255, or floats"),
+        ({"x": np.full((3, 16), "a"), "y": np.zeros(3, int)}, "allowed: numbers"),
     ],
 )  # fmt: skip
 def test_a_wrong_npz_is_the_users_mistake(tmp_path, arrays, message):
@@ -119,14 +123,14 @@ def folder_of_images(path, mode="RGB", size=(6, 4)):
 
 
 def test_a_folder_of_images_is_read_class_by_class(tmp_path):
-    found = data.load(folder_of_images(tmp_path), (3, 4, 6))
+    found = data.load(folder_of_images(tmp_path), (3, 4, 6), CLASSES)
     assert found.y.tolist() == [0, 0, 1, 1]
     assert found.x.shape == (4, 3, 4, 6)
     assert found.x[:, 0, 0, 0].tolist() == [0, 1, 40, 41]
 
 
 def test_images_are_resized_and_turned_grey_as_the_model_wants(tmp_path):
-    assert data.load(folder_of_images(tmp_path), (1, 8, 8)).x.shape == (4, 1, 8, 8)
+    assert data.load(folder_of_images(tmp_path), (1, 8, 8), CLASSES).x.shape == (4, 1, 8, 8)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (64,)])
@@ -142,4 +146,42 @@ def test_an_empty_folder_and_a_broken_image_are_the_users_mistake(tmp_path):
     broken = folder_of_images(tmp_path / "broken")
     (broken / "cat" / "0.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(UserError, match=r"0\.png: cannot be read"):
-        data.load(broken, (3, 4, 6))
+        data.load(broken, (3, 4, 6), CLASSES)
+
+
+def test_a_class_keeps_its_number_where_another_is_missing_and_hidden_folders_are_none(tmp_path):
+    path = folder_of_images(tmp_path)
+    for file in (path / "cat").iterdir():
+        file.unlink()
+    (path / "cat").rmdir()
+    (path / ".ipynb_checkpoints").mkdir()
+    assert data.load(path, (3, 4, 6), CLASSES).y.tolist() == [1, 1]
+
+
+def test_a_class_that_the_trial_does_not_name_is_the_users_mistake(tmp_path):
+    with pytest.raises(
+        UserError, match=r"found the classes \['dog'\], allowed: \['cat'\]; name them in .*data.classes"
+    ):
+        data.load(folder_of_images(tmp_path), (3, 4, 6), ("cat",))
+
+
+def test_whole_numbers_are_scaled_like_bytes_and_floats_are_not(tmp_path):
+    y = np.zeros(1, int)
+    for name, x in (("int", np.full((1, 16), 255)), ("float", np.ones((1, 16)))):
+        np.savez(tmp_path / f"{name}.npz", x=x, y=y)
+    prepare = data.Preparation((1, 4, 4), (0.0,), (1.0,))
+    found = [prepare(data.load(tmp_path / f"{name}.npz", (1, 4, 4)).x) for name in ("int", "float")]
+    assert found[0].max() == found[1].max() == 1.0
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 cut off", b"", b"\x93NUMPY"])
+def test_a_damaged_npz_is_the_users_mistake(tmp_path, content):
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"is not an \.npz of plain arrays"):
+        data.load(tmp_path / "bad.npz", (1, 4, 4))
+
+
+def test_a_single_array_is_no_npz(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 16)))
+    with pytest.raises(UserError, match=r"is not an \.npz of plain arrays"):
+        data.load(tmp_path / "x.npy", (1, 4, 4))

@@ -40,8 +40,8 @@ def test_a_whole_trial_file(tmp_path):
         ("target_accuracy = 0.97", "target_accuracy = 97", "target_accuracy: found 97, allowed: .*at most 1"),
         ('"board-2"]', "2]", r"devices\[1\]: found 2, allowed: a text in quotes"),
         ('"board-2"]', '"board-1"]', "devices: found .*, allowed: different names"),
-        ('"board-2"]', '"board/2"]', "devices: the name 'board/2': use 1 to 64"),
-        ('name = "demo"', 'name = "a b"', "name 'a b': use 1 to 64"),
+        ('"board-2"]', '"board/2"]', "devices: 'board/2': use 1 to 64"),
+        ('name = "demo"', 'name = "a b"', "name: 'a b': use 1 to 64"),
         ('devices = ["board-1", "board-2"]', "devices = []", "devices: found"),
         ("[1, 8, 8]", "[1, 8, 'x']", r"model.input_shape\[2\]: found 'x', allowed: a whole number"),
         ("digits:DigitsNet", "digits", "model.factory: found .*, allowed: package.module:function"),
@@ -57,6 +57,10 @@ def test_a_whole_trial_file(tmp_path):
         ("std = [0.376]", "std = [0]", "data.std: found 0"),
         ("port = 1883", "port = 70000", "broker.port: found 70000, allowed: .*at most 65535"),
         ("[broker]", "[broker", "is not TOML"),
+        ("std = [0.376]", "std = [inf]", "data.std: found .*, allowed: finite numbers"),
+        ("learning_rate = 0.03", "learning_rate = inf", "optimizer.client: found an infinite number"),
+        ('host = "127.0.0.1"', 'host = ""', "broker.host: found ''"),
+        ("weights = 1", "weights = -1", "seeds.weights: found -1"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_found_and_what_is_allowed(tmp_path, old, new, message):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cutlayer_export.decompositions import convolution_backward, max_pool2d_backward
+from cutlayer_export.decompositions import avg_pool2d_backward, convolution_backward, max_pool2d_backward
 
 CONVOLUTIONS = [
     # channels in, out, groups, kernel, stride, padding, dilation, size
@@ -58,3 +58,16 @@ def test_max_pool_backward_equals_torch_also_where_several_are_greatest(kernel, 
     dy = torch.randn_like(y)
     wanted = torch.ops.aten.max_pool2d_with_indices_backward(dy, x, *arguments, indices)
     torch.testing.assert_close(max_pool2d_backward(dy, x, *arguments, indices), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "divisor"),
+    [((2, 2), (2, 2), (0, 0), None), ((3, 2), (2, 1), (1, 0), None), ((2,), (), (0,), 3)],
+)
+def test_average_pool_backward_equals_torch(kernel, stride, padding, divisor):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 9, 8, dtype=torch.float64)
+    y = torch.ops.aten.avg_pool2d(x, kernel, stride, padding, False, True, divisor)
+    dy = torch.randn_like(y)
+    arguments = (dy, x, kernel, stride, padding, False, True, divisor)
+    torch.testing.assert_close(avg_pool2d_backward(*arguments), torch.ops.aten.avg_pool2d_backward(*arguments))

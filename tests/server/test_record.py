@@ -67,7 +67,7 @@ def test_the_saved_model_is_the_users_own_and_as_good_as_the_record_says(counted
     run, _ = counted
     model = build_model(trial)
     model.load_state_dict(load_file(run.path / "model.safetensors"))
-    test = data.load(digits / "test.npz", trial.model.input_shape, "test")
+    test = data.load(digits / "test.npz", trial.model.input_shape, part="test")
     prepare = data.Preparation(trial.model.input_shape, trial.data.mean, trial.data.std)
     found = evaluate(model, torch.nn.Identity(), data.whole(test, prepare, 100))
     assert found.accuracy == run.summary.test_accuracy

@@ -20,11 +20,18 @@ from cutlayer.processes import start, stop
 __all__ = ["prepare", "run_demo"]
 
 _DEVICES = ["board-1", "board-2"]
+_WRITTEN = ["trial.toml", "environment.json", "events.jsonl", "summary.json", "model.safetensors", "report.html"]
 _Process = subprocess.Popen[bytes]
 
 
 def prepare(folder: Path, port: int = 1883) -> None:
-    """Write what a trial on handwritten digits needs: trial file, broker configuration, test set, a share a device."""
+    """Write what a trial on handwritten digits needs: trial file, broker configuration, test set, a share a device.
+
+    Raises:
+        UserError: there is a trial file already, perhaps an edited one.
+    """
+    if (folder / "trial.toml").exists():
+        raise UserError(f"{folder} already holds a trial.toml: give another folder, or remove it")
     write_digits(folder, _DEVICES)
     text = resources.files("cutlayer.demo").joinpath("trial.toml").read_text("utf-8")
     (folder / "trial.toml").write_text(text.replace("port = 1883", f"port = {port}"), "utf-8")
@@ -67,11 +74,9 @@ def _own(run_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"another demo is running in {run_dir}: give --run-dir another folder") from error
-        for each in run_dir.iterdir():
-            if each.is_dir():
-                shutil.rmtree(each)
-            elif each != mark:
-                each.unlink()
+        for name in _WRITTEN:
+            (run_dir / name).unlink(missing_ok=True)
+        shutil.rmtree(run_dir / "inputs", ignore_errors=True)
         (run_dir / "inputs").mkdir()
         yield
 

@@ -31,7 +31,7 @@ class Transport(Protocol):
         """Send at most once, as data travels; returns the size of the MQTT packet in bytes."""
 
     def publish_retained(self, topic: str, payload: bytes) -> None:
-        """Send at least once and keep for later subscribers, as births and wills travel."""
+        """Send at least once, again after every reconnection, and keep for later subscribers: births."""
 
     def receive(self, timeout_s: float) -> Packet | None:
         """The next packet, or None after ``timeout_s``. Raises `TransportError` if the connection is lost for good."""

@@ -9,6 +9,7 @@ import logging
 import queue
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -22,6 +23,10 @@ __all__ = ["MqttTransport"]
 _KEEP_ALIVE_S = 20
 """480 kB of chunks in flight fit into it down to 200 kbit/s; a message that does not fit would never get through."""
 _USER_TIMEOUT_MS = 15_000
+_MAX_PACKET_BYTES = 1 << 18
+"""Twice the longest frame of ours; what is larger is not for us and is dropped."""
+_MAX_WAITING = 256
+"""Packets that may wait to be taken; those beyond are dropped, as QoS 0 allows, so a flood fills no memory."""
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +46,9 @@ class MqttTransport:
     def __init__(
         self, host: str, port: int, client_id: str, will: LastWill | None = None, connect_timeout_s: float = 10.0
     ) -> None:
-        self._inbox: queue.SimpleQueue[Packet] = queue.SimpleQueue()
+        self._inbox: queue.Queue[Packet] = queue.Queue(_MAX_WAITING)
         self._filters: list[str] = []
+        self._retained: dict[str, bytes] = {}
         self._connections = 0
         self._refusal = ""
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv311)
@@ -66,7 +72,8 @@ class MqttTransport:
         return publish_bytes(topic, payload)
 
     def publish_retained(self, topic: str, payload: bytes) -> None:
-        """See `Transport`."""
+        """See `Transport`. Said again on every new connection: the broker may have published our will, or be a new one."""
+        self._retained[topic] = payload
         self._client.publish(topic, payload, qos=1, retain=True)
 
     def receive(self, timeout_s: float) -> Packet | None:
@@ -96,8 +103,8 @@ class MqttTransport:
             try:
                 self._client.connect(host, port, keepalive=_KEEP_ALIVE_S)
                 break
-            except OSError as error:
-                if time.monotonic() > deadline:
+            except (OSError, ValueError) as error:  # ValueError: a host that can be no host's name
+                if isinstance(error, ValueError) or time.monotonic() > deadline:
                     raise TransportError(f"no MQTT broker answers at {host}:{port} ({error})") from error
                 time.sleep(0.2)
         self._client.loop_start()
@@ -113,6 +120,8 @@ class MqttTransport:
             return
         for topic_filter in self._filters:
             client.subscribe(topic_filter, qos=1)
+        for topic, payload in self._retained.items():
+            client.publish(topic, payload, qos=1, retain=True)
         self._connections += 1
         if self._connections > 1:
             _log.warning("connected to the broker again (connection %d)", self._connections)
@@ -123,7 +132,10 @@ class MqttTransport:
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         payload = bytes(message.payload)
-        self._inbox.put(Packet(message.topic, payload, publish_bytes(message.topic, payload)))
+        if len(payload) > _MAX_PACKET_BYTES:
+            return
+        with suppress(queue.Full):
+            self._inbox.put_nowait(Packet(message.topic, payload, publish_bytes(message.topic, payload)))
 
 
 def _tune_socket(_client: paho.Client, _data: Any, connection: Any) -> None:

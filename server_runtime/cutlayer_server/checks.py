@@ -1,0 +1,58 @@
+"""What can be wrong with a trial and is found before any device joins it."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from cutlayer import data
+from cutlayer.bundle import Client
+from cutlayer.chunks import MAX_MESSAGE_BYTES
+from cutlayer.errors import UserError
+from cutlayer.trial import Trial
+
+__all__ = ["check_halves"]
+
+_HEADER_ROOM = 1 << 20
+
+
+def check_halves(trial: Trial, client: Client, server: nn.Module, test: data.Samples) -> None:
+    """Run the server-side half once, and compare its classes with the test set and its messages with their limit.
+
+    Raises:
+        UserError: names the key of the trial file and what to change.
+    """
+    training = server.training
+    try:
+        with torch.no_grad():
+            logits = server.eval()(torch.zeros(2, *client.smashed.shape))
+    except (RuntimeError, ValueError, TypeError) as error:
+        shape = client.smashed.shape
+        raise UserError(
+            f"model.cut: what follows {client.cut!r} does not accept its output {shape}: {error}"
+        ) from error
+    finally:
+        server.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise UserError(f"model.factory: {client.factory} gives no class scores of shape (batch, classes)")
+    if int(test.y.max()) >= logits.shape[1]:
+        raise UserError(f"data.test: found the class number {test.y.max()}, the model has {logits.shape[1]} classes")
+    _check_sizes(trial, client)
+
+
+def _check_sizes(trial: Trial, client: Client) -> None:
+    limit = MAX_MESSAGE_BYTES - _HEADER_ROOM
+    batch = (trial.data.batch_size, *client.smashed.shape)
+    for way, codec in (("up", trial.codec.up), ("down", trial.codec.down)):
+        if codec.bits(batch) > 8 * limit:
+            megabytes = codec.bits(batch) / 8e6
+            raise UserError(
+                f"data.batch_size: a batch is {megabytes:.0f} MB {way}, allowed: up to {limit / 1e6:.0f} MB"
+            )
+    specs = [*client.params.values(), *client.buffers.values()]
+    weights = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)
+    if weights > limit:
+        raise UserError(
+            f"model.cut: the client-side weights are {weights / 1e6:.0f} MB, allowed: up to {limit / 1e6:.0f} MB; cut earlier"
+        )

@@ -1,0 +1,56 @@
+"""Mistakes that are found before any device joins."""
+
+import msgspec
+import pytest
+from torch import nn
+
+from cutlayer import data
+from cutlayer.errors import UserError
+from cutlayer_server.coordinator import Coordinator
+from harness import digits_trial
+
+
+class Misfit(nn.Module):
+    """What follows the stem expects other features than it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(7, 10)
+
+    def forward(self, x):
+        return self.head(self.stem(x).flatten(1))
+
+
+@pytest.fixture
+def trial(digits):
+    return digits_trial(digits)
+
+
+@pytest.fixture
+def test_set(digits, trial):
+    return data.load(digits / "test.npz", trial.model.input_shape, part="test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cut": "head"}, "model.cut: 'head' is not the only|nothing to train on the server"),
+        ({"factory": f"{__name__}:Misfit"}, "what follows 'stem' does not accept its output"),
+        ({"kwargs": {"classes": 9}}, "data.test: found the class number 9, the model has 9 classes"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_the_users_mistake(trial, test_set, change, message):
+    changed = msgspec.structs.replace(trial, model=msgspec.structs.replace(trial.model, **change))
+    with pytest.raises(UserError, match=message):
+        Coordinator(changed, test_set)
+
+
+def test_a_batch_that_no_message_can_hold_is_the_users_mistake(trial, test_set):
+    changed = msgspec.structs.replace(trial, data=msgspec.structs.replace(trial.data, batch_size=10**6))
+    with pytest.raises(UserError, match=r"data\.batch_size: a batch is 256 MB up, allowed: up to 66 MB"):
+        Coordinator(changed, test_set)
+
+
+def test_a_good_trial_passes(trial, test_set):
+    Coordinator(trial, test_set)
