@@ -178,7 +178,7 @@ def _read_manifest(path: Path, content: bytes) -> Manifest:
             raise UserError(f"bundle {path}: has format version {version}, this cutlayer reads {FORMAT_VERSION}")
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, AttributeError) as error:
-        raise UserError(f"bundle {path}: {_MANIFEST} cannot be read: {error}") from error
+        raise UserError(f"bundle {path}: {_MANIFEST} cannot be read, export it again: {error}") from error
 
 
 def _read_file(path: Path, name: str) -> bytes:

@@ -168,7 +168,8 @@ class Agent:
         """Notice when the server goes and comes back; what an earlier server left behind means nothing."""
         if self._leaving or (presence.epoch != self._server_epoch and not presence.online):
             return
-        if self._joined and presence.epoch != self._server_epoch:
+        # A broker may hand over the birth after the first messages, so an unknown server is no other server.
+        if self._joined and self._server_epoch not in (None, presence.epoch):
             raise PeerLost("the server started anew: start this device again")
         self._server_epoch = presence.epoch
         if presence.online != self._server_online:

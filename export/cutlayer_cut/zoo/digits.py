@@ -6,7 +6,7 @@ __all__ = ["DigitsNet"]
 
 
 class DigitsNet(nn.Module):
-    """Two stages and a classifier; cut after ``stem``, 1,248 of its 12,458 parameters are on the board.
+    """Two stages and a classifier; cut after ``stem``, 1,248 of its 14,794 parameters are on the board.
 
     Args:
         width: channels after the first stage.
