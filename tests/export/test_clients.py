@@ -18,7 +18,7 @@ CLIENTS = {
     "grouped and depthwise": [nn.Conv2d(3, 6, 3, stride=2, groups=3), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6)],
     "dilated, overlapping pool": [nn.Conv2d(3, 4, 3, dilation=2, padding=2), nn.LeakyReLU(), nn.MaxPool2d(3, 2, 1)],
     "average pools": [nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.Hardswish(), nn.AdaptiveAvgPool2d(1)],
-    "linear": [nn.Flatten(), nn.Linear(192, 16), nn.GELU(), nn.Linear(16, 8), nn.SiLU()],
+    "linear, LayerNorm": [nn.Flatten(), nn.Linear(192, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8), nn.SiLU()],
     "GroupNorm": [nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ELU()],
 }
 
