@@ -1,7 +1,7 @@
 """What the board computes, as two torch functions, and their traces as graphs of ordinary ATen operations.
 
 Backward recomputes the forward pass from ``x`` instead of reading saved tensors: a runtime pays for every extra graph
-output with an allocation and a copy, and recomputing was faster for nearly every client that was measured.
+output with an allocation and a copy.
 The optimizer is torch code like the rest, so it is traced, exported and checked like the rest.
 """
 
