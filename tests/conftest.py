@@ -25,5 +25,5 @@ def digits(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("digits")
     prepare(folder)
-    export_bundle(read_trial(folder / "trial.toml"), folder / "client.bundle")
+    export_bundle(read_trial(folder / "trial.toml").recipe, folder / "client.bundle")
     return folder

@@ -43,7 +43,7 @@ class Board(threading.Thread):
 
 def shares(folder: Path, trial: Trial) -> dict[str, data.Samples]:
     """The training samples of each device."""
-    return {name: data.load(folder / f"{name}.npz", trial.model.input_shape) for name in trial.devices}
+    return {name: data.load(folder / f"{name}.npz", trial.model.input) for name in trial.devices}
 
 
 def run_trial(folder: Path, trial: Trial, run_dir: Path, broker: MemoryBroker | None = None) -> tuple[Run, list[Board]]:
@@ -51,7 +51,7 @@ def run_trial(folder: Path, trial: Trial, run_dir: Path, broker: MemoryBroker | 
     broker = broker or MemoryBroker()
     bundle = read_bundle(folder / "client.bundle")
     boards = [Board(broker, bundle, trial, name, samples) for name, samples in shares(folder, trial).items()]
-    test = data.load(folder / trial.data.test, trial.model.input_shape, part="test")
+    test = data.load(folder / trial.data.test, trial.model.input, part="test")
     coordinator, record = Coordinator(trial, test), Record(run_dir, "")
     birth = server_birth(trial)
     transport = broker.connect(will_of(topics.control(trial.name), birth))

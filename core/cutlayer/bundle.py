@@ -1,21 +1,25 @@
 """A bundle: the client-side model as a board runs it. A directory, or one ``.zip`` of it.
 
-    manifest.json        what it is; the SHA-256 of every other file
-    params.safetensors   initial parameters, buffers and optimizer state
-    forward.<engine>     x, parameters, buffers -> smashed data, new buffers
-    backward.<engine>    x, cut gradient, parameters, buffers, state, learning rate -> new parameters and state
-    certificate.json     how far the two graphs are from torch autograd
+    manifest.json         what it is; the SHA-256 of every other file
+    params.safetensors    initial parameters, buffers and optimizer state
+    inference.<engine>    x, parameters, buffers -> smashed data, in eval mode
+    forward.<engine>      x, parameters, buffers -> smashed data, new buffers, saved tensors, in train mode
+    backward.<engine>     x, cut gradient, saved tensors, parameters, state, learning rate -> new parameters and state
+    certificate.json      how far the graphs are from torch
 
-Inputs and outputs of the graphs are named: ``x``, ``z``, ``g``, ``learning_rate``; ``params.<name>``,
-``buffers.<name>``, ``state.<name>``; an output ``new_<input>`` replaces that input in the next step.
+A frozen client and a whole model have the first three and the last only. Inputs and outputs of the graphs are named:
+``x``, ``z``, ``g``, ``learning_rate``, ``step``, ``seed``; ``params.<name>``, ``buffers.<name>``, ``state.<name>``; an
+output ``new_<input>`` replaces that input in the next step; ``saved.<number>`` goes from forward to backward. What never
+changes stands inside the graphs.
 """
 
 import hashlib
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,14 +28,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from cutlayer.errors import UserError
-from cutlayer.optimizers import Sgd
+from cutlayer.optimizers import Optimizer
+from cutlayer.recipe import InputSpec, Spec
 
-__all__ = ["Bundle", "Certificate", "Client", "Manifest", "Spec", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "Certificate", "Client", "Manifest", "read_bundle", "write_bundle"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TOLERANCE = 1e-4
-"""Largest relative error against torch autograd with which a bundle may train."""
-MAX_FILE_BYTES = 1 << 30
+"""Largest relative error against torch with which a bundle may be used."""
+MAX_BUNDLE_BYTES = 1 << 30
+"""Of all files together, unpacked."""
 _MANIFEST, _PARAMS, _CERTIFICATE = "manifest.json", "params.safetensors", "certificate.json"
 _Arrays = dict[str, NDArray[Any]]
 
@@ -40,24 +46,22 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pass
 
 
-class Spec(_Record, frozen=True):
-    """Shape and dtype of one tensor; the batch dimension is left out."""
-
-    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
-    dtype: str = "float32"
-
-
 class Client(_Record, frozen=True):
     """The client-side model and its input: equal fingerprints mean that board and server train the same one."""
 
     factory: str
     kwargs: dict[str, Any]
     cut: str
-    input: Spec
+    input: InputSpec
     smashed: Spec
     params: dict[str, Spec]
+    """Trained; with ``buffers`` they are the client weights that travel."""
     buffers: dict[str, Spec]
-    optimizer: Sgd
+    """Changed by a forward pass in train mode."""
+    constants: str
+    """SHA-256 of everything else, which stands inside the graphs."""
+    optimizer: Optimizer | None
+    """None if the bundle cannot be trained."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
@@ -81,24 +85,24 @@ class Manifest(_Record, frozen=True):
 
 
 class Certificate(_Record, frozen=True):
-    """``certificate.json``: greatest relative errors against torch autograd, a tensor each (see `cutlayer_export`)."""
+    """``certificate.json``: greatest relative errors against torch.
+
+    ``errors`` has one for the smashed data of each graph (``inference.z``, ``z``) and for each ``gradients.<name>``,
+    ``params.<name>``, ``buffers.<name>`` and ``state.<name>``; `cutlayer_export.certificate` says how they are taken.
+    """
 
     steps: int
     batch_sizes: tuple[int, ...]
-    smashed: float
-    params: dict[str, float]
-    buffers: dict[str, float]
-    state: dict[str, float]
+    errors: dict[str, float]
 
     @property
     def worst(self) -> float:
-        """The greatest of all errors, infinite if one is not a number."""
-        errors = [self.smashed, *self.params.values(), *self.buffers.values(), *self.state.values()]
-        return max(math.inf if math.isnan(error) else error for error in errors)
+        """The greatest of all errors, infinite if there is none or one is not a number."""
+        return max((math.inf if math.isnan(error) else error for error in self.errors.values()), default=math.inf)
 
     @property
     def valid(self) -> bool:
-        """Whether a board may train with the bundle."""
+        """Whether a board may use the bundle."""
         return self.worst <= TOLERANCE
 
 
@@ -109,7 +113,7 @@ class Bundle:
         self.manifest, self.certificate, self._files = manifest, certificate, files
 
     def graph(self, name: str) -> bytes:
-        """The graph "forward" or "backward"."""
+        """The graph "inference", "forward" or "backward"."""
         return self._files[f"{name}.{self.manifest.engine}"]
 
     def arrays(self) -> _Arrays:
@@ -117,14 +121,30 @@ class Bundle:
         return dict(load_safetensors(self._files[_PARAMS]))
 
     def require_certificate(self) -> None:
-        """Raise `UserError` unless the bundle may train."""
+        """Raise `UserError` unless the bundle may be used."""
         if self.certificate is None:
-            raise UserError("the bundle has no certificate.json, so it may not train: export it again")
+            raise UserError("the bundle has no certificate.json, so it may not be used: export it again")
+        missing = self._wanted_errors() - self.certificate.errors.keys()
+        if missing:
+            raise UserError(f"the bundle's certificate says nothing of {min(missing)}: export it again")
         if not self.certificate.valid:
             raise UserError(
-                f"the bundle's certificate shows an error of {self.certificate.worst:.1e} against torch autograd, "
-                f"more than {TOLERANCE:.0e}, so it may not train: export it again"
+                f"the bundle's certificate shows an error of {self.certificate.worst:.1e} against torch, "
+                f"more than {TOLERANCE:.0e}, so it may not be used: export it again"
             )
+
+    def require_training(self) -> None:
+        """Raise `UserError` unless the bundle may train."""
+        self.require_certificate()
+        if self.manifest.client.optimizer is None:
+            raise UserError("the bundle holds a frozen model, which cannot be trained: export it without --freeze")
+
+    def _wanted_errors(self) -> set[str]:
+        client = self.manifest.client
+        if client.optimizer is None:
+            return {"inference.z"}
+        trained = {f"{kind}.{name}" for kind in ("params", "gradients") for name in client.params}
+        return {"inference.z", "z"} | trained | {f"buffers.{name}" for name in client.buffers}
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -150,15 +170,16 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         UserError: missing, truncated, edited, or of another format version; the text says which file.
     """
-    manifest = _read_manifest(path, _read_file(path, _MANIFEST))
-    files = {}
+    manifest = _read_manifest(path, _read_file(path, _MANIFEST, MAX_BUNDLE_BYTES))
+    files, room = {}, MAX_BUNDLE_BYTES
     for name, wanted in manifest.files.items():
-        if Path(name).name != name:
-            raise UserError(f"bundle {path}: the manifest names {name!r}, which is not a plain file name")
-        files[name] = _read_file(path, name)
+        if name not in _allowed_files(manifest):
+            raise UserError(f"bundle {path}: the manifest names {name!r}, which no bundle of its kind has")
+        files[name] = _read_file(path, name, room)
+        room -= len(files[name])
         if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise UserError(f"bundle {path}: {name} was changed after export (its SHA-256 differs): export it again")
-    for name in (_PARAMS, f"forward.{manifest.engine}", f"backward.{manifest.engine}"):
+    for name in sorted(_allowed_files(manifest) - {_CERTIFICATE}):
         if name not in files:
             raise UserError(f"bundle {path}: the manifest does not list {name}: export it again")
     _check_params(path, manifest.client, files[_PARAMS])
@@ -166,9 +187,14 @@ def read_bundle(path: Path) -> Bundle:
     if _CERTIFICATE in files:
         try:
             certificate = msgspec.json.decode(files[_CERTIFICATE], type=Certificate)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise UserError(f"bundle {path}: {_CERTIFICATE} cannot be read: {error}") from error
     return Bundle(manifest, files, certificate)
+
+
+def _allowed_files(manifest: Manifest) -> set[str]:
+    graphs = ["inference"] if manifest.client.optimizer is None else ["inference", "forward", "backward"]
+    return {_PARAMS, _CERTIFICATE, *(f"{graph}.{manifest.engine}" for graph in graphs)}
 
 
 def _read_manifest(path: Path, content: bytes) -> Manifest:
@@ -177,33 +203,47 @@ def _read_manifest(path: Path, content: bytes) -> Manifest:
         if version != FORMAT_VERSION:
             raise UserError(f"bundle {path}: has format version {version}, this cutlayer reads {FORMAT_VERSION}")
         return msgspec.json.decode(content, type=Manifest)
-    except (msgspec.MsgspecError, AttributeError) as error:
+    except (msgspec.MsgspecError, AttributeError, RecursionError, UnicodeDecodeError) as error:
         raise UserError(f"bundle {path}: {_MANIFEST} cannot be read, export it again: {error}") from error
 
 
-def _read_file(path: Path, name: str) -> bytes:
+def _read_file(path: Path, name: str, room: int) -> bytes:
     try:
         if path.is_dir():
-            with (path / name).open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
+            file_path = path / name
+            if file_path.is_symlink() or not file_path.is_file():
+                raise UserError(f"bundle {path}: {name} is missing or no plain file")
+            with file_path.open("rb") as file:
+                content = file.read(room + 1)
         else:
             with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-                content = member.read(MAX_FILE_BYTES + 1)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+                content = member.read(room + 1)
+    except (OSError, KeyError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"bundle {path}: {name} cannot be read: {error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UserError(f"bundle {path}: {name} is larger than {MAX_FILE_BYTES} bytes")
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"bundle {path}: {name} cannot be read: {error}") from error
+    if len(content) > room:
+        raise UserError(f"bundle {path}: it holds more than {MAX_BUNDLE_BYTES} bytes")
     return content
 
 
 def _check_params(path: Path, client: Client, content: bytes) -> None:
+    """Exactly the tensors that the manifest describes, and finite."""
     try:
         arrays: _Arrays = load_safetensors(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"bundle {path}: {_PARAMS} cannot be read: {error}") from error
     wanted = {f"params.{name}": spec for name, spec in client.params.items()}
     wanted |= {f"buffers.{name}": spec for name, spec in client.buffers.items()}
+    states = {name: array for name, array in arrays.items() if name.startswith("state.")}
     for name, spec in wanted.items():
         array = arrays.get(name)
-        if array is None or array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+        if array is None or array.shape != spec.shape or str(array.dtype) != spec.dtype:
             raise UserError(f"bundle {path}: {_PARAMS} does not hold {name} as the manifest describes it")
+    for name in arrays.keys() - wanted.keys() - states.keys():
+        raise UserError(f"bundle {path}: {_PARAMS} holds {name}, which the manifest does not describe")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"bundle {path}: {name} has entries that are not finite")

@@ -34,26 +34,53 @@ def cutlayer(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @app.command()
 def export(
-    trial: _Trial,
+    trial: Annotated[
+        Path | None, typer.Argument(help="The trial file; or describe the model with options.", metavar="[TRIAL.TOML]")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write it: a directory, or a .zip.")] = Path("client.bundle"),
+    model: Annotated[str, typer.Option(help="The whole model: package.module:factory.")] = "",
+    cut: Annotated[
+        str,
+        typer.Option(help="The module whose output becomes the smashed data; none: the whole model, for inference."),
+    ] = "",
+    example: Annotated[str, typer.Option(help="One input: 3x32x32, or for tokens 64:int64:0..9999.")] = "",
+    kwargs: Annotated[str, typer.Option(help="Arguments of the factory, as JSON.")] = "{}",
+    weights: Annotated[str, typer.Option(help="Weights to start from: a .safetensors or .pth state dict.")] = "",
+    optimizer: Annotated[
+        str, typer.Option(help="The board's: sgd, adam or adamw, as in sgd:learning_rate=0.01,momentum=0.9.")
+    ] = "",
+    freeze: Annotated[bool, typer.Option("--freeze", help="Train nothing on the board: inference only.")] = False,
+    trainable: Annotated[str, typer.Option(help="all, or last:N for the last N modules with parameters.")] = "",
+    list_cuts: Annotated[bool, typer.Option("--list", help="Only list every possible cut and what it costs.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Cut the trial's model and export the part before the cut as a bundle that a board can train."""
+    """Cut a model and export the part before the cut as a bundle that a board can train."""
     with _command("export", "torch", "onnx", "onnxscript", "onnxruntime"):
+        from cutlayer_export.cli import Options
         from cutlayer_export.cli import export as run
 
-        run(trial, out, as_json)
+        options = Options(model, cut, example, kwargs, weights, optimizer, "none" if freeze else trainable)
+        run(trial, options, None if list_cuts else out, as_json)
 
 
 @app.command()
 def serve(
     trial: _Trial,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write the run record; default: runs/<name>.")] = None,
+    infer: Annotated[
+        Path | None,
+        typer.Option(help="Train nothing: answer boards with this run's trained model (or a .safetensors)."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads for torch; 0: as many as it likes.")] = 0,
     as_json: _Json = False,
 ) -> None:
     """Lead a trial: wait for its devices, train the part after the cut, write the run record and a report."""
     with _command("server", "torch", "matplotlib", "jinja2"):
+        if infer is not None:
+            from cutlayer_server.cli import infer as answer
+
+            answer(trial, infer, threads)
+            return
         from cutlayer_server.cli import serve as run
 
         run(trial, run_dir, threads, as_json)

@@ -123,6 +123,10 @@ class Endpoint:
             self.pump(left)
         return message
 
+    def poll(self, device: str) -> Message | None:
+        """The next message of ``device`` if it is here already."""
+        return self._sessions[device].next_event()
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until everything sent was acknowledged; tells whether it was."""
         deadline = self._clock() + timeout_s

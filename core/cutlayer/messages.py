@@ -29,6 +29,9 @@ __all__ = [
     "Header",
     "Message",
     "Presence",
+    "Query",
+    "Scores",
+    "Serve",
     "Smashed",
     "Tensor",
     "Weights",
@@ -125,6 +128,24 @@ class Weights(Header, frozen=True, tag="weights"):
     phases_s: dict[str, float]
 
 
+class Serve(Header, frozen=True, tag="serve"):
+    """Server to device: it answers queries from now on. Payload: the trained client weights."""
+
+
+class Query(Header, frozen=True, tag="query"):
+    """Device to server: smashed data of samples to be classified."""
+
+    step: _Count
+    tensor: Tensor
+
+
+class Scores(Header, frozen=True, tag="scores"):
+    """Server to device: what the model gives for a query, float32 of this shape, one row a sample."""
+
+    step: _Count
+    shape: tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
+
+
 class End(Header, frozen=True, tag="end"):
     """Server to device: the trial is over, and why; ``ok`` is false if this device failed or was refused."""
 
@@ -132,7 +153,7 @@ class End(Header, frozen=True, tag="end"):
     ok: bool = True
 
 
-_HEADERS = Presence | Assignment | Begin | Smashed | Gradient | Weights | End
+_HEADERS = Presence | Assignment | Begin | Smashed | Gradient | Weights | Serve | Query | Scores | End
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_HEADERS)
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from cutlayer.errors import UserError
 
-__all__ = ["read"]
+__all__ = ["convert", "read"]
 
 _T = TypeVar("_T")
 _WHERE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
@@ -29,10 +29,15 @@ def read(path: Path, into: type[_T]) -> _T:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not TOML: {error}") from error
+    return convert(raw, into, str(path))
+
+
+def convert(raw: Any, into: type[_T], source: str) -> _T:
+    """``raw``, as TOML or JSON give it, as ``into``. Raises `UserError` as `read` does; ``source`` says where it is from."""
     try:
         return msgspec.convert(raw, into)
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {_explain(str(error), raw, into)}") from error
+        raise UserError(f"{source}: {_explain(str(error), raw, into)}") from error
 
 
 def _explain(message: str, raw: Any, root: type) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -11,7 +11,8 @@ from cutlayer.aggregation import Aggregation, Sequential
 from cutlayer.codecs import Codec, Raw
 from cutlayer.errors import UserError
 from cutlayer.messages import Augmentation
-from cutlayer.optimizers import Sgd
+from cutlayer.optimizers import Optimizer, Sgd
+from cutlayer.recipe import WHOLE, Model, Recipe
 from cutlayer.schedules import Every, Schedule
 from cutlayer.topics import check_name
 
@@ -24,19 +25,6 @@ _Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the file; keys that are not named here are an error."""
-
-
-class Model(_Table, frozen=True):
-    """``[model]``: the whole model, and where to cut it."""
-
-    factory: str
-    """``package.module:function``; the function returns a ``torch.nn.Module``."""
-    cut: str
-    """Name of the module whose output becomes the smashed data, as ``named_modules`` gives it."""
-    input_shape: Annotated[tuple[_AtLeastOne, ...], msgspec.Meta(min_length=1, max_length=7)]
-    """Shape of one sample, without the batch dimension; images are channels, height, width."""
-    kwargs: dict[str, Any] = {}
-    """Passed to the factory."""
 
 
 class Data(_Table, frozen=True):
@@ -64,8 +52,8 @@ class Codecs(_Table, frozen=True):
 class Optimizers(_Table, frozen=True):
     """``[optimizer.client]`` runs on the board, ``[optimizer.server]`` on the server."""
 
-    client: Sgd
-    server: Sgd
+    client: Optimizer
+    server: Optimizer
 
 
 class Seeds(_Table, frozen=True):
@@ -104,6 +92,20 @@ class Trial(_Table, frozen=True):
     patience_s: _Seconds = 60.0
     """How long a silent peer is waited for before it counts as lost."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """What an export needs of this trial."""
+        data = self.data
+        return Recipe(
+            name=self.name,
+            model=self.model,
+            optimizer=self.optimizer.client,
+            mean=data.mean,
+            std=data.std,
+            classes=data.classes,
+            seed=self.seeds.weights,
+        )
+
 
 def read_trial(path: Path) -> Trial:
     """Read and check a trial file.
@@ -120,6 +122,9 @@ def read_trial(path: Path) -> Trial:
         raise UserError(f"{path}: {error}") from error
     for problem in _problems(trial):
         raise UserError(f"{path}: {problem}")
+    if trial.model.weights:
+        model = msgspec.structs.replace(trial.model, weights=str(path.parent / trial.model.weights))
+        trial = msgspec.structs.replace(trial, model=model)
     return trial
 
 
@@ -128,11 +133,18 @@ def _problems(trial: Trial) -> list[str]:
     found = [*_data_problems(trial), *_optimizer_problems(trial)]
     if len(set(trial.devices)) < len(trial.devices):
         found.append(f"devices: found {list(trial.devices)}, allowed: different names")
-    if ":" not in trial.model.factory:
-        found.append(f"model.factory: found {trial.model.factory!r}, allowed: package.module:function")
+    found += trial.model.problems()
+    if trial.model.cut == WHOLE:
+        found.append("model.cut: found 'none', allowed: a module's name; a whole model can be exported, not trained")
+    if trial.model.trainable == "none" and trial.schedule.exchanges:
+        found.append(f"schedule.id: found {_id(trial.schedule)!r}, allowed: 'forward', for model.trainable 'none'")
     if not math.isfinite(trial.patience_s):
         found.append("patience_s: found inf, allowed: a finite number")
     return found
+
+
+def _id(choice: msgspec.Struct) -> str:
+    return str(choice.__struct_config__.tag)
 
 
 def _data_problems(trial: Trial) -> list[str]:
@@ -153,8 +165,9 @@ def _data_problems(trial: Trial) -> list[str]:
 def _optimizer_problems(trial: Trial) -> list[str]:
     found: list[str] = []
     for side, optimizer in (("client", trial.optimizer.client), ("server", trial.optimizer.server)):
-        if optimizer.nesterov and optimizer.momentum == 0.0:
+        if isinstance(optimizer, Sgd) and optimizer.nesterov and optimizer.momentum == 0.0:
             found.append(f"optimizer.{side}.nesterov: found true with momentum 0, allowed: with a momentum above 0")
-        if not math.isfinite(optimizer.learning_rate) or not math.isfinite(optimizer.weight_decay):
+        numbers = (optimizer.learning_rate, optimizer.weight_decay, optimizer.clip_norm or 0.0)
+        if not all(map(math.isfinite, numbers)):
             found.append(f"optimizer.{side}: found an infinite number, allowed: finite ones")
     return found

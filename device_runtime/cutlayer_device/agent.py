@@ -1,6 +1,7 @@
 """The board's side of a trial: join, train when told to, leave."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from cutlayer.schedules import Mode
 from cutlayer.session import Role
 from cutlayer.transports import Transport
 from cutlayer_device.engines import Engine, load_engine
+from cutlayer_device.state import read_state, write_state
 
 __all__ = ["Agent", "TrialFailed", "birth_of"]
 
@@ -58,19 +60,29 @@ class Agent:
         birth: from `birth_of`.
         transport: connected, with the last will that belongs to ``birth``.
         threads: threads that the engine may use, 0 for as many as it likes.
+        state_path: where the engine's state is kept, read now if it is there and written after every epoch.
 
     Raises:
         UserError: the bundle may not train.
     """
 
     def __init__(
-        self, bundle: Bundle, samples: data.Samples, birth: Presence, transport: Transport, threads: int = 0
+        self,
+        bundle: Bundle,
+        samples: data.Samples,
+        birth: Presence,
+        transport: Transport,
+        threads: int = 0,
+        state_path: Path | None = None,
     ) -> None:
         bundle.require_certificate()
         client = bundle.manifest.client
         self._birth, self._transport, self._samples = birth, transport, samples
-        self._prepare = data.Preparation(client.input.shape, client.mean, client.std)
+        self._prepare = data.Preparation(client.input, client.mean, client.std)
         self._engine: Engine = load_engine(bundle, threads)
+        self._fingerprint, self._state_path = client.fingerprint, state_path
+        if state_path is not None and state_path.exists():
+            self._engine.restore(read_state(state_path, self._engine.state(), client.fingerprint))
         self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, self._meet_server)
         self._phases = Phases()
         self._patience_s = _PATIENCE_S
@@ -116,11 +128,12 @@ class Agent:
         engine, phases, steps = self._engine, self._phases, 0
         engine.load(decode_weights(weights, like=engine.weights()))
         seed = (assignment.seed, assignment.client, begin.epoch)
+        frozen = begin.mode is not Mode.EXCHANGE
         for x, labels in data.batches(
             self._samples, self._prepare, assignment.batch_size, seed, assignment.augmentation
         ):
             with phases("forward"):
-                z = engine.forward(x)
+                z = engine.infer(x) if frozen else engine.forward(x, _dropout_seed(*seed, steps))
             with phases("encode"):
                 payload, params = assignment.up.encode(z)
                 tensor = Tensor(assignment.up.id, params, z.shape)
@@ -136,9 +149,11 @@ class Agent:
                 with phases("decode"):
                     gradient = _gradient(assignment.down, reply, z.shape)
                 with phases("backward"):
-                    engine.backward(x, gradient, assignment.learning_rate)
+                    engine.backward(gradient, assignment.learning_rate)
         end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
         self._say(end, encode_weights(engine.weights()))
+        if self._state_path is not None:
+            write_state(self._state_path, engine.state(), self._fingerprint)
         _log.info("epoch %d: %d steps", begin.epoch + 1, steps)
 
     def _say(self, header: Smashed | Weights, payload: Payload) -> None:
@@ -180,6 +195,11 @@ class Agent:
 
 class _ServerMoved(Exception):
     """The server went or came back, so what is waited for may have changed."""
+
+
+def _dropout_seed(*numbers: int) -> int:
+    """A whole number from 0 to 2**31 - 1 for one step, other for every other step of the trial."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
 
 
 def _gradient(codec: Codec, reply: Message, shape: tuple[int, ...]) -> NDArray[np.float32]:

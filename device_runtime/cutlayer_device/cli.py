@@ -4,18 +4,23 @@ import logging
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cutlayer import data, topics
-from cutlayer.bundle import read_bundle
+from cutlayer.bundle import Bundle, read_bundle
 from cutlayer.console import exit_status, stop_on_sigterm
 from cutlayer.endpoint import will_of
 from cutlayer.errors import UserError
+from cutlayer.inputs import read_inputs
 from cutlayer.transports import MqttTransport
 from cutlayer_device.agent import Agent, birth_of
+from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
+from cutlayer_device.ranking import Ranking
 
 __all__ = ["app", "forbid_torch", "main", "split_address"]
 
@@ -25,21 +30,25 @@ app = typer.Typer(
 _log = logging.getLogger(__name__)
 
 
-@app.callback()
-def device() -> None:
-    """Keep `run` a command of its own; `infer` and others will stand beside it."""
+_Bundle = Annotated[Path, typer.Option(help="What `cutlayer export` wrote: a directory or a .zip.")]
+_Threads = Annotated[int, typer.Option(min=0, help="Threads for the engine; 0: as many as it likes.")]
+_Name = Annotated[str, typer.Option(help="Name of this device in the trial file; default: the host name.")]
+_TrialName = Annotated[str, typer.Option(help="Name of the trial; default: the one the bundle was exported for.")]
 
 
 @app.command()
 def run(
-    bundle: Annotated[Path, typer.Option(help="What `cutlayer export` wrote: a directory or a .zip.")],
+    bundle: _Bundle,
     broker: Annotated[str, typer.Option(help="The MQTT broker, HOST or HOST:PORT.")],
     samples: Annotated[
         Path, typer.Option("--data", help="Training samples: an .npz, or a folder with a sub-folder a class.")
     ],
-    name: Annotated[str, typer.Option(help="Name of this device in the trial file; default: the host name.")] = "",
-    trial: Annotated[str, typer.Option(help="Name of the trial; default: the one the bundle was exported for.")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="Threads for the engine; 0: as many as it likes.")] = 0,
+    name: _Name = "",
+    trial: _TrialName = "",
+    state: Annotated[
+        Path | None, typer.Option(help="Where the optimizer's state is kept from run to run: a .safetensors file.")
+    ] = None,
+    threads: _Threads = 0,
 ) -> None:
     """Join a trial and train until its server ends it."""
     forbid_torch()
@@ -50,7 +59,7 @@ def run(
         manifest = loaded.manifest
         device_name = topics.check_name(name or platform.node(), "the device name")
         trial_name = topics.check_name(trial or manifest.trial, "the trial name")
-        training = data.load(samples, manifest.client.input.shape, manifest.client.classes)
+        training = data.load(samples, manifest.client.input, manifest.client.classes)
         host, port = split_address(broker)
         birth = birth_of(loaded, trial_name, device_name, len(training.y))
         will = will_of(topics.state(trial_name, device_name), birth)
@@ -64,10 +73,55 @@ def run(
             port,
         )
         try:
-            reason = Agent(loaded, training, birth, transport, threads).run()
+            reason = Agent(loaded, training, birth, transport, threads, state).run()
         finally:
             transport.close()
         _log.info("the trial is over: %s", reason)
+
+
+@app.command()
+def infer(
+    inputs: Annotated[list[Path], typer.Argument(help="Images, folders of images, .npy or .npz files.")],
+    bundle: _Bundle,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to print for each input.")] = 3,
+    broker: Annotated[str, typer.Option(help="Have a server do the part after the cut: HOST or HOST:PORT.")] = "",
+    name: _Name = "",
+    trial: _TrialName = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
+    patience_s: Annotated[float, typer.Option(min=0.1, help="How long the server may be silent.")] = 60.0,
+    threads: _Threads = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Classify files with a whole model, or with the part before the cut here and the rest on a server."""
+    forbid_torch()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    with exit_status(), stop_on_sigterm():
+        loaded = read_bundle(bundle)
+        found = read_inputs(inputs, loaded.manifest.client.input)
+        with _classifier(loaded, broker, name, trial, patience_s, threads) as classifier:
+            report = Ranking(loaded.manifest.client.classes, top, as_json)
+            for number, probabilities in enumerate(classify(classifier, loaded, found.x, batch_size)):
+                report.show(found.names[number], probabilities, None if found.y is None else int(found.y[number]))
+        report.close()
+
+
+@contextmanager
+def _classifier(
+    bundle: Bundle, broker: str, name: str, trial: str, patience_s: float, threads: int
+) -> Iterator[Classifier]:
+    if not broker:
+        yield LocalClassifier(bundle, threads)
+        return
+    device_name = topics.check_name(name or platform.node(), "the device name")
+    birth = birth_of(bundle, topics.check_name(trial or bundle.manifest.trial, "the trial name"), device_name, 0)
+    will = will_of(topics.state(birth.trial, device_name), birth)
+    host, port = split_address(broker)
+    transport = MqttTransport(host, port, f"cutlayer-{birth.epoch:x}", will)
+    try:
+        yield SplitClassifier(bundle, birth, transport, patience_s, threads)
+    finally:
+        transport.publish_retained(*will)
+        transport.close()
 
 
 def forbid_torch() -> None:

@@ -3,7 +3,29 @@
 `cutlayer_export` and `cutlayer_server` both stand on this package and never on each other.
 """
 
-from cutlayer_cut.cut import Halves, cut
-from cutlayer_cut.model import build_model, client_of, cut_trial_model
+from cutlayer_cut.cut import Cutter, cut
+from cutlayer_cut.halves import Halves
+from cutlayer_cut.model import build_model, client_of, cut_model, example_batch, examples
+from cutlayer_cut.modes import mode
+from cutlayer_cut.state import ClientState, client_state, training
+from cutlayer_cut.table import CutCosts, list_cuts
+from cutlayer_cut.torch_optimizer import clip, torch_optimizer
 
-__all__ = ["Halves", "build_model", "client_of", "cut", "cut_trial_model"]
+__all__ = [
+    "ClientState",
+    "CutCosts",
+    "Cutter",
+    "Halves",
+    "build_model",
+    "client_of",
+    "client_state",
+    "clip",
+    "cut",
+    "cut_model",
+    "example_batch",
+    "examples",
+    "list_cuts",
+    "mode",
+    "torch_optimizer",
+    "training",
+]

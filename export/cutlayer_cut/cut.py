@@ -1,123 +1,160 @@
 """Cut a module in two at the output of one of its submodules.
 
-Only the containers on the way to the cut are traced; every other module stays whole, keeps its name in the state dict
-and its train/eval behaviour. What the cut needs goes to the client, the rest to the server.
+First only the containers on the way to the cut are traced, and every other module stays whole. Containers that compute
+with Python what such a trace cannot follow, as those of transformers do, are traced down to operations instead.
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterator
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from cutlayer.errors import UserError
+from cutlayer_cut.halves import Halves, halves_of_modules, halves_of_operations
+from cutlayer_cut.modes import mode
+from cutlayer_cut.module_trace import trace_modules
+from cutlayer_cut.operation_trace import OperationTrace
+from cutlayer_cut.traced import Parts, Traced, Untraceable, part
 
-__all__ = ["Halves", "cut"]
+__all__ = ["Cutter", "cut"]
 
 
-class Halves(NamedTuple):
-    """Both halves of a model; ``server(client(x))`` is bit-identical to ``model(x)``.
+def cut(model: nn.Module, name: str, example: Tensor) -> Halves:
+    """Cut ``model`` at the output of its submodule ``name``; see `Cutter.cut`."""
+    return Cutter(model, example).cut(name)
 
-    They share their parameters with the model that was cut; together they own each of them once.
+
+class Cutter:
+    """A model, and the places where it can be cut.
+
+    Args:
+        model: takes one tensor.
+        example: a batch of at least two inputs.
     """
 
-    client: fx.GraphModule
-    server: fx.GraphModule
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self._model, self._example = model, example
+        self._state = set(model.state_dict())
+        self._names = list(_in_order_of_output(model))
+        self._operation_traces: dict[bool, OperationTrace] = {}
+
+    def cut(self, name: str) -> Halves:
+        """Cut the model at the output of its submodule ``name``; the halves have the model's train/eval mode.
+
+        Raises:
+            UserError: no such module, one that is not called exactly once, code that cannot be traced, several
+                tensors that cross the cut (they and the nearest cuts with one are named), or parameters that both
+                halves would own.
+        """
+        if name not in self._names:
+            close = difflib.get_close_matches(name, self._names, 3, 0.4)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; modules: {_some(self._names)}"
+            raise UserError(f"model.cut: found {name!r}, which is not a module of {type(self._model).__name__}{hint}")
+        try:
+            return self._halves(name)
+        except Untraceable as error:
+            raise UserError(f"model.cut: the model cannot be cut at {name!r}: {error}") from error
+        except _SeveralCross as error:
+            raise UserError(f"model.cut: {error.describe(name)}; {self._nearest(name)}") from error
+
+    def possible(self) -> list[str]:
+        """Names of all modules where the model can be cut with parameters left for the server, each after its parts."""
+        return [name for name in self._names if self._is_possible(name)]
+
+    def _halves(self, name: str) -> Halves:
+        try:
+            halves = halves_of_modules(*_checked(trace_modules(self._model, name, self._example)))
+        except (Untraceable, _SeveralCross) as first:
+            halves = self._halves_of_operations(name, first)
+        client, server = ({id(value): key for key, value in half.named_parameters()} for half in halves)
+        if shared := client.keys() & server.keys():
+            raise Untraceable(f"the parameter {client[shared.pop()]} is used before and after it")
+        for half in halves:
+            half.train(self._model.training)
+            _forget_constants(half, self._state)
+        return halves
+
+    def _halves_of_operations(self, name: str, first: "Untraceable | _SeveralCross") -> Halves:
+        """The second way. Where it fails too, what the first way found says it in the model's own words."""
+        try:
+            traces = [self._operations(training).at(name) for training in (True, False)]
+            return halves_of_operations(*map(_checked, traces))
+        except Untraceable as second:
+            if isinstance(first, _SeveralCross):
+                raise first from None
+            raise Untraceable("; ".join(dict.fromkeys((str(first), str(second))))) from second
+        except _SeveralCross as second:
+            raise (first if isinstance(first, _SeveralCross) else second) from None
+
+    def _operations(self, training: bool) -> OperationTrace:
+        if training not in self._operation_traces:
+            with mode(self._model, training):
+                self._operation_traces[training] = OperationTrace(self._model, self._example)
+        return self._operation_traces[training]
+
+    def _is_possible(self, name: str) -> bool:
+        try:
+            halves = self._halves(name)
+        except (Untraceable, _SeveralCross):
+            return False
+        return any(True for _ in halves.server.parameters())
+
+    def _nearest(self, name: str) -> str:
+        """The nearest cuts before and after with one tensor."""
+        place = self._names.index(name)
+        before = next(filter(self._is_possible, reversed(self._names[:place])), None)
+        after = next(filter(self._is_possible, self._names[place + 1 :]), None)
+        found = " and ".join(repr(each) for each in (before, after) if each)
+        return f"the nearest cuts with one tensor are {found}" if found else "no module has a cut with one tensor"
 
 
-def cut(model: nn.Module, name: str) -> Halves:
-    """Cut ``model`` at the output of its submodule ``name``.
+class _SeveralCross(Exception):
+    """Not one tensor crosses the cut."""
 
-    Raises:
-        UserError: no such module, one that is not called exactly once, a model whose containers branch on their
-            input, a second tensor that crosses the cut, or parameters that both halves would own.
-    """
-    modules = [each for each, _ in model.named_modules() if each]
-    if name not in modules:
-        close = difflib.get_close_matches(name, modules, 3, 0.4)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; modules: {', '.join(modules)}"
-        raise UserError(f"model.cut: found {name!r}, which is not a module of {type(model).__name__}{hint}")
-    graph, root = _trace(model, name)
-    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
-    if len(calls) != 1:
-        raise UserError(f"model.cut: module {name!r} is called {len(calls)} times, allowed: a module called once")
-    client_nodes = _needed_by(calls[0])
-    crossing = _crossing(graph, client_nodes)
-    if crossing != [calls[0]]:
-        others = [str(node.target) for node in crossing if node is not calls[0]]
-        raise UserError(
-            f"model.cut: {name!r} is not the only tensor that crosses the cut, {', '.join(others)} does too "
-            "(a skip connection); cut at the end of the block that encloses both"
-        )
-    halves = Halves(_client(root, graph, client_nodes, calls[0]), _server(root, graph, client_nodes, calls[0]))
-    shared = {id(p) for p in halves.client.parameters()} & {id(p) for p in halves.server.parameters()}
-    if shared:
-        raise UserError(f"model.cut: {len(shared)} parameters are used on both sides of {name!r}; cut elsewhere")
-    for half in halves:
-        half.train(model.training)
-    return halves
-
-
-class _Tracer(fx.Tracer):
-    """Traces into the containers of the cut and treats every other module as a leaf."""
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self._name = name
+        self._parts = parts
 
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return not self._name.startswith(qualified_name + ".")
-
-
-def _trace(model: nn.Module, name: str) -> tuple[fx.Graph, nn.Module]:
-    tracer = _Tracer(name)
-    try:
-        graph = tracer.trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"model.cut: the modules that enclose {name!r} compute with Python what cannot be traced ({error}); "
-            "cut at a module outside them"
-        ) from error
-    assert isinstance(tracer.root, nn.Module)
-    return graph, tracer.root
+    def describe(self, name: str) -> str:
+        """What crosses, with shapes."""
+        if self._parts.smashed is None:
+            return f"what {name!r} gives out is not used after it"
+        crossing = [_describe(node, name) for node in self._parts.crossing]
+        return f"{len(crossing)} tensors cross at {name!r} ({', '.join(crossing)})"
 
 
-def _needed_by(node: fx.Node) -> set[fx.Node]:
-    needed, pending = set[fx.Node](), [node]
-    while pending:
-        each = pending.pop()
-        if each not in needed:
-            needed.add(each)
-            pending.extend(each.all_input_nodes)
-    return needed
+def _forget_constants(half: nn.Module, state: set[str]) -> None:
+    """Keep what tracing registered as buffers, though the model does not, out of the state dict."""
+    for key in half.state_dict().keys() - state:
+        owner, _, name = key.rpartition(".")
+        module = half.get_submodule(owner)
+        module.register_buffer(name, module.get_buffer(name), persistent=False)
 
 
-def _crossing(graph: fx.Graph, client_nodes: set[fx.Node]) -> list[fx.Node]:
-    """Nodes of the client, inputs included, that something outside it reads."""
-    inputs = {node for node in graph.nodes if node.op == "placeholder"}
-    return [
-        node
-        for node in graph.nodes
-        if node in client_nodes | inputs and any(user not in client_nodes for user in node.users)
-    ]
+def _in_order_of_output(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    for name, child in module.named_children():
+        yield from _in_order_of_output(child, f"{prefix}{name}.")
+        yield f"{prefix}{name}"
 
 
-def _client(root: nn.Module, graph: fx.Graph, nodes: set[fx.Node], last: fx.Node) -> fx.GraphModule:
-    client = fx.Graph()
-    copies = _copy(client, (node for node in graph.nodes if node in nodes), {})
-    client.output(copies[last])
-    return fx.GraphModule(root, client, "Client")
+def _checked(traced: Traced) -> tuple[Traced, Parts]:
+    """The trace with its parts, if one tensor crosses."""
+    parts = part(traced)
+    if any(not isinstance(node.meta.get("val"), Tensor) for node in parts.crossing):
+        raise Untraceable("numbers that depend on the input are used on both sides of it")
+    if parts.smashed is None or len(parts.crossing) > 1:
+        raise _SeveralCross(parts)
+    return traced, parts
 
 
-def _server(root: nn.Module, graph: fx.Graph, client_nodes: set[fx.Node], smashed: fx.Node) -> fx.GraphModule:
-    server = fx.Graph()
-    copies = {smashed: server.placeholder("z")}
-    rest = (node for node in graph.nodes if node not in client_nodes and node.op != "placeholder")
-    _copy(server, rest, copies)
-    return fx.GraphModule(root, server, "Server")
+def _describe(node: fx.Node, name: str) -> str:
+    label = {"placeholder": "the model's input", "call_module": f"the output of {node.target}"}.get(node.op)
+    if label is None:
+        path = [each for each, _ in node.meta.get("nn_module_stack", {}).values() if each]
+        label = f"{node.name} in {path[-1]}" if path else node.name
+    shape = tuple(node.meta["val"].shape[1:])
+    return f"{label} {shape}"
 
 
-def _copy(graph: fx.Graph, nodes: Iterable[fx.Node], copies: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
-    for node in nodes:
-        copies[node] = graph.node_copy(node, lambda each: copies[each])
-    return copies
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

@@ -1,84 +1,148 @@
-"""The model that a trial names: built with its seed, cut, and described as board and server must agree on it."""
+"""The model that a recipe names: built with its seed, given its weights, cut, and described."""
 
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from cutlayer.bundle import Client, Spec
+from cutlayer.bundle import Client
 from cutlayer.errors import UserError
-from cutlayer.trial import Trial
-from cutlayer_cut.cut import Halves, cut
+from cutlayer.recipe import WHOLE, InputSpec, Model, Recipe, Spec
+from cutlayer_cut.cut import cut
+from cutlayer_cut.halves import Halves
+from cutlayer_cut.modes import mode
+from cutlayer_cut.state import ClientState, client_state
 
-__all__ = ["build_model", "client_of", "cut_trial_model"]
+__all__ = ["build_model", "client_of", "cut_model", "example_batch", "examples"]
+
+_BATCH = 3
 
 
-def build_model(trial: Trial) -> nn.Module:
-    """The whole model with the initial weights that ``seeds.weights`` gives, in train mode.
+def build_model(model: Model, seed: int) -> nn.Module:
+    """The whole model in train mode, with the weights of ``model.weights``, or initial ones that ``seed`` decides.
 
-    The working directory may hold the factory's module. Raises `UserError` if the factory cannot be found or fails.
+    The working directory may hold the factory's module.
+
+    Raises:
+        UserError: the factory cannot be found or fails, or the weights are not this model's.
     """
-    module_name, _, function = trial.model.factory.partition(":")
+    module_name, _, function = model.factory.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         factory = getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"model.factory: found {trial.model.factory!r}, which cannot be imported: {error}") from error
+        raise UserError(f"model.factory: found {model.factory!r}, which cannot be imported: {error}") from error
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(trial.seeds.weights)
-        try:
-            model = factory(**trial.model.kwargs)
-        except TypeError as error:
-            raise UserError(f"model.kwargs: {trial.model.factory} does not take them: {error}") from error
-        except Exception as error:  # whatever the user's own code raises
-            raise UserError(f"model.factory: {trial.model.factory} raised {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model.factory: {trial.model.factory} returned a {type(model).__name__}, not a torch module")
-    return model.train()
+        torch.manual_seed(seed)
+        built = _call(model, factory)
+        tensors = [*built.parameters(), *built.buffers()]
+        if any(isinstance(each, UninitializedParameter | UninitializedBuffer) for each in tensors):
+            with torch.no_grad():  # lazy modules take their sizes from the first batch
+                built(examples(model.input, _BATCH, seed))
+    if model.weights:
+        _load(built, Path(model.weights))
+    return built.train()
 
 
-def cut_trial_model(trial: Trial) -> Halves:
-    """Both halves of the trial's model. Raises `UserError` as `build_model` and `cut` do."""
-    return cut(build_model(trial), trial.model.cut)
+def _call(model: Model, factory: Any) -> nn.Module:
+    try:
+        built = factory(**model.kwargs)
+    except TypeError as error:
+        raise UserError(f"model.kwargs: {model.factory} does not take them: {error}") from error
+    except Exception as error:  # whatever the user's own code raises
+        raise UserError(f"model.factory: {model.factory} raised {type(error).__name__}: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise UserError(f"model.factory: {model.factory} returned a {type(built).__name__}, not a torch module")
+    return built
 
 
-def client_of(trial: Trial, halves: Halves) -> Client:
-    """The description of the client-side half whose fingerprint board and server compare.
+def _load(model: nn.Module, path: Path) -> None:
+    """Load a state dict; a ``.pth`` is read with ``weights_only``, which runs nothing that it holds."""
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # an unpickler has no common base for what it refuses
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(f"model.weights: {path} cannot be read as a state dict: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise UserError(f"model.weights: {path} holds no state dict (names to tensors)")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.weights: {path} holds the weights of another model: {reason[:400]}") from error
+
+
+def examples(spec: InputSpec, batch: int, seed: int) -> Tensor:
+    """A batch of random inputs: normal, or whole numbers within the range."""
+    generator = torch.Generator().manual_seed(seed)
+    if spec.dtype == "int64":
+        return torch.randint(spec.low, spec.high + 1, (batch, *spec.shape), generator=generator)
+    return torch.randn(batch, *spec.shape, generator=generator)
+
+
+def cut_model(recipe: Recipe) -> Halves:
+    """Both halves of the recipe's model; the whole model and nothing where the cut is "none".
 
     Raises:
-        UserError: the half does not accept ``model.input_shape``.
+        UserError: as `build_model` and `cut` do, or the model does not take the inputs that are described.
     """
-    training = halves.client.training
+    model, example = build_model(recipe.model, recipe.seed), example_batch(recipe)
     try:
-        with torch.no_grad():
-            smashed = halves.client.eval()(torch.zeros(2, *trial.model.input_shape))
-    except RuntimeError as error:
-        shape = list(trial.model.input_shape)
-        raise UserError(f"model.input_shape: the model does not accept {shape}: {error}") from error
-    finally:
-        halves.client.train(training)
-    if not isinstance(smashed, torch.Tensor):
-        raise UserError(f"model.cut: {trial.model.cut!r} gives a {type(smashed).__name__}, allowed: one tensor")
-    for side, half in (("board", halves.client), ("server", halves.server)):
-        if not any(True for _ in half.parameters()):
-            raise UserError(f"model.cut: {trial.model.cut!r} leaves nothing to train on the {side}; cut elsewhere")
-    return Client(
-        factory=trial.model.factory,
-        kwargs=trial.model.kwargs,
-        cut=trial.model.cut,
-        input=Spec(shape=trial.model.input_shape),
+        with torch.no_grad(), mode(model, training=False):
+            model(example)
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        shape, reason = list(recipe.model.input_shape), str(error).strip().split("\n", 1)[0]
+        raise UserError(
+            f"model.input_shape: the model does not accept {recipe.model.input_dtype} of shape {shape}: {reason}"
+        ) from error
+    if recipe.model.cut == WHOLE:
+        return Halves(model, nn.Identity())
+    return cut(model, recipe.model.cut, example)
+
+
+def client_of(recipe: Recipe, halves: Halves) -> tuple[Client, ClientState]:
+    """The description of the client-side half, whose fingerprint board and server compare, and its tensors.
+
+    Raises:
+        UserError: there is nothing to train on the board, or on the server.
+    """
+    example, whole = example_batch(recipe), recipe.model.cut == WHOLE
+    with torch.no_grad(), mode(halves.client, training=False):
+        smashed = halves.client(example)
+    if not isinstance(smashed, Tensor) or smashed.dim() == 0 or len(smashed) != len(example):
+        raise UserError(f"model.cut: {recipe.model.cut!r} gives no tensor whose first dimension is the batch")
+    if not smashed.is_floating_point():
+        raise UserError(f"model.cut: {recipe.model.cut!r} gives {smashed.dtype}, allowed: floating-point numbers")
+    if not whole and not any(True for _ in halves.server.parameters()):
+        raise UserError(f"model.cut: {recipe.model.cut!r} leaves nothing to train on the server; cut elsewhere")
+    state = client_state(halves.client, example, "none" if whole else recipe.model.trainable)
+    client = Client(
+        factory=recipe.model.factory,
+        kwargs=recipe.model.kwargs,
+        cut=recipe.model.cut,
+        input=recipe.model.input,
         smashed=Spec(shape=tuple(smashed.shape[1:])),
-        params={name: _spec(value) for name, value in halves.client.named_parameters()},
-        buffers={name: _spec(value) for name, value in halves.client.named_buffers()},
-        optimizer=trial.optimizer.client,
-        mean=trial.data.mean,
-        std=trial.data.std,
-        classes=trial.data.classes,
+        params={name: _spec(value) for name, value in state.params.items()},
+        buffers={name: _spec(value) for name, value in state.buffers.items()},
+        constants=state.fingerprint,
+        optimizer=recipe.optimizer if state.params else None,
+        mean=recipe.mean,
+        std=recipe.std,
+        classes=recipe.classes,
     )
+    return client, state
 
 
-def _spec(tensor: torch.Tensor) -> Spec:
+def example_batch(recipe: Recipe) -> Tensor:
+    """A small batch of inputs that the recipe describes."""
+    return examples(recipe.model.input, _BATCH, recipe.seed)
+
+
+def _spec(tensor: Tensor) -> Spec:
     return Spec(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))

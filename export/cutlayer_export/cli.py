@@ -1,32 +1,146 @@
 """``cutlayer export``."""
 
 import math
+import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 from rich.console import Console
+from rich.table import Table
 
-from cutlayer.bundle import read_bundle
+from cutlayer import toml
+from cutlayer.bundle import Manifest, read_bundle
+from cutlayer.errors import UserError
+from cutlayer.optimizers import Optimizer
+from cutlayer.recipe import Model, Recipe
 from cutlayer.trial import read_trial
+from cutlayer_cut import build_model, example_batch, list_cuts
 from cutlayer_export.export import export_bundle
 
-__all__ = ["export"]
+__all__ = ["Options", "export"]
+
+_EXAMPLE = re.compile(r"(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<low>\d+)\.\.(?P<high>\d+))?)?")
+_OPTIMIZER = "sgd:learning_rate=0.01,momentum=0.9"
 
 
-def export(trial_file: Path, out: Path, as_json: bool) -> None:
-    """Export and say what was written. Raises what `export_bundle` raises."""
+class Options(NamedTuple):
+    """What may stand on the command line instead of in a trial file, as text; empty where it was not given."""
+
+    model: str
+    cut: str
+    example: str
+    kwargs: str
+    weights: str
+    optimizer: str
+    trainable: str
+
+
+def export(trial_file: Path | None, options: Options, out: Path | None, as_json: bool) -> None:
+    """Export and say what was written; without ``out``, list the cuts instead. Raises what `export_bundle` raises."""
     console = Console(stderr=as_json, highlight=False)
-    trial = read_trial(trial_file)
-    with console.status(f"cutting {trial.model.factory} at {trial.model.cut!r}, exporting and certifying"):
-        manifest = export_bundle(trial, out)
-    bundle = read_bundle(out)
-    assert bundle.certificate is not None
-    if as_json:
-        found = {"bundle": str(out), "manifest": manifest, "certificate": bundle.certificate}
-        print(msgspec.json.encode(found).decode())
+    recipe = _recipe(trial_file, options, needs_cut=out is not None)
+    if out is None:
+        _list(recipe, console, as_json)
         return
+    with console.status("") as status:
+        manifest = export_bundle(recipe, out, tell=status.update)
+    certificate = read_bundle(out).certificate
+    assert certificate is not None
+    if as_json:
+        print(msgspec.json.encode({"bundle": str(out), "manifest": manifest, "certificate": certificate}).decode())
+        return
+    console.print(f"{out}: {_describe(manifest)}", soft_wrap=True)
+    console.print(f"  certificate         worst relative error against torch {certificate.worst:.1e}")
+
+
+def _describe(manifest: Manifest) -> str:
     client = manifest.client
-    parameters = sum(math.prod(spec.shape) for spec in client.params.values())
-    console.print(f"{out}: {client.factory} cut at {client.cut!r}")
-    console.print(f"  client-side model   {parameters:,} parameters, smashed data {client.smashed.shape} a sample")
-    console.print(f"  certificate         worst relative error against torch autograd {bundle.certificate.worst:.1e}")
+    what = "whole" if client.cut == "none" else f"cut at {client.cut!r}"
+    trained = sum(math.prod(spec.shape) for spec in client.params.values())
+    size = f"{trained:,} parameters" if client.optimizer else "frozen, for inference only"
+    return f"{client.factory} {what}\n  client-side model   {size}, smashed data {client.smashed.shape} a sample" + (
+        f"\n  optimizer           {_optimizer_text(client.optimizer)}" if client.optimizer else ""
+    )
+
+
+def _optimizer_text(optimizer: Optimizer) -> str:
+    values = msgspec.to_builtins(optimizer)
+    return f"{values.pop('id')}, " + ", ".join(f"{key} {value}" for key, value in values.items() if value)
+
+
+def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
+    model = build_model(recipe.model, recipe.seed)
+    with console.status(f"trying every module of {recipe.model.factory}"):
+        rows = list_cuts(model, example_batch(recipe))
+    if as_json:
+        print(msgspec.json.encode(rows).decode())
+        return
+    titles = ("cut", "smashed data", "raw bytes", "fp8 bytes", "parameters", "MFLOP forward", "backward")
+    table = Table(*titles, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        numbers = (f"{row.raw_bytes:,}", f"{row.fp8_bytes:,}", f"{row.client_parameters:,}")
+        shape = " x ".join(map(str, row.smashed_shape))
+        table.add_row(row.cut, shape, *numbers, f"{row.forward_mflop:,.2f}", f"{row.backward_mflop:,.2f}")
+    console.print(table, soft_wrap=True)
+    console.print("all a sample; a multiplication with its addition counts as two FLOP")
+
+
+def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recipe:
+    """From the trial file, with what the options say instead; or from the options alone."""
+    changes = _model_changes(options)
+    if trial_file is not None:
+        recipe = read_trial(trial_file).recipe
+        raw = {**msgspec.to_builtins(recipe.model), **changes}
+    else:
+        wanted = {"--model": options.model, "--example": options.example, "--cut": options.cut or not needs_cut}
+        if missing := [name for name, value in wanted.items() if not value]:
+            raise UserError(f"export: give a trial file, or {', '.join(missing)}")
+        recipe = None
+        raw = {"cut": "", **changes}
+    model = toml.convert(raw, Model, "export")
+    if problems := model.problems():
+        raise UserError(f"export: {problems[0]}")
+    optimizer = _optimizer(options.optimizer) if options.optimizer or recipe is None else recipe.optimizer
+    if recipe is None:
+        return Recipe(name="trial", model=model, optimizer=optimizer)
+    return msgspec.structs.replace(recipe, model=model, optimizer=optimizer)
+
+
+def _model_changes(options: Options) -> dict[str, Any]:
+    named = {"factory": options.model, "cut": options.cut, "weights": options.weights, "trainable": options.trainable}
+    changes: dict[str, Any] = {key: value for key, value in named.items() if value}
+    if options.example:
+        changes |= _example(options.example)
+    if options.kwargs != "{}":
+        try:
+            changes["kwargs"] = msgspec.json.decode(options.kwargs, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise UserError(f"--kwargs: found {options.kwargs!r}, allowed: a JSON object: {error}") from error
+    return changes
+
+
+def _example(text: str) -> dict[str, Any]:
+    match = _EXAMPLE.fullmatch(text)
+    if match is None:
+        raise UserError(f"--example: found {text!r}, allowed: sizes as in 3x32x32, or 64:int64:0..9999 for tokens")
+    shape = [int(size) for size in match["shape"].split("x")]
+    found: dict[str, Any] = {"input_shape": shape, "input_dtype": match["dtype"] or "float32"}
+    return found | ({"input_range": [int(match["low"]), int(match["high"])]} if match["low"] else {})
+
+
+def _optimizer(text: str) -> Optimizer:
+    name, _, settings = (text or _OPTIMIZER).partition(":")
+    raw: dict[str, Any] = {"id": name, "learning_rate": 0.01 if name == "sgd" else 0.001}
+    for each in filter(None, settings.split(",")):
+        key, _, value = each.partition("=")
+        try:
+            raw[key.strip()] = msgspec.json.decode(value)
+        except msgspec.MsgspecError as error:
+            raise UserError(
+                f"--optimizer: found {each!r}, allowed: a setting and its number, as in momentum=0.9"
+            ) from error
+    found: Optimizer = toml.convert(raw, Optimizer, "--optimizer")  # type: ignore[arg-type]
+    return found

@@ -1,114 +1,260 @@
-"""Backward operations that no inference runtime knows, in terms of forward operations that every one knows.
-
-Each is plain torch, so a test compares it with autograd, without a runtime in between.
-"""
+"""Decompositions for tracing: torch's own to core ATen operations, and ours to the operators of `operators`."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._decomp import core_aten_decompositions, decomposition_table
 
-__all__ = ["avg_pool2d_backward", "convolution_backward", "decompositions", "max_pool2d_backward"]
+from cutlayer_export import operators
+
+__all__ = ["decompositions"]
 
 aten = torch.ops.aten
+_KEPT = {
+    aten.native_layer_norm.default,
+    aten._softmax.default,  # noqa: SLF001
+    aten._log_softmax.default,  # noqa: SLF001
+    aten._native_batch_norm_legit_no_training.default,  # noqa: SLF001
+}
+"""Operations that runtimes have whole, and faster than their parts."""
+
+
+_MANY = 16
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """The table for `make_fx`: torch's own decompositions to core ATen, and ours."""
-    table: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
-    # The forward of batch norm too: the exporter takes the whole operation for its inference form.
-    batch_norm = [aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_functional]  # noqa: SLF001
-    table |= get_decompositions([aten.threshold_backward, aten.native_batch_norm_backward, *batch_norm])
-    table[aten.convolution_backward.default] = convolution_backward
-    table[aten.max_pool2d_with_indices_backward.default] = max_pool2d_backward
-    table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
-    # Where a kernel asks for memory to write to (SiLU's backward does), what it holds before does not matter.
-    table[aten.empty_permuted.default] = lambda size, _layout, **_options: torch.zeros(size)
-    return table
+    """The table for `make_fx`."""
+    backward = {op: rule for op, rule in decomposition_table.items() if "backward" in str(op)}
+    table: dict[Any, Callable[..., Any]] = {**backward, **core_aten_decompositions(), **_OURS}
+    return {op: rule for op, rule in table.items() if op not in _KEPT}
 
 
-def convolution_backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
+def _convolution_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias_sizes: Sequence[int] | None, *geometry: Any
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of a convolution for its input, weight and bias, as a transposed and an ordinary convolution.
-
-    Shapes: dy (B, O, *out), x (B, I, *in), weight (O, I / groups, *kernel). For the weight, batch and channels change
-    places: x is the input and dy the kernel, and stride and dilation swap their roles.
-
-    Raises:
-        NotImplementedError: a transposed convolution.
-    """
-    if transposed:
-        raise NotImplementedError("the backward pass of a transposed convolution")
-    dims = range(2, x.dim())
-    dx = dw = db = None
-    if output_mask[0]:
-        geometry = zip(stride, padding, dilation, strict=True)
-        missing = [
-            x.shape[d] - ((dy.shape[d] - 1) * s - 2 * p + dil * (weight.shape[d] - 1) + 1)
-            for d, (s, p, dil) in zip(dims, geometry, strict=True)
-        ]
-        dx = aten.convolution(dy, weight, None, stride, padding, dilation, True, missing, groups)
-    if output_mask[1]:
-        batch, channels, size = x.shape[0], x.shape[1] // groups, x.shape[2:]
-        x_grouped = x.reshape(batch, groups, channels, *size).transpose(0, 2).reshape(channels, groups * batch, *size)
-        no_padding = [0] * len(dims)
-        dw = aten.convolution(x_grouped, dy.transpose(0, 1), None, dilation, padding, stride, False, no_padding, groups)
-        for d in dims:  # a stride that does not divide the input leaves rows that the kernel never saw
-            dw = dw.narrow(d, 0, weight.shape[d])
-        dw = dw.transpose(0, 1)
-    if output_mask[2]:
-        db = dy.sum([0, *dims])
-    return dx, dw, db
+    *arguments, (for_input, for_weight, for_bias) = geometry
+    stride, padding, dilation, transposed, output_padding, groups = arguments
+    arguments = [list(stride), list(padding), list(dilation), transposed, list(output_padding), groups]
+    dx = operators.convolution_grad_input(dy, weight, list(x.shape[2:]), *arguments) if for_input else None
+    dw = operators.convolution_grad_weight(x, dy, list(weight.shape), *arguments) if for_weight else None
+    return dx, dw, operators.channel_sum(dy) if for_bias else None
 
 
-def max_pool2d_backward(
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The result, the batch's mean and inverse deviation, and the running statistics after it."""
+    channels = x.shape[1]
+    ones, zeros = x.new_ones(channels), x.new_zeros(channels)
+    weight, bias = ones if weight is None else weight, zeros if bias is None else bias
+    if not training:
+        assert mean is not None
+        assert variance is not None
+        y = aten._native_batch_norm_legit_no_training(x, weight, bias, mean, variance, momentum, epsilon)[0]  # noqa: SLF001
+        return y, x.new_zeros(0), x.new_zeros(0), mean, variance
+    if isinstance(channels, int):
+        y, batch_mean, batch_variance = operators.batch_norm_train(x, weight, bias, epsilon)
+    else:  # InstanceNorm folds the batch into the channels
+        y, batch_mean, batch_variance = _normalised(x, weight, bias, epsilon)
+    if mean is not None and variance is not None:
+        count = x.numel() / channels
+        mean = mean + momentum * (batch_mean - mean)
+        variance = variance + momentum * (batch_variance * (count / (count - 1)) - variance)
+    return y, batch_mean, torch.rsqrt(batch_variance + epsilon), mean, variance
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    axes, broadcast = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+    mean = x.mean(axes)
+    centred = x - mean.view(broadcast)
+    variance = (centred * centred).mean(axes)
+    y = centred * torch.rsqrt(variance + epsilon).view(broadcast)
+    return y * weight.view(broadcast) + bias.view(broadcast), mean, variance
+
+
+def _native_batch_norm(x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any) -> Any:
+    """The form that changes its running statistics in place."""
+    y, batch_mean, deviation, new_mean, new_variance = _batch_norm(x, weight, bias, mean, variance, *rest)
+    if mean is not None and new_mean is not mean:
+        mean.copy_(new_mean)
+        variance.copy_(new_variance)
+    return y, batch_mean, deviation
+
+
+def _batch_norm_backward(
     dy: Tensor,
     x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-    indices: Tensor,
-) -> Tensor:
-    """Gradient of max pooling for its input: each entry of dy (B, C, OH, OW) is added where its maximum came from."""
-    flat = torch.zeros_like(x).flatten(-2)
-    return flat.scatter_add(-1, indices.flatten(-2), dy.flatten(-2)).reshape(x.shape)
+    weight: Tensor | None,
+    running_mean: Tensor,
+    running_variance: Tensor,
+    mean: Tensor,
+    deviation: Tensor,
+    training: bool,
+    epsilon: float,
+    mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Ioffe & Szegedy, arXiv 1502.03167, section 3, with what is constant in a channel taken together.
+
+    dx = a dy + b x + c with three numbers a channel, so that no normalised copy of x is made.
+    """
+    if not isinstance(x.shape[1], int):
+        rule = decomposition_table[aten.native_batch_norm_backward.default]
+        arguments = (running_mean, running_variance, mean, deviation, training, epsilon, mask)
+        result: tuple[Tensor | None, Tensor | None, Tensor | None] = rule(dy, x, weight, *arguments)
+        return result
+    if not training:
+        mean, deviation = running_mean, torch.rsqrt(running_variance + epsilon)
+    a = deviation if weight is None else weight * deviation
+    if not training and not mask[1]:
+        return operators.scale_shift(dy, a, torch.zeros_like(a)), None, operators.channel_sum(dy) if mask[2] else None
+    share = x.shape[1] / x.numel()
+    db = operators.channel_sum(dy)
+    if prod(x.shape[2:]) < _MANY:  # of few values the mean may be far greater than the deviation
+        centred = operators.scale_shift(x, deviation, -mean * deviation)
+        dw = operators.channel_sum(dy * centred)
+        b, c, x = -a * dw * share, -a * db * share, centred
+    else:
+        dw = (operators.channel_sum(dy * x) - mean * db) * deviation
+        b = -a * deviation * dw * share
+        c = -a * db * share - b * mean
+    dx = operators.scale_shift(dy, a, torch.zeros_like(a))
+    if training:
+        dx = operators.scale_shift(x, b, c) + dx
+    return dx if mask[0] else None, dw if mask[1] else None, db if mask[2] else None
 
 
-def avg_pool2d_backward(
+def _max_pool(dims: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def geometry(
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        ceil_mode: bool = False,
+    ) -> tuple[list[int], list[int], list[int], list[int], bool]:
+        window = _each(kernel, dims)
+        return window, _each(stride or window, dims), _each(padding, dims), _each(dilation, dims), ceil_mode
+
+    def forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        # Autograd keeps the second result for the backward pass; ours wants the first, and no positions.
+        y = operators.max_pool(x, *geometry(*arguments))
+        return y, y
+
+    def backward(dy: Tensor, x: Tensor, *arguments: Any) -> Any:
+        *rest, y = arguments
+        return operators.max_pool_grad(dy, x, y, *geometry(*rest))
+
+    return forward, backward
+
+
+def _adaptive_max_pool(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    y = operators.max_pool(x, *_tiles(x, size))
+    return y, y
+
+
+def _adaptive_max_pool_backward(dy: Tensor, x: Tensor, y: Tensor) -> Any:
+    return operators.max_pool_grad(dy, x, y, *_tiles(x, dy.shape[-2:]))
+
+
+def _tiles(x: Tensor, size: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int], bool]:
+    pairs = list(zip(x.shape[-len(size) :], size, strict=True))
+    if any(full % out for full, out in pairs):
+        raise NotImplementedError(f"aten.adaptive_max_pool of {tuple(x.shape[-len(size) :])} to {tuple(size)}")
+    window = [full // out for full, out in pairs]
+    return window, window, [0] * len(window), [1] * len(window), False
+
+
+def _average_pool_backward(
     dy: Tensor,
     x: Tensor,
-    kernel_size: Sequence[int],
+    kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-) -> Tensor:
-    """Gradient of average pooling for its input: dy (B, C, OH, OW) spread evenly, as a transposed convolution with ones.
+    count_padding: bool,
+    divisor: int | None,
+) -> Any:
+    dims = x.dim() - 2
+    window, margin = _each(kernel, dims), _each(padding, dims)
+    step = _each(stride or window, dims)
+    shares = list[float]()
+    for axis, full in enumerate(x.shape[2:]):
+        for out in range(dy.shape[2 + axis]):
+            start = out * step[axis] - margin[axis]
+            end = min(start + window[axis], full + margin[axis])
+            inside = range(max(start, 0), min(end, full))
+            share = 1.0 if divisor else 1.0 / (end - start if count_padding else len(inside))
+            shares += [share if place in inside else 0.0 for place in range(full)]
+    dx = operators.average_pool_grad(dy, list(x.shape[2:]), shares)
+    return dx / divisor if divisor else dx
 
-    Raises:
-        NotImplementedError: windows of unequal counts (ceil_mode, or padding that is not counted).
-    """
-    if ceil_mode or (any(padding) and not count_include_pad):
-        raise NotImplementedError("the backward pass of average pooling with ceil_mode or uncounted padding")
-    kernel = list(kernel_size) * (2 // len(kernel_size))
-    step, margin = (list(each or kernel) * (2 // len(each or kernel)) for each in (stride, padding or [0]))
-    ones = x.new_full((x.shape[1], 1, *kernel), 1.0 / (divisor_override or kernel[0] * kernel[1]))
-    missing = [x.shape[2 + d] - ((dy.shape[2 + d] - 1) * step[d] - 2 * margin[d] + kernel[d]) for d in range(2)]
-    dx: Tensor = aten.convolution(dy, ones, None, step, margin, [1, 1], True, missing, x.shape[1])
-    return dx
+
+def _adaptive_average_pool_backward(dy: Tensor, x: Tensor) -> Any:
+    shares = list[float]()
+    for full, size in zip(x.shape[2:], dy.shape[2:], strict=True):
+        spans = [(out * full // size, -(-(out + 1) * full // size)) for out in range(size)]
+        shares += [float(start <= at < end) / (end - start) for start, end in spans for at in range(full)]
+    return operators.average_pool_grad(dy, list(x.shape[2:]), shares)
+
+
+def _embedding_backward(dy: Tensor, indices: Tensor, rows: int, padding_index: int, by_frequency: bool) -> Any:
+    if by_frequency:
+        raise NotImplementedError("embedding with scale_grad_by_freq")
+    return operators.embedding_grad(dy, indices, rows, padding_index)
+
+
+def _weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Gradients of ``w = g v / |v|`` (Salimans & Kingma, arXiv 1602.07868, equation 3)."""
+    axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()]
+    shape = [size if axis == dim % v.dim() else 1 for axis, size in enumerate(v.shape)]
+    norms, scale = norms.view(shape), g.view(shape)
+    dg = (dw * v).sum(axes, keepdim=True) / norms
+    return scale / norms * (dw - v * (dg / norms)), dg.view(g.shape)
+
+
+def _threshold_backward(dy: Tensor, y: Tensor, threshold: float) -> Any:
+    return operators.relu_grad(dy, y) if threshold == 0 else dy * (y > threshold).to(dy.dtype)
+
+
+def _hardtanh_backward(dy: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    return dy * ((x > low) & (x < high)).to(dy.dtype)
+
+
+def _each(values: Sequence[int], dims: int) -> list[int]:
+    return list(values) * (dims if len(values) == 1 else 1)
+
+
+_MAX_POOL_2D, _MAX_POOL_3D = _max_pool(2), _max_pool(3)
+_OURS: dict[Any, Callable[..., Any]] = {
+    aten.convolution_backward.default: _convolution_backward,
+    aten.native_batch_norm.default: _native_batch_norm,
+    aten._native_batch_norm_legit.default: _native_batch_norm,  # noqa: SLF001
+    aten._native_batch_norm_legit.no_stats: lambda x, w, b, *rest: _batch_norm(x, w, b, None, None, *rest)[:3],  # noqa: SLF001
+    aten._native_batch_norm_legit_functional.default: _batch_norm,  # noqa: SLF001
+    aten.native_batch_norm_backward.default: _batch_norm_backward,
+    aten.max_pool2d_with_indices.default: _MAX_POOL_2D[0],
+    aten.max_pool2d_with_indices_backward.default: _MAX_POOL_2D[1],
+    aten.max_pool3d_with_indices.default: _MAX_POOL_3D[0],
+    aten.max_pool3d_with_indices_backward.default: _MAX_POOL_3D[1],
+    aten.adaptive_max_pool2d.default: _adaptive_max_pool,
+    aten.adaptive_max_pool2d_backward.default: _adaptive_max_pool_backward,
+    aten.avg_pool2d_backward.default: _average_pool_backward,
+    aten.avg_pool3d_backward.default: _average_pool_backward,
+    aten._adaptive_avg_pool2d_backward.default: _adaptive_average_pool_backward,  # noqa: SLF001
+    aten._adaptive_avg_pool3d_backward.default: _adaptive_average_pool_backward,  # noqa: SLF001
+    aten.embedding_dense_backward.default: _embedding_backward,
+    aten._weight_norm_interface_backward.default: _weight_norm_backward,  # noqa: SLF001
+    aten.threshold_backward.default: _threshold_backward,
+    aten.hardtanh_backward.default: _hardtanh_backward,
+    # Where a kernel asks for memory to write to (SiLU's backward does), what it holds before does not matter.
+    aten.empty_permuted.default: lambda size, _layout, **_options: torch.zeros(size),
+}

@@ -1,5 +1,6 @@
-"""From a trial file to a bundle."""
+"""From a recipe to a bundle."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -8,42 +9,57 @@ from safetensors.torch import save as save_safetensors
 
 from cutlayer import __version__
 from cutlayer.bundle import FORMAT_VERSION, Manifest, write_bundle
-from cutlayer.trial import Trial
-from cutlayer_cut import client_of, cut_trial_model
-from cutlayer_export.certificate import certify
+from cutlayer.recipe import Recipe
+from cutlayer_cut import client_of, cut_model, examples
+from cutlayer_export.certificate import Graphs, certify
 from cutlayer_export.onnx_writer import OPSET, to_onnx
-from cutlayer_export.training_graph import initial_values, trace_backward, trace_forward
+from cutlayer_export.partition import partition
+from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
 
 __all__ = ["export_bundle"]
 
+_EXAMPLE_BATCH = 5
 
-def export_bundle(trial: Trial, path: Path) -> Manifest:
-    """Cut the trial's model, export its client-side half, certify it, and write the bundle to ``path``.
+
+def export_bundle(recipe: Recipe, path: Path, tell: Callable[[str], None] = lambda stage: None) -> Manifest:
+    """Cut the recipe's model, export its client-side half, certify it, and write the bundle to ``path``.
+
+    Args:
+        recipe: what to export.
+        path: a directory, or a ``.zip``.
+        tell: called with what is being done.
 
     Raises:
-        UserError: the model, the cut or the input shape is wrong, or an operation has no ONNX counterpart.
+        UserError: the model, the cut or its inputs are wrong, or an operation cannot be exported; nothing is written.
         CertificateError: the exported graphs do not compute what torch computes; nothing is written.
     """
-    halves = cut_trial_model(trial)
-    client, optimizer = client_of(trial, halves), trial.optimizer.client
-    x_shape, z_shape = client.input.shape, client.smashed.shape
-    values = initial_values(halves.client, optimizer)
-    forward = to_onnx(trace_forward(halves.client, values, x_shape))
-    backward = to_onnx(trace_backward(halves.client, values, x_shape, z_shape, optimizer))
-    certificate = certify(halves.client, values, forward, backward, x_shape, optimizer)
+    tell(f"cutting {recipe.model.factory} at {recipe.model.cut!r}")
+    module = (halves := cut_model(recipe)).client
+    client, state = client_of(recipe, halves)
+    example, trainable = examples(client.input, _EXAMPLE_BATCH, recipe.seed), recipe.model.trainable
+    values = initial_values(state, client.optimizer)
+    tell("tracing inference")
+    graphs = {"inference": to_onnx(trace_inference(module, state, example))}
+    certified = Graphs(graphs["inference"].SerializeToString(deterministic=True))
+    if client.optimizer is not None:
+        tell("tracing training")
+        joint = to_onnx(trace_training(module, state, example, trainable, client.optimizer))
+        graphs["forward"], graphs["backward"] = partition(joint)
+        with_gradients = partition(joint, with_gradients=True)
+        certified = Graphs(certified.inference, *(each.SerializeToString() for each in with_gradients))
+    tell("comparing with torch")
+    arrays = {name: value.numpy() for name, value in values.items()}
+    certificate = certify(module, trainable, client, arrays, certified)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        trial=trial.name,
+        trial=recipe.name,
         client=client,
         engine="onnx",
         opset=OPSET,
         versions={"cutlayer": __version__} | {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
         files={},
     )
-    files = {
-        "forward.onnx": forward,
-        "backward.onnx": backward,
-        "params.safetensors": save_safetensors(values),
-        "certificate.json": msgspec.json.format(msgspec.json.encode(certificate)) + b"\n",
-    }
+    files = {f"{name}.onnx": graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
+    files["params.safetensors"] = save_safetensors(values)
+    files["certificate.json"] = msgspec.json.format(msgspec.json.encode(certificate)) + b"\n"
     return write_bundle(path, manifest, files)

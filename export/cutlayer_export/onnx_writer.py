@@ -1,4 +1,4 @@
-"""A traced graph as an ONNX model with our input and output names."""
+"""Traced graphs as ONNX models of standard operations, with our input and output names."""
 
 import logging
 import re
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cutlayer.errors import UserError
+from cutlayer_export.onnx_operators import TRANSLATIONS
 from cutlayer_export.training_graph import Graph
 
 __all__ = ["OPSET", "to_onnx"]
@@ -18,34 +19,49 @@ __all__ = ["OPSET", "to_onnx"]
 OPSET = 18
 
 
-class _Wrapper(nn.Module):
-    def __init__(self, graph: Graph) -> None:
-        super().__init__()
-        self._graph = graph
-
-    def forward(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        outputs = self._graph.module(inputs)
-        return [outputs[name] for name in self._graph.outputs]
-
-
-def to_onnx(graph: Graph) -> bytes:
-    """Serialized ONNX of ``graph``; every input is a graph input, so stock runtimes can be given new values.
+def to_onnx(graph: Graph) -> onnx.ModelProto:
+    """ONNX model of ``graph``. Constants are initializers; everything else is an input, so new values can be given.
 
     Raises:
         UserError: the graph has an operation that ONNX does not have.
     """
-    dynamic = {name: {0: torch.export.Dim.DYNAMIC} if name in graph.batched else None for name in graph.inputs}
+    inputs = tuple(graph.inputs.values())
+    dynamic = tuple({0: torch.export.Dim.DYNAMIC} if name in ("x", "g") else None for name in graph.inputs)
     with _quiet():
         try:
-            program = torch.export.export(_Wrapper(graph), (graph.inputs,), dynamic_shapes=(dynamic,))
-            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
+            program = torch.export.export(_Positional(graph.module), inputs, dynamic_shapes=(dynamic,), strict=False)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+                custom_translation_table=TRANSLATIONS,
+            )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise UserError(f"the part before the cut cannot be exported to ONNX: {_culprit(error)}") from error
+            raise UserError(
+                f"the part before the cut cannot be exported to ONNX: {(culprit := _culprit(error))}{graph.owner(culprit)}; "
+                "cut before it"
+            ) from error
     assert exported is not None
     model = exported.model_proto
     _rename(model, list(graph.inputs), graph.outputs)
+    _drop_unused_outputs(model)
+    _freeze(model, graph)
     onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
+    return model
+
+
+class _Positional(nn.Module):
+    """Takes the graph's inputs one by one; `torch.export` wants a module of its own kind."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = module
+
+    def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        outputs: list[torch.Tensor] = self._module(*inputs)
+        return outputs
 
 
 def _culprit(error: BaseException | None) -> str:
@@ -54,7 +70,7 @@ def _culprit(error: BaseException | None) -> str:
     while error is not None:
         operation = re.search(r"op='([\w.]+)'", str(error)) or operation
         error = error.__cause__
-    return f"it has no counterpart of {operation[1]}; cut before it" if operation else "cut before it"
+    return f"it has no counterpart of {operation[1]}" if operation else "the exporter failed"
 
 
 def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:
@@ -70,7 +86,23 @@ def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> No
         node.ClearField("doc_string")
     del model.graph.value_info[:]
     model.ClearField("metadata_props")
-    model.graph.ClearField("metadata_props")
+    for part in (model.graph, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        part.ClearField("metadata_props")
+
+
+def _drop_unused_outputs(model: onnx.ModelProto) -> None:
+    """The exporter names every output that an operation may have; one that nobody reads costs time (max pooling)."""
+    used = {name for node in model.graph.node for name in node.input} | {each.name for each in model.graph.output}
+    for node in model.graph.node:
+        while node.op_type in ("LayerNormalization", "MaxPool") and node.output[-1] not in used:
+            node.output.pop()
+
+
+def _freeze(model: onnx.ModelProto, graph: Graph) -> None:
+    """Turn inputs that never change into initializers, which a runtime may prepare once and for all."""
+    for value in [each for each in model.graph.input if each.name.startswith("constants.")]:
+        model.graph.input.remove(value)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(graph.inputs[value.name].numpy(), value.name))
 
 
 @contextmanager

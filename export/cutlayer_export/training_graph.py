@@ -1,129 +1,178 @@
-"""What the board computes, as two torch functions, and their traces as graphs of ordinary ATen operations.
+"""What the board computes, as torch functions, and their traces as graphs of ordinary operations.
 
-Backward recomputes the forward pass from ``x`` instead of reading saved tensors: a runtime pays for every extra graph
-output with an allocation and a copy.
-The optimizer is torch code like the rest, so it is traced, exported and checked like the rest.
+One training graph holds the forward pass, its backward pass and the optimizer; a writer parts it where the cut gradient
+comes in. The optimizer is torch code like the rest, so it is traced, exported and checked like the rest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call, functionalize, vjp
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.modules.dropout import _DropoutNd
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cutlayer.errors import UserError
-from cutlayer.optimizers import Sgd
+from cutlayer.optimizers import Optimizer
+from cutlayer_cut import ClientState, mode, training
 from cutlayer_export.decompositions import decompositions
-from cutlayer_export.sgd import sgd_state, sgd_step
+from cutlayer_export.draws import Draws
+from cutlayer_export.optimizer_step import initial_state, optimizer_step
+from cutlayer_export.owners import owner_of
+from cutlayer_export.rewrites import simplify
 
-__all__ = ["Graph", "initial_values", "trace_backward", "trace_forward"]
+__all__ = ["Graph", "initial_values", "trace_inference", "trace_training"]
 
 Tensors = dict[str, Tensor]
+_BATCHED = ("x", "g")
 
 
 class Graph(NamedTuple):
-    """A traced function with named inputs and outputs; axis 0 of the inputs in ``batched`` is dynamic."""
+    """A traced function of named tensors.
+
+    Attributes:
+        module: takes ``inputs`` and gives ``outputs``, by position.
+        inputs: examples by name; axis 0 of ``x`` and ``g`` is the batch. ``constants.*`` never change.
+        outputs: names.
+        owner: tells to which module of the client an operation that a text names belongs; see `owners.owner_of`.
+    """
 
     module: fx.GraphModule
     inputs: Tensors
     outputs: list[str]
-    batched: frozenset[str]
+    owner: Callable[[str], str]
 
 
-def initial_values(client: nn.Module, optimizer: Sgd) -> Tensors:
-    """Everything that the board keeps from step to step, by graph input name.
+def initial_values(state: ClientState, optimizer: Optimizer | None) -> Tensors:
+    """Everything that the board keeps from step to step, by the name of the graph input; copies."""
+    moments = initial_state(state.params, optimizer) if optimizer else {}
+    kinds = {"params": state.params, "buffers": state.buffers, "state": moments}
+    return {f"{kind}.{name}": value.clone() for kind, values in kinds.items() for name, value in values.items()}
+
+
+def trace_training(
+    client: nn.Module, state: ClientState, example: Tensor, trainable: str, optimizer: Optimizer
+) -> Graph:
+    """One step of training.
+
+    Inputs: ``x``, ``g`` (the cut gradient), ``learning_rate``, ``step`` for optimizers that count, ``seed`` for clients
+    that draw random numbers, ``params.*``, ``buffers.*``, ``state.*``, ``constants.*``.
+    Outputs: ``z``, ``new_buffers.*``, ``new_params.*``, ``new_state.*``, ``gradients.*`` (not clipped, not decayed).
 
     Raises:
-        UserError: the client has a module whose training cannot be exported.
+        UserError: an operation that cannot be differentiated or exported, with the module it belongs to.
     """
-    for name, module in client.named_modules():
-        if isinstance(module, _DropoutNd) and module.p > 0:
-            raise UserError(f"the part before the cut has the dropout {name!r}, which boards cannot do: cut before it")
-    params = {f"params.{name}": value.detach().clone() for name, value in client.named_parameters()}
-    buffers = {f"buffers.{name}": value.detach().clone() for name, value in client.named_buffers()}
-    return (
-        params
-        | buffers
-        | {f"state.{name}": value for name, value in sgd_state(_of(params, "params"), optimizer).items()}
-    )
+
+    def step(inputs: Tensors) -> Tensors:
+        params, buffers, moments = (_of(inputs, kind) for kind in ("params", "buffers", "state"))
+        fixed = _of(inputs, "constants")
+
+        with torch.enable_grad():
+            watched = {name: value.detach().requires_grad_() for name, value in params.items()}
+            changed = {name: value.clone() for name, value in buffers.items()}
+            z = functional_call(client, {**watched, **changed, **fixed}, (inputs["x"],))
+            derivatives = torch.autograd.grad(z, list(watched.values()), inputs["g"])
+        gradients = dict(zip(params, derivatives, strict=True))
+        rate, count = inputs["learning_rate"], inputs["step"]
+        new_params, new_moments = optimizer_step(params, gradients, moments, rate, count, optimizer)
+        news = {"new_buffers": changed, "new_params": new_params, "new_state": new_moments, "gradients": gradients}
+        return {"z": z.detach()} | {
+            f"{kind}.{name}": value for kind, each in news.items() for name, value in each.items()
+        }
+
+    with training(client, trainable):
+        return _trace(step, client, _inputs(client, state, example, optimizer))
 
 
-def trace_forward(client: nn.Module, values: Tensors, input_shape: tuple[int, ...]) -> Graph:
-    """x, params and buffers to smashed data ``z``, and ``new_buffers.*`` of the buffers that change."""
-    kept = {name: value for name, value in values.items() if not name.startswith("state.")}
-    example = torch.randn(_example_batch(kept, input_shape), *input_shape)
-    changed = _changed_buffers(client, kept, example)
+def trace_inference(client: nn.Module, state: ClientState, example: Tensor) -> Graph:
+    """The forward pass in eval mode: ``x``, ``params.*``, ``buffers.*``, ``constants.*`` to ``z``.
 
-    def forward(inputs: Tensors) -> Tensors:
-        z, buffers = _run(client, _of(inputs, "params"), _of(inputs, "buffers"), inputs["x"])
-        return {"z": z} | {f"new_buffers.{name}": buffers[name] for name in changed}
+    Raises:
+        UserError: as `trace_training` does.
+    """
 
-    inputs = {"x": example, **kept}
-    return Graph(_trace(forward, inputs), inputs, ["z", *(f"new_buffers.{name}" for name in changed)], frozenset("x"))
+    def infer(inputs: Tensors) -> Tensors:
+        tensors = {name: value for kind in ClientState._fields for name, value in _of(inputs, kind).items()}
+        return {"z": functional_call(client, tensors, (inputs["x"],))}
 
-
-def trace_backward(
-    client: nn.Module, values: Tensors, input_shape: tuple[int, ...], smashed_shape: tuple[int, ...], optimizer: Sgd
-) -> Graph:
-    """x, cut gradient ``g``, params, buffers, state and learning rate to ``new_params.*`` and ``new_state.*``."""
-
-    def backward(inputs: Tensors) -> Tensors:
-        params, buffers, state = (_of(inputs, kind) for kind in ("params", "buffers", "state"))
-        pull_back = vjp(lambda each: _run(client, each, buffers, inputs["x"])[0], params)[1]
-        (gradients,) = pull_back(inputs["g"])
-        new_params, new_state = sgd_step(params, gradients, state, inputs["learning_rate"], optimizer)
-        return _named("new_params", new_params) | _named("new_state", new_state)
-
-    batch = _example_batch(values, input_shape, smashed_shape)
-    inputs = {
-        "x": torch.randn(batch, *input_shape),
-        "g": torch.randn(batch, *smashed_shape),
-        "learning_rate": torch.tensor(optimizer.learning_rate),
-        **values,
-    }
-    outputs = [f"new_{name}" for name in values if not name.startswith("buffers.")]
-    return Graph(_trace(backward, inputs), inputs, outputs, frozenset("xg"))
+    with mode(client, training=False), torch.no_grad():
+        return _trace(infer, client, _inputs(client, state, example, None))
 
 
-def _run(client: nn.Module, params: Tensors, buffers: Tensors, x: Tensor) -> tuple[Tensor, Tensors]:
-    """The client's output, and its buffers after the call; nothing passed in is changed."""
-    copies = {name: value.clone() for name, value in buffers.items()}
-    z: Tensor = functional_call(client, (params, copies), (x,))
-    return z, copies
+def _inputs(client: nn.Module, state: ClientState, example: Tensor, optimizer: Optimizer | None) -> Tensors:
+    inputs = {"x": example}
+    if optimizer:
+        with mode(client, training=False), torch.no_grad():
+            z = functional_call(
+                client, {name: value.clone() for each in state for name, value in each.items()}, example
+            )
+        inputs |= {"g": torch.randn_like(z), "learning_rate": torch.tensor(optimizer.learning_rate)}
+        inputs |= {"step": torch.tensor(1), "seed": torch.tensor(0)}
+    constants = {f"constants.{name}": value for name, value in state.constants.items()}
+    return inputs | initial_values(state, optimizer) | constants
 
 
-def _example_batch(values: Tensors, *shapes: tuple[int, ...]) -> int:
-    """A batch size for tracing that is no other dimension, since torch takes equal sizes for the same one."""
-    taken = {0, 1, 2}.union(*shapes, *(tuple(value.shape) for value in values.values()))
-    return next(size for size in range(3, len(taken) + 4) if size not in taken)
+def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Tensors) -> Graph:
+    names, outputs, draws = list(inputs), list[str](), Draws()
+    owner = partial(owner_of, client=client, x=inputs["x"])
 
+    def flat(*values: Tensor) -> list[Tensor]:
+        results = function(dict(zip(names, values, strict=True)))
+        outputs[:] = results
+        return list(results.values())
 
-def _changed_buffers(client: nn.Module, values: Tensors, example: Tensor) -> list[str]:
-    before = _of(values, "buffers")
-    with torch.no_grad():
-        _, after = _run(client, _of(values, "params"), before, example)
-    return [name for name, value in before.items() if not torch.equal(value, after[name])]
+    def with_draws(*values: Tensor) -> list[Tensor]:
+        draws.seed = dict(zip(names, values, strict=True)).get("seed")
+        results: list[Tensor] = functionalize(joint, remove="mutations")(*values)
+        return results
 
-
-def _trace(function: Callable[[Tensors], Tensors], inputs: Tensors) -> fx.GraphModule:
-    pure: Any = functionalize(function, remove="mutations_and_views")
     try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            module = make_fx(pure, decomposition_table=decompositions(), tracing_mode="symbolic")(inputs)
+        with sdpa_kernel(SDPBackend.MATH), _without_onednn():
+            fakes = _fakes(inputs)
+            options: dict[str, Any] = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
+            joint = make_fx(flat, **options)(*fakes)  # differentiated; then decomposed, and nothing changed in place
+            module = make_fx(with_draws, {**decompositions(), **draws.table()}, **options)(*fakes)
     except (NotImplementedError, RuntimeError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"the part before the cut cannot be trained on a board: {reason}; cut before it") from error
-    module.graph.eliminate_dead_code()
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(
+            f"the part before the cut cannot be trained on a board: {reason}{owner(reason)}; cut before it, or freeze it"
+        ) from error
+    simplify(module)
+    used = [node for node in module.graph.find_nodes(op="placeholder") if node.users]
+    for node, name in zip(module.graph.find_nodes(op="placeholder"), names, strict=True):
+        node.meta["input"] = name
+        if not node.users:
+            module.graph.erase_node(node)
     module.recompile()
-    return module
+    return Graph(module, {node.meta["input"]: inputs[node.meta["input"]] for node in used}, outputs, owner)
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Its recurrent layers are one operation each, without parts that could be exported."""
+    enabled = torch._C._get_mkldnn_enabled()  # noqa: SLF001 - torch.backends.mkldnn.flags warns about GPUs
+    torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)  # noqa: SLF001
+
+
+def _fakes(inputs: Tensors) -> list[Tensor]:
+    """Stand-ins without values, whose batch is a symbol and whose other sizes are numbers."""
+    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    stand_ins = list[Tensor]()
+    for name, value in inputs.items():
+        batched = [DimDynamic.DUCK] if name in _BATCHED else []
+        sizes = batched + [DimDynamic.STATIC] * (value.dim() - len(batched))
+        stand_ins.append(fake.from_tensor(value.detach(), symbolic_context=StatelessSymbolicContext(sizes)))
+    return stand_ins
 
 
 def _of(values: Tensors, kind: str) -> Tensors:
     return {name.removeprefix(f"{kind}."): value for name, value in values.items() if name.startswith(f"{kind}.")}
-
-
-def _named(kind: str, values: Tensors) -> Tensors:
-    return {f"{kind}.{name}": value for name, value in values.items()}

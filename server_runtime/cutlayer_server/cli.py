@@ -15,9 +15,10 @@ from cutlayer.transports import MqttTransport
 from cutlayer.trial import read_trial
 from cutlayer_profiles.report import write_report
 from cutlayer_server.coordinator import Coordinator, birth_of
+from cutlayer_server.inference import InferenceService
 from cutlayer_server.progress import ProgressDisplay
 
-__all__ = ["free_run_dir", "serve"]
+__all__ = ["free_run_dir", "infer", "serve"]
 
 
 def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -> None:
@@ -31,7 +32,7 @@ def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -
     if threads:
         torch.set_num_threads(threads)
     trial = read_trial(trial_file)
-    test = data.load(trial_file.parent / trial.data.test, trial.model.input_shape, trial.data.classes, part="test")
+    test = data.load(trial_file.parent / trial.data.test, trial.model.input, trial.data.classes, part="test")
     coordinator = Coordinator(trial, test)
     birth = birth_of(trial)
     will = will_of(topics.control(trial.name), birth)
@@ -50,6 +51,27 @@ def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -
         print(msgspec.json.encode(summary).decode())
     else:
         console.print(_closing_line(summary), soft_wrap=True)
+
+
+def infer(trial_file: Path, weights: Path, threads: int) -> None:
+    """Answer the queries of boards with a trained model until Ctrl-C. Raises what `InferenceService` raises."""
+    console = Console(highlight=False)
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    if threads:
+        torch.set_num_threads(threads)
+    trial = read_trial(trial_file)
+    service = InferenceService(trial, weights / "model.safetensors" if weights.is_dir() else weights)
+    birth = birth_of(trial)
+    will = will_of(topics.control(trial.name), birth)
+    transport = MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{birth.epoch:x}", will)
+    console.print(f"answering {', '.join(trial.devices)} with {weights}; Ctrl-C ends it", soft_wrap=True)
+    try:
+        service.run(birth, transport)
+    finally:
+        transport.publish_retained(*will)
+        transport.close()
+        console.print(f"{service.answered:,} samples classified")
 
 
 def free_run_dir(root: Path, name: str) -> Path:

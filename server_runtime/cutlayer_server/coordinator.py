@@ -11,7 +11,7 @@ from cutlayer.messages import Presence
 from cutlayer.record import Ended, Record, Started, Summary
 from cutlayer.transports import Transport
 from cutlayer.trial import Trial
-from cutlayer_cut import client_of, cut_trial_model
+from cutlayer_cut import client_of, cut_model
 from cutlayer_server.checks import check_halves
 from cutlayer_server.fleet import Fleet
 from cutlayer_server.rounds import run_round
@@ -41,9 +41,9 @@ class Coordinator:
 
     def __init__(self, trial: Trial, test: data.Samples) -> None:
         self._trial, self._test = trial, test
-        self._halves = cut_trial_model(trial)
-        self._client = client_of(trial, self._halves)
-        self._prepare = data.Preparation(self._client.input.shape, trial.data.mean, trial.data.std)
+        self._halves = cut_model(trial.recipe)
+        self._client, _ = client_of(trial.recipe, self._halves)
+        self._prepare = data.Preparation(self._client.input, trial.data.mean, trial.data.std)
         check_halves(trial, self._client, self._halves.server, test)
 
     def run(
@@ -82,7 +82,7 @@ class Coordinator:
         trial, halves, losses = self._trial, self._halves, list[float]()
         model = ServerModel(halves.server, trial.optimizer.server)
         trainer = Trainer(trial, self._client, fleet, model, record)
-        weights = client_weights(halves.client)
+        weights = client_weights(halves.client, [*self._client.params, *self._client.buffers])
         for epoch in range(trial.epochs):
             trainer.start_epoch(epoch, trial.schedule.decide(epoch, losses))
             weights = run_round(trial.aggregation, trainer, weights)

@@ -13,7 +13,7 @@ from cutlayer.session import Role
 from cutlayer.transports import Transport
 from cutlayer.trial import Trial
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "assignment_of"]
 
 _MAX_REFUSED = 64
 _log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Fleet:
             self._admitted[name] = presence
             self._online.add(name)
             self.endpoint.open(name, presence.epoch)
-            self.say(name, _assignment(self._trial, name))
+            self.say(name, assignment_of(self._trial, name))
 
     def _move(self, name: str, online: bool) -> None:
         if online and name not in self._online:
@@ -137,7 +137,8 @@ class Fleet:
             self.say(name, End(reason=f"{name} was refused: {reason}", ok=False))
 
 
-def _assignment(trial: Trial, device: str) -> Assignment:
+def assignment_of(trial: Trial, device: str) -> Assignment:
+    """What a device of the trial must obey."""
     return Assignment(
         client=trial.devices.index(device),
         seed=trial.seeds.data,

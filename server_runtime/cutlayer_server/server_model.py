@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from cutlayer.data import Batch
 from cutlayer.errors import RemoteError
-from cutlayer.optimizers import Sgd
+from cutlayer.optimizers import Optimizer
+from cutlayer_cut import clip, mode, torch_optimizer
 
 __all__ = ["Evaluation", "ServerModel", "StepResult", "client_weights", "evaluate", "load_client"]
 
@@ -39,15 +40,9 @@ class ServerModel:
         settings: its optimizer.
     """
 
-    def __init__(self, half: nn.Module, settings: Sgd) -> None:
+    def __init__(self, half: nn.Module, settings: Optimizer) -> None:
         self.half = half
-        self._optimizer = torch.optim.SGD(
-            half.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        )
+        self._settings, self._optimizer = settings, torch_optimizer(half.parameters(), settings)
 
     def step(self, smashed: NDArray[np.float32], labels: NDArray[np.uint16]) -> StepResult:
         """Forward, backward, update on smashed data (B, *smashed) with B class numbers.
@@ -57,27 +52,31 @@ class ServerModel:
         """
         z = torch.tensor(smashed, requires_grad=True)
         y = torch.from_numpy(labels.astype(np.int64))
-        logits: Tensor = self.half(z)
+        # A clone, since the half may begin with a module that works in place, such as ReLU.
+        logits: Tensor = self.half(z.clone())
         if int(y.max()) >= logits.shape[1]:
             raise RemoteError(f"a label {int(y.max())} was sent, the model has {logits.shape[1]} classes")
         loss = cross_entropy(logits, y)
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
+        clip(self.half.parameters(), self._settings)
         self._optimizer.step()
         assert z.grad is not None
         return StepResult(loss.item(), int((logits.argmax(1) == y).sum()), z.grad.numpy())
 
 
-def client_weights(client: nn.Module) -> dict[str, NDArray[Any]]:
-    """Parameters and buffers by name, as a bundle lists them: also buffers that a state dict leaves out. Copies."""
-    return {name: value.detach().numpy().copy() for name, value in _tensors(client).items()}
+def client_weights(client: nn.Module, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """The parameters and buffers that travel, as a bundle lists them. Copies."""
+    tensors = _tensors(client)
+    return {name: tensors[name].detach().numpy().copy() for name in names}
 
 
 def load_client(client: nn.Module, weights: dict[str, NDArray[Any]]) -> None:
     """Put the weights that a device sent into the server's copy of the client-side half."""
+    tensors = _tensors(client)
     with torch.no_grad():
-        for name, value in _tensors(client).items():
-            value.copy_(torch.from_numpy(np.array(weights[name])))
+        for name, array in weights.items():
+            tensors[name].copy_(torch.from_numpy(np.array(array)))
 
 
 def _tensors(client: nn.Module) -> dict[str, Tensor]:
@@ -86,18 +85,12 @@ def _tensors(client: nn.Module) -> dict[str, Tensor]:
 
 def evaluate(client: nn.Module, server: nn.Module, batches: Iterable[Batch]) -> Evaluation:
     """Loss and accuracy of both halves together, in eval mode; their mode is restored."""
-    halves = (client, server)
-    modes = [half.training for half in halves]
     losses, correct, count = 0.0, 0, 0
-    with torch.inference_mode():
-        for half in halves:
-            half.eval()
+    with torch.inference_mode(), mode(client, training=False), mode(server, training=False):
         for x, labels in batches:
             y = torch.from_numpy(labels.astype(np.int64))
             logits = server(client(torch.from_numpy(x)))
             losses += cross_entropy(logits, y, reduction="sum").item()
             correct += int((logits.argmax(1) == y).sum())
             count += len(y)
-    for half, mode in zip(halves, modes, strict=True):
-        half.train(mode)
     return Evaluation(losses / count, correct / count)

@@ -7,8 +7,9 @@ from PIL import Image
 from cutlayer import data
 from cutlayer.errors import UserError
 from cutlayer.messages import Augmentation
+from cutlayer.recipe import InputSpec
 
-PREPARE = data.Preparation((1, 4, 4), (0.5,), (0.25,))
+PREPARE = data.Preparation(InputSpec(shape=(1, 4, 4)), (0.5,), (0.25,))
 PLAIN = Augmentation()
 CLASSES = ("cat", "dog")
 
@@ -45,8 +46,21 @@ def test_integers_are_scaled_to_one_and_normalised(samples):
     assert batch.x.dtype == np.float32
 
 
+def test_tokens_stay_as_they_are_and_within_their_range(tmp_path):
+    tokens = InputSpec(shape=(4,), dtype="int64", low=0, high=9)
+    np.savez(tmp_path / "text.npz", x=np.arange(8).reshape(2, 4), y=np.zeros(2, int))
+    found = data.load(tmp_path / "text.npz", tokens)
+    prepared = data.Preparation(tokens, (0.5,), (0.25,))(found.x)
+    np.testing.assert_array_equal(prepared, np.arange(8).reshape(2, 4))
+    assert prepared.dtype == np.int64
+    for x in (np.full((2, 4), 10), np.full((2, 4), -1), np.zeros((2, 4))):
+        np.savez(tmp_path / "bad.npz", x=x, y=np.zeros(2, int))
+        with pytest.raises(UserError, match="allowed: whole numbers from 0 to 9"):
+            data.load(tmp_path / "bad.npz", tokens)
+
+
 def test_channels_are_normalised_one_by_one():
-    prepare = data.Preparation((2, 1, 1), (0.0, 1.0), (1.0, 2.0))
+    prepare = data.Preparation(InputSpec(shape=(2, 1, 1)), (0.0, 1.0), (1.0, 2.0))
     x = np.ones((1, 2, 1, 1), np.float32)
     np.testing.assert_array_equal(prepare(x).ravel(), [1.0, 0.0])
 
@@ -78,10 +92,10 @@ def test_an_npz_is_loaded_by_either_pair_of_names(tmp_path, samples):
         y_test=samples.y[:3],
     )
     for file in ("a.npz", "b.npz"):
-        found = data.load(tmp_path / file, (1, 4, 4))
+        found = data.load(tmp_path / file, InputSpec(shape=(1, 4, 4)))
         np.testing.assert_array_equal(found.x, samples.x)
         np.testing.assert_array_equal(found.y, samples.y)
-    assert len(data.load(tmp_path / "b.npz", (1, 4, 4), part="test").y) == 3
+    assert len(data.load(tmp_path / "b.npz", InputSpec(shape=(1, 4, 4)), part="test").y) == 3
 
 
 @pytest.mark.parametrize(
@@ -102,15 +116,15 @@ def test_an_npz_is_loaded_by_either_pair_of_names(tmp_path, samples):
 def test_a_wrong_npz_is_the_users_mistake(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(UserError, match=message):
-        data.load(tmp_path / "bad.npz", (1, 4, 4))
+        data.load(tmp_path / "bad.npz", InputSpec(shape=(1, 4, 4)))
 
 
 def test_a_file_that_is_no_npz_or_not_there_is_the_users_mistake(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(UserError, match="plain arrays"):
-        data.load(tmp_path / "text.npz", (1, 4, 4))
+        data.load(tmp_path / "text.npz", InputSpec(shape=(1, 4, 4)))
     with pytest.raises(UserError, match="does not exist"):
-        data.load(tmp_path / "none.npz", (1, 4, 4))
+        data.load(tmp_path / "none.npz", InputSpec(shape=(1, 4, 4)))
 
 
 def folder_of_images(path, mode="RGB", size=(6, 4)):
@@ -123,30 +137,30 @@ def folder_of_images(path, mode="RGB", size=(6, 4)):
 
 
 def test_a_folder_of_images_is_read_class_by_class(tmp_path):
-    found = data.load(folder_of_images(tmp_path), (3, 4, 6), CLASSES)
+    found = data.load(folder_of_images(tmp_path), InputSpec(shape=(3, 4, 6)), CLASSES)
     assert found.y.tolist() == [0, 0, 1, 1]
     assert found.x.shape == (4, 3, 4, 6)
     assert found.x[:, 0, 0, 0].tolist() == [0, 1, 40, 41]
 
 
 def test_images_are_resized_and_turned_grey_as_the_model_wants(tmp_path):
-    assert data.load(folder_of_images(tmp_path), (1, 8, 8), CLASSES).x.shape == (4, 1, 8, 8)
+    assert data.load(folder_of_images(tmp_path), InputSpec(shape=(1, 8, 8)), CLASSES).x.shape == (4, 1, 8, 8)
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (64,)])
 def test_a_model_without_image_input_does_not_take_a_folder(tmp_path, shape):
     with pytest.raises(UserError, match="1 or 3 channels"):
-        data.load(folder_of_images(tmp_path), shape)
+        data.load(folder_of_images(tmp_path), InputSpec(shape=shape))
 
 
 def test_an_empty_folder_and_a_broken_image_are_the_users_mistake(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no images"):
-        data.load(tmp_path / "empty", (3, 4, 6))
+        data.load(tmp_path / "empty", InputSpec(shape=(3, 4, 6)))
     broken = folder_of_images(tmp_path / "broken")
     (broken / "cat" / "0.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(UserError, match=r"0\.png: cannot be read"):
-        data.load(broken, (3, 4, 6), CLASSES)
+        data.load(broken, InputSpec(shape=(3, 4, 6)), CLASSES)
 
 
 def test_a_class_keeps_its_number_where_another_is_missing_and_hidden_folders_are_none(tmp_path):
@@ -155,22 +169,22 @@ def test_a_class_keeps_its_number_where_another_is_missing_and_hidden_folders_ar
         file.unlink()
     (path / "cat").rmdir()
     (path / ".ipynb_checkpoints").mkdir()
-    assert data.load(path, (3, 4, 6), CLASSES).y.tolist() == [1, 1]
+    assert data.load(path, InputSpec(shape=(3, 4, 6)), CLASSES).y.tolist() == [1, 1]
 
 
 def test_a_class_that_the_trial_does_not_name_is_the_users_mistake(tmp_path):
     with pytest.raises(
         UserError, match=r"found the classes \['dog'\], allowed: \['cat'\]; name them in .*data.classes"
     ):
-        data.load(folder_of_images(tmp_path), (3, 4, 6), ("cat",))
+        data.load(folder_of_images(tmp_path), InputSpec(shape=(3, 4, 6)), ("cat",))
 
 
 def test_whole_numbers_are_scaled_like_bytes_and_floats_are_not(tmp_path):
     y = np.zeros(1, int)
     for name, x in (("int", np.full((1, 16), 255)), ("float", np.ones((1, 16)))):
         np.savez(tmp_path / f"{name}.npz", x=x, y=y)
-    prepare = data.Preparation((1, 4, 4), (0.0,), (1.0,))
-    found = [prepare(data.load(tmp_path / f"{name}.npz", (1, 4, 4)).x) for name in ("int", "float")]
+    prepare = data.Preparation(InputSpec(shape=(1, 4, 4)), (0.0,), (1.0,))
+    found = [prepare(data.load(tmp_path / f"{name}.npz", InputSpec(shape=(1, 4, 4))).x) for name in ("int", "float")]
     assert found[0].max() == found[1].max() == 1.0
 
 
@@ -178,10 +192,10 @@ def test_whole_numbers_are_scaled_like_bytes_and_floats_are_not(tmp_path):
 def test_a_damaged_npz_is_the_users_mistake(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"is not an \.npz of plain arrays"):
-        data.load(tmp_path / "bad.npz", (1, 4, 4))
+        data.load(tmp_path / "bad.npz", InputSpec(shape=(1, 4, 4)))
 
 
 def test_a_single_array_is_no_npz(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 16)))
     with pytest.raises(UserError, match=r"is not an \.npz of plain arrays"):
-        data.load(tmp_path / "x.npy", (1, 4, 4))
+        data.load(tmp_path / "x.npy", InputSpec(shape=(1, 4, 4)))

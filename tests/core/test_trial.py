@@ -27,7 +27,7 @@ def test_a_whole_trial_file(tmp_path):
     assert trial.codec.down == Fp8("e4m3")
     assert trial.aggregation == SplitFed()
     assert trial.optimizer.client.momentum == 0.9
-    assert trial.model.input_shape == (1, 8, 8)
+    assert trial.model.input.shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from cutlayer_device.agent import Agent, _ServerMoved, birth_of
 @pytest.fixture
 def agent(digits):
     bundle = read_bundle(digits / "client.bundle")
-    samples = data.load(digits / "board-1.npz", bundle.manifest.client.input.shape)
+    samples = data.load(digits / "board-1.npz", bundle.manifest.client.input)
     return Agent(bundle, samples, birth_of(bundle, "demo", "board-1", 10), MemoryBroker().connect(), threads=1)
 
 

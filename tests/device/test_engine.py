@@ -22,36 +22,38 @@ def batch(size):
 def test_any_batch_size_is_taken(engine, size):
     x, g = batch(size)
     assert engine.forward(x).shape == (size, 16, 4, 4)
-    engine.backward(x, g, 0.1)
+    engine.backward(g, 0.1)
 
 
 def test_backward_changes_the_parameters_and_a_rate_of_zero_does_not(engine):
     x, g = batch(8)
     before = engine.weights()
-    engine.backward(x, g, 0.0)
+    engine.forward(x)
+    engine.backward(g, 0.0)
     assert all((engine.weights()[name] == value).all() for name, value in before.items())
-    engine.backward(x, g, 0.1)
+    engine.backward(g, 0.1)
     assert all((engine.weights()[name] != value).any() for name, value in before.items())
 
 
 def test_loaded_weights_are_used_and_the_momentum_stays(engine):
     x, g = batch(8)
     before = engine.weights()
-    z = engine.forward(x)
-    engine.backward(x, g, 0.1)
+    z = engine.forward(x).copy()
+    engine.backward(g, 0.1)
     engine.load(before)
     np.testing.assert_array_equal(engine.forward(x), z)
-    engine.backward(x, g, 0.1)
+    engine.backward(g, 0.1)
     first_step = {name: value - before[name] for name, value in engine.weights().items()}
     engine.load(before)
-    engine.backward(x, g, 0.1)
+    engine.forward(x)
+    engine.backward(g, 0.1)
     second_step = {name: value - before[name] for name, value in engine.weights().items()}
     assert all(np.abs(second_step[name]).max() > np.abs(first_step[name]).max() for name in before)
 
 
 def test_weights_are_copies(engine):
     x, _ = batch(2)
-    z = engine.forward(x)
+    z = engine.forward(x).copy()
     for value in engine.weights().values():
         value[...] = 0
     np.testing.assert_array_equal(engine.forward(x), z)
@@ -60,7 +62,7 @@ def test_weights_are_copies(engine):
 def test_a_strided_batch_is_taken_as_it_looks(engine):
     x, _ = batch(4)
     strided = np.asfortranarray(x)
-    np.testing.assert_array_equal(engine.forward(strided), engine.forward(x))
+    np.testing.assert_array_equal(engine.forward(strided).copy(), engine.forward(x))
 
 
 def test_an_engine_that_is_not_there_is_named(digits, monkeypatch):

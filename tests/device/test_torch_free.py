@@ -60,7 +60,7 @@ def test_an_environment_with_only_the_boards_packages_trains(broker, digits, tmp
     board = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
     birth = birth_of(trial)
     transport = MqttTransport(broker.host, broker.port, "server", will_of(topics.control(trial.name), birth))
-    test = data.load(digits / "test.npz", trial.model.input_shape, part="test")
+    test = data.load(digits / "test.npz", trial.model.input, part="test")
     Coordinator(trial, test).run(birth, transport, Record(tmp_path / "run", ""), lambda missing: None)
     transport.close()
     _, log = board.communicate(timeout=30)

@@ -29,14 +29,14 @@ def trial(digits):
 
 @pytest.fixture
 def test_set(digits, trial):
-    return data.load(digits / "test.npz", trial.model.input_shape, part="test")
+    return data.load(digits / "test.npz", trial.model.input, part="test")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"cut": "head"}, "model.cut: 'head' is not the only|nothing to train on the server"),
-        ({"factory": f"{__name__}:Misfit"}, "what follows 'stem' does not accept its output"),
+        ({"factory": f"{__name__}:Misfit"}, r"the model does not accept float32 of shape \[1, 8, 8\]"),
         ({"kwargs": {"classes": 9}}, "data.test: found the class number 9, the model has 9 classes"),
     ],
 )

@@ -58,7 +58,7 @@ class Server(threading.Thread):
 
     def __init__(self, broker, digits, trial, run_dir):
         super().__init__(daemon=True)
-        test = data.load(digits / trial.data.test, trial.model.input_shape, part="test")
+        test = data.load(digits / trial.data.test, trial.model.input, part="test")
         self.coordinator, self.record = Coordinator(trial, test), Record(run_dir, "")
         self.birth = server_birth(trial)
         self.transport = broker.connect(will_of(topics.control(trial.name), self.birth))

@@ -14,7 +14,7 @@ from cutlayer.aggregation import Sequential, SplitFed
 from cutlayer.codecs import Fp8, Raw
 from cutlayer.record import EpochDone
 from cutlayer.trial import Codecs
-from cutlayer_cut import build_model, cut_trial_model
+from cutlayer_cut import build_model, cut_model
 from harness import digits_trial, run_trial, shares
 
 EPOCHS = 3
@@ -26,7 +26,7 @@ def sgd(parameters, settings):
 
 
 def batches(trial, samples, client, epoch):
-    prepare = data.Preparation(trial.model.input_shape, trial.data.mean, trial.data.std)
+    prepare = data.Preparation(trial.model.input, trial.data.mean, trial.data.std)
     seed = (trial.seeds.data, client, epoch)
     for x, y in data.batches(samples, prepare, trial.data.batch_size, seed, trial.data.augmentation):
         yield torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
@@ -49,7 +49,7 @@ def greatest_difference(found, wanted):
 def test_one_device_equals_unsplit_training(digits, tmp_path):
     trial = digits_trial(digits, devices=("board-1",), epochs=EPOCHS, codec=RAW)
     run_trial(digits, trial, tmp_path / "run")
-    model = build_model(trial)
+    model = build_model(trial.model, trial.seeds.weights)
     optimizer = sgd(model.parameters(), trial.optimizer.server)
     (samples,) = shares(digits, trial).values()
     for epoch in range(EPOCHS):
@@ -62,7 +62,7 @@ def test_two_devices_in_sequence_equal_the_same_order_in_torch(digits, tmp_path)
     """The weights are relayed; each device keeps the momentum of its own optimizer."""
     trial = digits_trial(digits, epochs=EPOCHS, codec=RAW, aggregation=Sequential())
     run_trial(digits, trial, tmp_path / "run")
-    client, server = cut_trial_model(trial)
+    client, server = cut_model(trial.recipe)
     server_optimizer = sgd(server.parameters(), trial.optimizer.server)
     client_optimizers = [sgd(client.parameters(), trial.optimizer.client) for _ in trial.devices]
     model = torch.nn.Sequential(client, server)
@@ -77,7 +77,7 @@ def test_two_devices_in_sequence_equal_the_same_order_in_torch(digits, tmp_path)
 def test_two_devices_averaged_equal_the_same_order_in_torch(digits, tmp_path):
     trial = digits_trial(digits, epochs=EPOCHS, codec=RAW, aggregation=SplitFed())
     run_trial(digits, trial, tmp_path / "run")
-    client, server = cut_trial_model(trial)
+    client, server = cut_model(trial.recipe)
     clients = [copy.deepcopy(client) for _ in trial.devices]
     optimizers = [sgd(each.parameters(), trial.optimizer.client) for each in clients]
     server_optimizer = sgd(server.parameters(), trial.optimizer.server)

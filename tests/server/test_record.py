@@ -65,9 +65,9 @@ def test_phases_are_recorded_and_never_exceed_the_time_that_passed(counted):
 
 def test_the_saved_model_is_the_users_own_and_as_good_as_the_record_says(counted, digits, trial):
     run, _ = counted
-    model = build_model(trial)
+    model = build_model(trial.model, trial.seeds.weights)
     model.load_state_dict(load_file(run.path / "model.safetensors"))
-    test = data.load(digits / "test.npz", trial.model.input_shape, part="test")
-    prepare = data.Preparation(trial.model.input_shape, trial.data.mean, trial.data.std)
+    test = data.load(digits / "test.npz", trial.model.input, part="test")
+    prepare = data.Preparation(trial.model.input, trial.data.mean, trial.data.std)
     found = evaluate(model, torch.nn.Identity(), data.whole(test, prepare, 100))
     assert found.accuracy == run.summary.test_accuracy

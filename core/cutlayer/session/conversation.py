@@ -5,14 +5,15 @@ is allowed if it stands in the row of the current state, and if the side that sp
 
     NEW ── assignment ─> IDLE ── begin, exchange ─> TRAINING ── smashed ─> ANSWERING ── gradient ─> TRAINING
                           ^  └── begin, forward ──> STREAMING ── smashed ─> STREAMING
-                          └──────── weights ──────── TRAINING, STREAMING
+                          │└─────── weights ──────── TRAINING, STREAMING
+                          └─ serve ─> SERVING ── query ─> ASKED ── scores ─> SERVING
     end, from the server, closes the conversation in every state.
 """
 
 from enum import Enum
 
 from cutlayer.errors import LocalProtocolError, RemoteProtocolError
-from cutlayer.messages import Assignment, Begin, End, Gradient, Header, Smashed, Weights
+from cutlayer.messages import Assignment, Begin, End, Gradient, Header, Query, Scores, Serve, Smashed, Weights
 from cutlayer.schedules import Mode
 
 __all__ = ["TRANSITIONS", "Conversation", "Event", "Role", "State"]
@@ -38,6 +39,8 @@ class State(Enum):
     TRAINING = "training"
     ANSWERING = "answering"
     STREAMING = "streaming"
+    SERVING = "serving"
+    ASKED = "asked"
     CLOSED = "closed"
 
 
@@ -50,6 +53,9 @@ class Event(Enum):
     SMASHED = (Role.DEVICE, "smashed")
     GRADIENT = (Role.SERVER, "gradient")
     WEIGHTS = (Role.DEVICE, "weights")
+    SERVE = (Role.SERVER, "serve")
+    QUERY = (Role.DEVICE, "query")
+    SCORES = (Role.SERVER, "scores")
     END = (Role.SERVER, "end")
 
     @property
@@ -63,11 +69,14 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.IDLE: {
         Event.BEGIN_EXCHANGE: State.TRAINING,
         Event.BEGIN_FORWARD: State.STREAMING,
+        Event.SERVE: State.SERVING,
         Event.END: State.CLOSED,
     },
     State.TRAINING: {Event.SMASHED: State.ANSWERING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
     State.ANSWERING: {Event.GRADIENT: State.TRAINING, Event.END: State.CLOSED},
     State.STREAMING: {Event.SMASHED: State.STREAMING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
+    State.SERVING: {Event.QUERY: State.ASKED, Event.END: State.CLOSED},
+    State.ASKED: {Event.SCORES: State.SERVING, Event.END: State.CLOSED},
     State.CLOSED: {},
 }
 
@@ -76,7 +85,7 @@ class Conversation:
     """State and numbering of one conversation, as one side sees it.
 
     Invariant: within an epoch the steps of smashed data are 0, 1, 2, ..., and a gradient carries the number of the
-    smashed data it answers. A message that breaks a rule raises and changes nothing.
+    smashed data it answers; so it is with queries and scores. A message that breaks a rule raises and changes nothing.
     """
 
     def __init__(self, role: Role) -> None:
@@ -113,6 +122,10 @@ class Conversation:
                 return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
             case Gradient(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step - 1):
                 return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
+            case Query(step=step) if step != self._next_step:
+                return f"query {step}, expected {self._next_step}"
+            case Scores(step=step) if step != self._next_step - 1:
+                return f"scores of query {step}, expected {self._next_step - 1}"
             case Weights(epoch=epoch, steps=steps) if (epoch, steps) != (self._epoch, self._next_step):
                 return f"weights after {steps} steps of epoch {epoch}, expected {self._next_step} of {self._epoch}"
         return ""
@@ -124,24 +137,26 @@ class Conversation:
         match header:
             case Begin(epoch=epoch):
                 self._epoch, self._next_step = epoch, 0
-            case Smashed(step=step):
+            case Smashed(step=step) | Query(step=step):
                 self._next_step = step + 1
+
+
+_EVENTS: dict[type[Header], Event] = {
+    Assignment: Event.ASSIGNMENT,
+    Smashed: Event.SMASHED,
+    Gradient: Event.GRADIENT,
+    Weights: Event.WEIGHTS,
+    Serve: Event.SERVE,
+    Query: Event.QUERY,
+    Scores: Event.SCORES,
+    End: Event.END,
+}
 
 
 def _event(header: Header) -> Event | None:
     match header:
-        case Assignment():
-            return Event.ASSIGNMENT
         case Begin(mode=Mode.EXCHANGE):
             return Event.BEGIN_EXCHANGE
         case Begin(mode=Mode.FORWARD):
             return Event.BEGIN_FORWARD
-        case Smashed():
-            return Event.SMASHED
-        case Gradient():
-            return Event.GRADIENT
-        case Weights():
-            return Event.WEIGHTS
-        case End():
-            return Event.END
-    return None
+    return _EVENTS.get(type(header))

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from cutlayer.bundle import Bundle
 from cutlayer.errors import UserError
-from cutlayer_device.engines.base import Engine
+from cutlayer_device.engines.base import Engine, EngineState
 from cutlayer_device.engines.onnx import OnnxEngine
 
-__all__ = ["ENGINES", "Engine", "OnnxEngine", "load_engine"]
+__all__ = ["ENGINES", "Engine", "EngineState", "OnnxEngine", "load_engine"]
 
 ENGINES: dict[str, Callable[[Bundle, int], Engine]] = {"onnx": OnnxEngine}
 """The table of engines, by the name that a bundle's manifest gives."""

@@ -1,24 +1,48 @@
 """What an engine must do."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineState"]
+
+
+class EngineState(NamedTuple):
+    """Everything that an engine keeps from step to step: copies.
+
+    Attributes:
+        arrays: ``params.*``, ``buffers.*`` and the optimizer's ``state.*``.
+        steps: optimizer steps that were taken.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    steps: int
 
 
 class Engine(Protocol):
     """The client-side model with its state. A protocol, since ONNX and TFLite runtimes share no base class."""
 
-    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Samples (B, *input) to smashed data (B, *smashed); updates buffers such as running statistics."""
+    def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Samples (B, *input) to smashed data (B, *smashed) in eval mode; changes nothing."""
 
-    def backward(self, x: NDArray[np.float32], gradient: NDArray[np.float32], learning_rate: float) -> None:
-        """One optimizer step, from the same ``x`` and the cut gradient (B, *smashed)."""
+    def forward(self, x: NDArray[Any], seed: int) -> NDArray[np.float32]:
+        """The same in train mode: ``seed`` decides what dropout draws; updates buffers such as running statistics.
+
+        The result is the engine's own memory, valid until the next call of ``forward``.
+        """
+
+    def backward(self, gradient: NDArray[np.float32], learning_rate: float) -> None:
+        """One optimizer step for the batch of the last ``forward``, from its cut gradient (B, *smashed)."""
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers by their names in the model; copies."""
 
     def load(self, weights: dict[str, NDArray[Any]]) -> None:
         """Replace parameters and buffers; the optimizer's state stays."""
+
+    def state(self) -> EngineState:
+        """Everything that `restore` needs to go on exactly as from here."""
+
+    def restore(self, state: EngineState) -> None:
+        """Go on from ``state``, which came from an engine with the same bundle."""

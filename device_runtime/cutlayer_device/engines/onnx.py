@@ -1,5 +1,7 @@
 """The client-side model on plain onnxruntime."""
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -7,17 +9,20 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from cutlayer.bundle import Bundle
+from cutlayer_device.engines.base import EngineState
 
 __all__ = ["OnnxEngine"]
 
 _Value = onnxruntime.OrtValue
+_Values = dict[str, Any]
 
 
 class OnnxEngine:
-    """Runs ``forward.onnx`` and ``backward.onnx``; see `Engine`.
+    """Runs the ONNX graphs of a bundle; see `Engine`.
 
-    Parameters, buffers and optimizer state stay in the runtime's own memory: what one step gives out is what the next
-    step takes in, so a step copies x, z and the gradient only.
+    Parameters, buffers and optimizer state stay in the runtime's own memory. There are two sets of them: a step reads
+    one and writes the other, and then they change places, so nothing is copied and nothing is overwritten while it may
+    still be read. Smashed data and saved tensors go into the memory of the step before.
 
     Args:
         bundle: a bundle exported for ONNX.
@@ -26,47 +31,115 @@ class OnnxEngine:
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         onnxruntime.disable_telemetry_events()
-        self._graphs = {name: _session(bundle.graph(name), threads) for name in ("forward", "backward")}
-        self._kept = {name: _Value.ortvalue_from_numpy(array) for name, array in bundle.arrays().items()}
+        self._bundle, self._threads = bundle, threads
+        self._kept = {name: _owned(array) for name, array in bundle.arrays().items()}
+        self._spare: _Values = {}
+        self._batch: _Values = {}
+        self._steps = 0
 
-    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Engine`."""
-        z: NDArray[np.float32] = self._run("forward", {"x": x})["z"].numpy()
-        return z
+        return _array(self._inference.run(self._kept | {"x": _view(x)}, {})["z"])
 
-    def backward(self, x: NDArray[np.float32], gradient: NDArray[np.float32], learning_rate: float) -> None:
+    def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
-        self._run("backward", {"x": x, "g": gradient, "learning_rate": np.asarray(learning_rate, np.float32)})
+        offered = {"x": _view(x), "seed": _view(np.asarray(seed, np.int64))}
+        reusable = self._batch if self._batch and self._batch["x"].shape() == offered["x"].shape() else {}
+        outputs = self._forward.run(self._kept | offered, self._spare | reusable)
+        self._keep_news(outputs)
+        self._batch = offered | {name: value for name, value in outputs.items() if not name.startswith("new_")}
+        return _array(outputs["z"])
+
+    def backward(self, gradient: NDArray[np.float32], learning_rate: float) -> None:
+        """See `Engine`."""
+        step, rate = np.asarray(self._steps + 1, np.int64), np.asarray(learning_rate, np.float32)
+        offered = {"g": _view(gradient), "learning_rate": _view(rate), "step": _view(step)}
+        self._keep_news(self._backward.run(self._kept | self._batch | offered, self._spare))
+        self._steps += 1
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
         named = ((name.split(".", 1), value) for name, value in self._kept.items())
-        return {name: value.numpy().copy() for (kind, name), value in named if kind != "state"}
+        return {name: _array(value).copy() for (kind, name), value in named if kind != "state"}
 
     def load(self, weights: dict[str, NDArray[Any]]) -> None:
         """See `Engine`."""
         for key in self._kept:
             kind, name = key.split(".", 1)
             if kind != "state":
-                self._kept[key] = _Value.ortvalue_from_numpy(np.asarray(weights[name], order="C"))
+                self._kept[key] = _owned(weights[name])
 
-    def _run(self, graph: str, offered: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """Run a graph on what is offered and kept; outputs named ``new_*`` are kept for the next run."""
-        session = self._graphs[graph]
-        values = {name: _Value.ortvalue_from_numpy(np.asarray(array, order="C")) for name, array in offered.items()}
-        values |= self._kept
-        names = [each.name for each in session.get_outputs()]
-        feeds = {each.name: values[each.name] for each in session.get_inputs()}
-        outputs = dict(zip(names, session.run_with_ort_values(names, feeds), strict=True))
-        self._kept |= {name.removeprefix("new_"): outputs.pop(name) for name in names if name.startswith("new_")}
-        return outputs
+    def state(self) -> EngineState:
+        """See `Engine`."""
+        return EngineState({name: _array(value).copy() for name, value in self._kept.items()}, self._steps)
+
+    def restore(self, state: EngineState) -> None:
+        """See `Engine`."""
+        self._kept = {name: _owned(state.arrays[name]) for name in self._kept}
+        self._steps = state.steps
+
+    def _keep_news(self, outputs: _Values) -> None:
+        """What a step gave out as ``new_*`` is what the next one takes in; its old memory takes the news after that."""
+        for name in [name for name in outputs if name.startswith("new_")]:
+            key = name.removeprefix("new_")
+            self._spare[name], self._kept[key] = self._kept[key], outputs[name]
+
+    # Each graph is loaded when it is first wanted: a board that only infers never holds the training graphs.
+
+    @cached_property
+    def _inference(self) -> "_Graph":
+        return _Graph(self._bundle.graph("inference"), self._threads)
+
+    @cached_property
+    def _forward(self) -> "_Graph":
+        return _Graph(self._bundle.graph("forward"), self._threads)
+
+    @cached_property
+    def _backward(self) -> "_Graph":
+        return _Graph(self._bundle.graph("backward"), self._threads)
 
 
-def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Two sessions whose idle threads spin would fight for the same cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+class _Graph:
+    """A session with named values bound to it by reference."""
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Sessions whose idle threads spin would fight for the same cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._inputs = [each.name for each in self._session.get_inputs()]
+        self._outputs = [each.name for each in self._session.get_outputs()]
+
+    def run(self, values: Mapping[str, Any], memory: Mapping[str, Any]) -> _Values:
+        """Outputs by name, written into ``memory`` where it has a value of that name, else into new memory."""
+        binding = self._session.io_binding()
+        for name in self._inputs:
+            binding.bind_ortvalue_input(name, values[name])
+        for name in self._outputs:
+            if name in memory:
+                binding.bind_ortvalue_output(name, memory[name])
+            else:
+                binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        # A value that was bound is given back itself: it alone keeps its memory alive.
+        return {name: memory.get(name, new) for name, new in zip(self._outputs, binding.get_outputs(), strict=True)}
+
+
+def _view(array: NDArray[Any]) -> Any:
+    """The runtime's view of an array, which it reads in place."""
+    return _Value.ortvalue_from_numpy(np.asarray(array, order="C"))
+
+
+def _owned(array: NDArray[Any]) -> Any:
+    """A copy in the runtime's own memory."""
+    value = _Value.ortvalue_from_shape_and_type(list(array.shape), array.dtype, "cpu")
+    value.update_inplace(np.asarray(array, order="C"))
+    return value
+
+
+def _array(value: Any) -> NDArray[Any]:
+    array: NDArray[Any] = value.numpy()
+    return array

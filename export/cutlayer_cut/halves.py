@@ -1,0 +1,60 @@
+"""The two halves of a cut model as modules."""
+
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+from cutlayer_cut.traced import Parts, Traced
+
+__all__ = ["Halves", "halves_of_modules", "halves_of_operations"]
+
+
+class Halves(NamedTuple):
+    """Both halves of a model; ``server(client(x))`` is bit-identical to ``model(x)``, in train and in eval mode.
+
+    They share their parameters with the model that was cut; together they own each of them once.
+    """
+
+    client: nn.Module
+    server: nn.Module
+
+
+def halves_of_modules(traced: Traced, parts: Parts) -> Halves:
+    """Halves whose modules are those of the model."""
+    client, server = parts.graphs()
+    return Halves(fx.GraphModule(traced.root, client, "Client"), fx.GraphModule(traced.root, server, "Server"))
+
+
+def halves_of_operations(training: tuple[Traced, Parts], evaluating: tuple[Traced, Parts]) -> Halves:
+    """Halves that hold the model's parameters by its names, with the operations of either mode."""
+    (train_traced, train_parts), (eval_traced, eval_parts) = training, evaluating
+    pairs = zip(train_parts.graphs(), eval_parts.graphs(), strict=True)
+    return Halves(*(_TwoModes(train_traced, train_graph, eval_traced, eval_graph) for train_graph, eval_graph in pairs))
+
+
+class _TwoModes(nn.Module):
+    """Runs one graph in train mode and another in eval mode, with the same parameters."""
+
+    def __init__(self, train: Traced, train_graph: fx.Graph, evaluate: Traced, eval_graph: fx.Graph) -> None:
+        super().__init__()
+        modules = [fx.GraphModule(train.root, train_graph), fx.GraphModule(evaluate.root, eval_graph)]
+        for module in reversed(modules):
+            _adopt(self, module)
+        # Functions of a class, not bound to the modules they came from: they find parameters by name in this one.
+        self._train_forward, self._eval_forward = (type(module).forward for module in modules)
+
+    def forward(self, x: Any) -> Any:
+        """What the half computes in the mode it is in."""
+        return (self._train_forward if self.training else self._eval_forward)(self, x)
+
+
+def _adopt(target: nn.Module, source: nn.Module) -> None:
+    """Register what ``source`` holds in ``target`` too, under the same names."""
+    for name, parameter in source.named_parameters(recurse=False):
+        target.register_parameter(name, parameter)
+    for name, buffer in source.named_buffers(recurse=False):
+        target.register_buffer(name, buffer, name not in source._non_persistent_buffers_set)  # noqa: SLF001
+    for name, child in source.named_children():
+        if name not in dict(target.named_children()):
+            target.add_module(name, nn.Module())
+        _adopt(target.get_submodule(name), child)

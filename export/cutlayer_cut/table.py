@@ -1,0 +1,56 @@
+"""Every place where a model can be cut, with what a cut there costs the board and the network."""
+
+import math
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from cutlayer.codecs import Fp8
+from cutlayer_cut.cut import Cutter
+from cutlayer_cut.modes import mode
+
+__all__ = ["CutCosts", "list_cuts"]
+
+
+class CutCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """One cut; everything is for one sample. A multiplication with its addition counts as two operations (FLOP)."""
+
+    cut: str
+    smashed_shape: tuple[int, ...]
+    raw_bytes: int
+    """Smashed data as float32."""
+    fp8_bytes: int
+    client_parameters: int
+    forward_mflop: float
+    """Of the client, in convolutions and matrix products."""
+    backward_mflop: float
+
+
+def list_cuts(model: nn.Module, example: Tensor) -> list[CutCosts]:
+    """All cuts with one tensor, in the order of their outputs; nothing is computed with real numbers."""
+    cutter = Cutter(model, example)
+    return [_costs(name, cutter.cut(name).client, example) for name in cutter.possible()]
+
+
+def _costs(name: str, client: nn.Module, example: Tensor) -> CutCosts:
+    params = [each for each in client.parameters() if each.requires_grad]
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, mode(client, training=True):
+        x = fake.from_tensor(example)
+        with FlopCounterMode(display=False) as forward:
+            z = client(x)
+        with FlopCounterMode(display=False) as backward:
+            if params and z.requires_grad:
+                torch.autograd.grad(z.sum(), params, allow_unused=True)
+    shape, share = tuple(z.shape[1:]), 1e-6 / len(example)
+    return CutCosts(
+        cut=name,
+        smashed_shape=shape,
+        raw_bytes=4 * math.prod(shape),
+        fp8_bytes=Fp8().bits((1, *shape)) // 8,
+        client_parameters=sum(each.numel() for each in client.parameters()),
+        forward_mflop=round(forward.get_total_flops() * share, 3),
+        backward_mflop=round(backward.get_total_flops() * share, 3),
+    )

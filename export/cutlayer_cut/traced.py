@@ -1,0 +1,114 @@
+"""A model as a graph in which one module's output is known, and the graph parted there."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+
+__all__ = ["Parts", "Traced", "Untraceable", "part"]
+
+_SIZE = torch.ops.aten.sym_size.int
+
+
+class Untraceable(Exception):
+    """The code around the cut cannot be followed; the text says why."""
+
+
+class Traced(NamedTuple):
+    """A graph of a model.
+
+    Attributes:
+        graph: with one placeholder, the model's input.
+        root: where the targets of the graph's nodes are found.
+        outputs: the nodes that are the tensors which the cut's module gives out.
+    """
+
+    graph: fx.Graph
+    root: nn.Module | dict[str, Any]
+    outputs: list[fx.Node]
+
+
+class Parts(NamedTuple):
+    """A graph parted at its cut.
+
+    Attributes:
+        client: the nodes before the cut, in order.
+        server: the nodes after it, in order, and what both sides compute for themselves.
+        crossing: nodes of the client, the input included, that the server reads.
+        smashed: the tensor of the cut's module that the server reads first; None if it reads none.
+    """
+
+    client: list[fx.Node]
+    server: list[fx.Node]
+    crossing: list[fx.Node]
+    smashed: fx.Node | None
+
+    def graphs(self) -> tuple[fx.Graph, fx.Graph]:
+        """Client and server as graphs of their own, joined by the one tensor that crosses."""
+        assert self.smashed is not None
+        assert self.crossing == [self.smashed], "not one tensor crosses"
+        client, server = fx.Graph(), fx.Graph()
+        copies = _copy(client, self.client, {})
+        client.output(copies[self.smashed])
+        smashed = server.placeholder("z")
+        sizes = {node: server.call_function(_SIZE, (smashed, 0)) for node in self.server if _is_batch_size(node)}
+        _copy(server, (node for node in self.server if node not in sizes), {self.smashed: smashed, **sizes})
+        return client, server
+
+
+def part(traced: Traced) -> Parts:
+    """Give the client everything that the cut needs, and the server everything else.
+
+    What does not depend on the input's values, such as a table of positions or the size of the batch, does not cross:
+    both sides compute it.
+    """
+    nodes = list(traced.graph.nodes)
+    inputs = {node for node in nodes if node.op == "placeholder"}
+    before = _needed_by(traced.outputs) | inputs
+    after = {node for node in nodes if node not in before}
+    readers = (node for node in after if not _is_batch_size(node))
+    crossing = {each for node in readers for each in node.all_input_nodes if each in before}
+    dependent = _depending_on_values(nodes)
+    computed_twice = _needed_by(crossing - dependent) - inputs
+    crossing -= computed_twice
+    smashed = [node for node in traced.outputs if node in crossing]
+    return Parts(
+        client=[node for node in nodes if node in before],
+        server=[node for node in nodes if node in after | computed_twice],
+        crossing=[node for node in nodes if node in crossing],
+        smashed=smashed[0] if smashed else None,
+    )
+
+
+def _needed_by(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    needed, pending = set[fx.Node](), list(nodes)
+    while pending:
+        each = pending.pop()
+        if each not in needed:
+            needed.add(each)
+            pending.extend(each.all_input_nodes)
+    return needed
+
+
+def _depending_on_values(nodes: list[fx.Node]) -> set[fx.Node]:
+    """The input, and what is computed from it; the size of its batch is not."""
+    dependent = set[fx.Node]()
+    for node in nodes:
+        computed = any(each in dependent for each in node.all_input_nodes) and not _is_batch_size(node)
+        if node.op == "placeholder" or computed:
+            dependent.add(node)
+    return dependent
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    if node.target is not _SIZE:
+        return False
+    tensor, axis = node.args
+    return isinstance(tensor, fx.Node) and tensor.op == "placeholder" and bool(axis == 0)
+
+
+def _copy(graph: fx.Graph, nodes: Iterable[fx.Node], copies: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda each: copies[each])
+    return copies

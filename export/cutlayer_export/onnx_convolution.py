@@ -1,0 +1,214 @@
+"""Backward passes of convolutions in ONNX.
+
+onnxruntime has no backward operations, so they are put together from what it is fast at. Which way is fastest depends
+on the shape; the choices below were measured (benchmarks/results/convolution_grad.txt).
+
+Shapes: x (B, I, *size), dy (B, O, *out), weight (O, I / groups, *kernel).
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+from onnxscript import opset18
+
+__all__ = ["grad_input", "grad_weight", "integers", "sizes"]
+
+op: Any = opset18  # its types know no numpy arrays
+
+
+def integers(values: Any) -> Any:
+    """A constant int64 tensor."""
+    return op.Constant(value=onnx_ir.tensor(np.asarray(values, np.int64)))
+
+
+def sizes(value: Any) -> list[int]:
+    """The sizes of a tensor whose batch alone is unknown; -1 for it."""
+    return [size if isinstance(size, int) else -1 for size in value.shape]
+
+
+def grad_input(
+    dy: Any,
+    weight: Any,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    """See `operators.convolution_grad_input`."""
+    shape, out = sizes(weight), sizes(dy)[2:]
+    kernel, dims = shape[2:], len(size)
+    if transposed:
+        return op.Conv(dy, weight, strides=stride, pads=[*padding, *padding], dilations=dilation, group=groups)
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if groups == 1 and max(stride) == 1 and all(r >= p for r, p in zip(reach, padding, strict=True)):
+        # A convolution with the kernel turned by 180 degrees and its channels exchanged.
+        turned = op.Transpose(_turned(weight, shape), perm=[1, 0, *range(2, 2 + dims)])
+        margin = [r - p for r, p in zip(reach, padding, strict=True)]
+        return op.Conv(dy, turned, pads=margin * 2, dilations=dilation)
+    covered = [(o - 1) * s - 2 * p + r + 1 for o, s, p, r in zip(out, stride, padding, reach, strict=True)]
+    missing = [full - seen for full, seen in zip(size, covered, strict=True)]  # rows that no window reached
+    geometry = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation, "group": groups}
+    if all(m < max(s, d) for m, s, d in zip(missing, stride, dilation, strict=True)):
+        return op.ConvTranspose(dy, weight, output_padding=missing, **geometry)
+    return op.Pad(op.ConvTranspose(dy, weight, **geometry), integers([0] * (2 + dims) + [0, 0, *missing]))
+
+
+def _turned(weight: Any, shape: Sequence[int]) -> Any:
+    """The kernel turned by 180 degrees: a product with a permutation, which is faster than slicing backwards."""
+    taps = math.prod(shape[2:])
+    if taps == 1:
+        return weight
+    flipped = op.Constant(value=onnx_ir.tensor(np.eye(taps, dtype=np.float32)[::-1].copy()))
+    return op.Reshape(op.MatMul(op.Reshape(weight, integers([-1, taps])), flipped), integers(shape))
+
+
+class _Geometry(NamedTuple):
+    """One convolution without groups; ``size``, ``out``, ``kernel`` and the rest hold a number a dimension."""
+
+    inputs: int
+    outputs: int
+    size: list[int]
+    out: list[int]
+    kernel: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def after(self) -> list[int]:
+        """Padding that is needed behind the input, so that every window is whole."""
+        ends = zip(self.out, self.stride, self.dilation, self.kernel, self.size, self.padding, strict=True)
+        return [max(0, (o - 1) * s + d * (k - 1) + 1 - size - p) for o, s, d, k, size, p in ends]
+
+
+def grad_weight(
+    x: Any,
+    dy: Any,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    """See `operators.convolution_grad_weight`."""
+    if transposed:  # the convolution backwards: what was its output is now its input
+        x, dy = dy, x
+    size, out, kernel = sizes(x)[2:], sizes(dy)[2:], list(shape[2:])
+    lists = (size, out, kernel, list(stride), list(padding), list(dilation))
+    if groups > 1 and shape[1] == 1 and shape[0] == groups and len(kernel) == 2:
+        return _depthwise(x, dy, _Geometry(groups, groups, *lists))
+    each = _Geometry(shape[1], shape[0] // groups, *lists)
+    if groups == 1:
+        return _dense(x, dy, each)
+    parts = []
+    for group in range(groups):
+        x_part = op.Slice(x, integers([group * each.inputs]), integers([(group + 1) * each.inputs]), integers([1]))
+        dy_part = op.Slice(dy, integers([group * each.outputs]), integers([(group + 1) * each.outputs]), integers([1]))
+        parts.append(_dense(x_part, dy_part, each))
+    return op.Concat(*parts, axis=0)
+
+
+def _dense(x: Any, dy: Any, of: _Geometry) -> Any:
+    if of.taps == 1 or of.inputs * of.taps <= 64:
+        return _by_columns(x, dy, of)
+    shiftable = len(of.kernel) == 2 and max(of.stride) == max(of.dilation) == 1 and of.size == of.out
+    if shiftable and min(of.out) >= 16:
+        return _by_shifts(x, dy, of)
+    return _by_taps(x, dy, of)
+
+
+def _by_columns(x: Any, dy: Any, of: _Geometry) -> Any:
+    """Few inputs or taps: one product a sample with all windows side by side, summed over the batch."""
+    windows = _windows(x, of)
+    columns = op.Concat(*windows, axis=1) if len(windows) > 1 else windows[0]
+    columns = op.Reshape(columns, integers([-1, of.taps * of.inputs, math.prod(of.out)]))
+    flat = op.Reshape(dy, integers([-1, of.outputs, math.prod(of.out)]))
+    each = op.MatMul(flat, op.Transpose(columns, perm=[0, 2, 1]))
+    summed = op.Reshape(op.ReduceSum(each, integers([0]), keepdims=0), integers([of.outputs, of.taps, of.inputs]))
+    return op.Reshape(op.Transpose(summed, perm=[0, 2, 1]), integers([of.outputs, of.inputs, *of.kernel]))
+
+
+def _by_shifts(x: Any, dy: Any, of: _Geometry) -> Any:
+    """Large images: x shifted by each column of the kernel, dy by each of its rows, and one product for each column."""
+    (height, width), (rows, columns), (top, left) = of.size, of.kernel, of.padding
+    tall = height + rows - 1
+    margin = op.Pad(dy, integers([0, 0, rows - 1, 0, 0, 0, rows - 1, 0]))
+    row_of = [[rows - 1 - row + line for line in range(tall)] for row in range(rows)]
+    shifted_dy = op.Gather(margin, integers(row_of), axis=2)
+    shifted_dy = op.Reshape(shifted_dy, integers([-1, of.outputs * rows, tall * width]))
+    parts = []
+    for column in range(columns):
+        pads = [0, 0, top, left - column, 0, 0, rows - 1 - top, column - left]  # negative ones crop
+        shifted_x = op.Reshape(op.Pad(x, integers(pads)), integers([-1, of.inputs, tall * width]))
+        each = op.MatMul(shifted_dy, op.Transpose(shifted_x, perm=[0, 2, 1]))
+        summed = op.ReduceSum(each, integers([0]), keepdims=0)
+        parts.append(op.Reshape(summed, integers([of.outputs, rows, of.inputs, 1])))
+    return op.Transpose(op.Concat(*parts, axis=3), perm=[0, 2, 1, 3])
+
+
+def _by_taps(x: Any, dy: Any, of: _Geometry) -> Any:
+    """Many inputs: one product over the whole batch for each tap of the kernel."""
+    exchange = [1, 0, *range(2, 2 + len(of.kernel))]
+    flat = op.Reshape(op.Transpose(dy, perm=exchange), integers([of.outputs, -1]))
+    parts = []
+    for window in _windows(op.Transpose(x, perm=exchange), of):
+        product = op.Gemm(flat, op.Reshape(window, integers([of.inputs, -1])), transB=1)
+        parts.append(op.Reshape(product, integers([of.outputs, of.inputs, 1])))
+    return op.Reshape(op.Concat(*parts, axis=2), integers([of.outputs, of.inputs, *of.kernel]))
+
+
+def _windows(x: Any, of: _Geometry) -> list[Any]:
+    """For each tap of the kernel, the entries of x that it meets: (..., *out)."""
+    dims = len(of.kernel)
+    if any(of.padding) or any(of.after):
+        x = op.Pad(x, integers([0, 0, *of.padding, 0, 0, *of.after]))
+    if of.taps == 1 and max(of.stride) == 1:
+        return [x]
+    found = []
+    for tap in itertools.product(*map(range, of.kernel)):
+        starts = [at * d for at, d in zip(tap, of.dilation, strict=True)]
+        ends = [start + s * (o - 1) + 1 for start, s, o in zip(starts, of.stride, of.out, strict=True)]
+        axes = range(2, 2 + dims)
+        found.append(op.Slice(x, integers(starts), integers(ends), integers(axes), integers(of.stride)))
+    return found
+
+
+def _depthwise(x: Any, dy: Any, of: _Geometry) -> Any:
+    """One product a channel and row of the kernel, between whole rows of x and dy; its diagonals hold the sums."""
+    (rows, columns), (_, out_width) = of.kernel, of.out
+    pads = [0, 0, *of.padding, 0, 0, *of.after]
+    padded = op.Pad(op.Transpose(x, perm=[1, 0, 2, 3]), integers(pads))
+    width = of.size[1] + of.padding[1] + of.after[1]
+    flat = op.Reshape(op.Transpose(dy, perm=[1, 0, 2, 3]), integers([of.inputs, -1, out_width]))
+    products = []
+    for row in range(rows):
+        start = row * of.dilation[0]
+        end = start + of.stride[0] * (of.out[0] - 1) + 1
+        lines = op.Slice(padded, integers([start]), integers([end]), integers([2]), integers(of.stride[:1]))
+        lines = op.Reshape(lines, integers([of.inputs, -1, width]))
+        product = op.MatMul(op.Transpose(lines, perm=[0, 2, 1]), flat)
+        products.append(op.Reshape(product, integers([of.inputs, 1, width * out_width])))
+    diagonals = op.Gather(op.Concat(*products, axis=1), integers(_diagonals(of, columns, out_width)), axis=2)
+    summed = op.ReduceSum(diagonals, integers([3]), keepdims=0)
+    return op.Reshape(summed, integers([of.inputs, 1, rows, columns]))
+
+
+def _diagonals(of: _Geometry, columns: int, out_width: int) -> NDArray[np.int64]:
+    """Where in a (width, out_width) product the entries of each column of the kernel stand."""
+    at = np.arange(out_width)
+    starts = of.dilation[1] * np.arange(columns)
+    return (of.stride[1] * at + starts[:, None]) * out_width + at

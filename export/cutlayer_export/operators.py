@@ -1,0 +1,273 @@
+"""Operators of a training graph that no inference runtime has, each with its meaning in torch.
+
+Backward operations are kept whole while a graph is traced, since how one is best computed depends on shapes and on the
+runtime: each writer has its own translation (for ONNX `onnx_convolution` and `onnx_operators`). What torch computes for
+them here is what tests hold the translations against.
+
+Shapes: images (B, C, *size), convolution weights (O, I / groups, *kernel); transposed ones (I, O / groups, *kernel).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+__all__ = [
+    "average_pool_grad",
+    "batch_norm_train",
+    "bernoulli",
+    "channel_sum",
+    "convolution_grad_input",
+    "convolution_grad_weight",
+    "embedding_grad",
+    "max_pool",
+    "max_pool_grad",
+    "pooling_matrices",
+    "relu_grad",
+    "scale_shift",
+]
+
+aten = torch.ops.aten
+
+
+@custom_op("cutlayer::convolution_grad_input", mutates_args=())
+def convolution_grad_input(
+    dy: Tensor,
+    weight: Tensor,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    """Gradient of a convolution for its input, whose spatial ``size`` is given."""
+    x = dy.new_zeros(_input_shape(dy, weight, size, transposed, groups))
+    arguments = (stride, padding, dilation, transposed, output_padding, groups)
+    dx: Tensor = aten.convolution_backward(dy, x, weight, None, *arguments, [True, False, False])[0]
+    return dx
+
+
+@convolution_grad_input.register_fake
+def _(
+    dy: Tensor,
+    weight: Tensor,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    return dy.new_empty(_input_shape(dy, weight, size, transposed, groups))
+
+
+def _input_shape(dy: Tensor, weight: Tensor, size: list[int], transposed: bool, groups: int) -> list[int]:
+    return [dy.shape[0], weight.shape[0] if transposed else weight.shape[1] * groups, *size]
+
+
+@custom_op("cutlayer::convolution_grad_weight", mutates_args=())
+def convolution_grad_weight(
+    x: Tensor,
+    dy: Tensor,
+    shape: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    """Gradient of a convolution for its weight, whose ``shape`` is given."""
+    arguments = (stride, padding, dilation, transposed, output_padding, groups)
+    dw: Tensor = aten.convolution_backward(dy, x, dy.new_zeros(shape), None, *arguments, [False, True, False])[1]
+    return dw
+
+
+@convolution_grad_weight.register_fake
+def _(
+    x: Tensor,
+    dy: Tensor,
+    shape: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    return dy.new_empty(shape)
+
+
+@custom_op("cutlayer::relu_grad", mutates_args=())
+def relu_grad(dy: Tensor, y: Tensor) -> Tensor:
+    """Gradient of ReLU, given its result y."""
+    return dy * (y > 0)
+
+
+@relu_grad.register_fake
+def _(dy: Tensor, y: Tensor) -> Tensor:
+    return torch.empty_like(dy, memory_format=torch.contiguous_format)
+
+
+@custom_op("cutlayer::channel_sum", mutates_args=())
+def channel_sum(x: Tensor) -> Tensor:
+    """Sum over everything but channels: (B, C, ...) to (C,)."""
+    return x.sum([0, *range(2, x.dim())])
+
+
+@channel_sum.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1])
+
+
+@custom_op("cutlayer::scale_shift", mutates_args=())
+def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``scale * x + shift`` with a scale and a shift a channel: (B, C, ...), (C,), (C,) to (B, C, ...)."""
+    broadcast = [1, -1] + [1] * (x.dim() - 2)
+    return x * scale.view(broadcast) + shift.view(broadcast)
+
+
+@scale_shift.register_fake
+def _(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@custom_op("cutlayer::batch_norm_train", mutates_args=())
+def batch_norm_train(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """BatchNorm with the batch's own statistics: the result, and mean and biased variance a channel."""
+    axes = [0, *range(2, x.dim())]
+    mean, variance = x.mean(axes), x.var(axes, unbiased=False)
+    return torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, epsilon), mean, variance
+
+
+@batch_norm_train.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(weight),
+        torch.empty_like(weight),
+    )
+
+
+@custom_op("cutlayer::max_pool", mutates_args=())
+def max_pool(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> Tensor:
+    """Max pooling over as many trailing dimensions as ``kernel`` has."""
+    return _pooled(x, kernel, stride, padding, dilation, ceil_mode)[0]
+
+
+@max_pool.register_fake
+def _(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> Tensor:
+    return torch.empty_like(_pooled(x, kernel, stride, padding, dilation, ceil_mode)[0])
+
+
+@custom_op("cutlayer::max_pool_grad", mutates_args=())
+def max_pool_grad(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """Gradient of `max_pool` for x, given its result y: each entry of dy goes to the first maximum of its window."""
+    dims = len(kernel)
+    positions = _pooled(x, kernel, stride, padding, dilation, ceil_mode)[1].flatten(-dims)
+    return torch.zeros_like(x).flatten(-dims).scatter_add(-1, positions, dy.flatten(-dims)).reshape(x.shape)
+
+
+@max_pool_grad.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _pooled(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> tuple[Tensor, Tensor]:
+    pool = {2: aten.max_pool2d_with_indices, 3: aten.max_pool3d_with_indices}[len(kernel)]
+    y, positions = pool(x, kernel, stride, padding, dilation, ceil_mode)
+    return y, positions
+
+
+@custom_op("cutlayer::average_pool_grad", mutates_args=())
+def average_pool_grad(dy: Tensor, size: list[int], shares: list[float]) -> Tensor:
+    """Gradient of any average pooling of the trailing dimensions for its input, whose pooled ``size`` is given.
+
+    ``shares`` holds for each pooled dimension a matrix (output size, input size), row by row, one after the other: the
+    share that an input has in an output. dx is dy multiplied by each.
+    """
+    for axis, matrix in zip(range(dy.dim() - len(size), dy.dim()), pooling_matrices(dy, size, shares), strict=True):
+        dy = torch.movedim(torch.movedim(dy, axis, -1) @ dy.new_tensor(matrix), -1, axis)
+    return dy.contiguous()
+
+
+@average_pool_grad.register_fake
+def _(dy: Tensor, size: list[int], shares: list[float]) -> Tensor:
+    return dy.new_empty([*dy.shape[: dy.dim() - len(size)], *size])
+
+
+def pooling_matrices(dy: Any, size: Sequence[int], shares: Sequence[float]) -> list[list[list[float]]]:
+    """The matrices (output size, input size) that `average_pool_grad` is given; of dy only the shape is used."""
+    matrices, at = [], 0
+    for full, out in zip(size, dy.shape[-len(size) :], strict=True):
+        matrices.append([list(shares[at + row * full : at + (row + 1) * full]) for row in range(out)])
+        at += out * full
+    return matrices
+
+
+@custom_op("cutlayer::embedding_grad", mutates_args=())
+def embedding_grad(dy: Tensor, indices: Tensor, rows: int, padding_index: int) -> Tensor:
+    """Gradient of an embedding for its table of ``rows``: (..., W) and (...) to (rows, W)."""
+    table: Tensor = aten.embedding_dense_backward(dy, indices, rows, padding_index, False)
+    return table
+
+
+@embedding_grad.register_fake
+def _(dy: Tensor, indices: Tensor, rows: int, padding_index: int) -> Tensor:
+    return dy.new_empty([rows, dy.shape[-1]])
+
+
+@custom_op("cutlayer::bernoulli", mutates_args=())
+def bernoulli(seed: Tensor, like: Tensor, probability: float, stream: int) -> Tensor:
+    """Ones with ``probability``, else zeros, in the shape of ``like``; equal seeds and streams give equal draws.
+
+    Counter-based, so that any runtime draws the same: entry i is the 32-bit finalizer of MurmurHash3 (Appleby) of
+    ``i * 0x9E3779B1 + key``, with a key made of ``seed`` (a whole number from 0 to 2**31 - 1) and ``stream``.
+    """
+    key = _mixed(_mixed(seed.to(torch.int64) + stream * 0x85EBCA77) + 0x27D4EB2F)
+    counter = torch.arange(math.prod(like.shape), device=like.device).view(like.shape)
+    bits = _mixed(counter * 0x9E3779B1 + key)
+    return (bits >> 1 < round(probability * 2**31)).to(like.dtype)
+
+
+@bernoulli.register_fake
+def _(seed: Tensor, like: Tensor, probability: float, stream: int) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """MurmurHash3's finalizer of 32-bit numbers, in 64-bit arithmetic."""
+    bits = bits & 0xFFFFFFFF
+    bits = (bits ^ bits >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    bits = (bits ^ bits >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return bits ^ bits >> 16

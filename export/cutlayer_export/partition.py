@@ -1,0 +1,130 @@
+"""The training graph in two: what runs before the cut gradient is known, and what runs after.
+
+Backward takes what it needs from forward as saved tensors. Recomputing them instead was measured too
+(benchmarks/results/client_step.txt): once saved tensors stay where they are from step to step, saving them is faster.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import onnx
+from onnx import ModelProto, NodeProto
+
+__all__ = ["Partition", "partition"]
+
+_FREE = {"Constant", "ConstantOfShape", "Identity", "Range", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"}
+"""Operations that cost next to nothing: done again rather than saved."""
+
+
+class Partition(NamedTuple):
+    """Two models; outputs ``saved.*`` of forward, and ``z``, are inputs of backward."""
+
+    forward: ModelProto
+    backward: ModelProto
+
+
+def partition(model: ModelProto, with_gradients: bool = False) -> Partition:
+    """Part a training graph, see `training_graph.trace_training` for its inputs and outputs.
+
+    ``with_gradients`` leaves ``gradients.*`` among the outputs of backward, for the certificate.
+    """
+    model = _batch_size_from_x(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    graph = model.graph
+    outputs = [each.name for each in graph.output]
+    first = [name for name in outputs if name == "z" or name.startswith("new_buffers.")]
+    producers = {name: node for node in graph.node for name in node.output}
+    before = {each for name in _needed(first, producers) if name in producers for each in producers[name].output}
+    second = [name for name in outputs if name not in first and (with_gradients or not name.startswith("gradients."))]
+    kept = _kept_values(second, producers, before, graph)
+    saved = {name: "z" if name == "z" else f"saved.{number}" for number, name in enumerate(kept)}
+    types = {each.name: each for each in (*graph.value_info, *graph.input, *graph.output)}
+    forward = _extract(model, "forward", [], [*first, *(name for name in kept if name != "z")], producers, types, saved)
+    backward = _extract(model, "backward", kept, second, producers, types, saved)
+    return Partition(forward, backward)
+
+
+def _kept_values(
+    wanted: Iterable[str], producers: dict[str, NodeProto], before: set[str], graph: onnx.GraphProto
+) -> list[str]:
+    """Results of forward that backward reads; what follows from weights alone, or costs nothing, is done again."""
+    from_x = {"x", "seed"}
+    for node in graph.node:
+        if node.op_type != "Shape" and any(name in from_x for name in _inputs(node)):
+            from_x.update(node.output)
+    kept, seen, pending = dict[str, None](), set[str](), list(wanted)
+    while pending:
+        name = pending.pop()
+        node = producers.get(name)
+        if name in seen or node is None:
+            continue
+        seen.add(name)
+        if name in before and name in from_x and node.op_type not in _FREE:
+            kept[name] = None
+        else:
+            pending.extend(_inputs(node))
+    order = {name: at for at, node in enumerate(graph.node) for name in node.output}
+    return sorted(kept, key=order.__getitem__)
+
+
+def _needed(names: Iterable[str], producers: dict[str, NodeProto]) -> set[str]:
+    needed, pending = set[str](), list(names)
+    while pending:
+        name = pending.pop()
+        if name not in needed:
+            needed.add(name)
+            pending.extend(_inputs(producers[name]) if name in producers else [])
+    return needed
+
+
+def _inputs(node: NodeProto) -> Iterator[str]:
+    """Names that a node reads, those that its inner graphs read from outside included."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            own = {name for each in attribute.g.node for name in each.output}
+            own |= {each.name for each in (*attribute.g.input, *attribute.g.initializer)}
+            yield from (name for each in attribute.g.node for name in _inputs(each) if name not in own)
+
+
+def _extract(
+    model: ModelProto,
+    name: str,
+    given: list[str],
+    wanted: list[str],
+    producers: dict[str, NodeProto],
+    types: dict[str, onnx.ValueInfoProto],
+    renamed: dict[str, str],
+) -> ModelProto:
+    """The part of ``model`` that computes ``wanted`` from its inputs and the values ``given``."""
+    needed = _needed(wanted, {key: node for key, node in producers.items() if key not in given})
+    nodes = [node for node in model.graph.node if any(each in needed and each not in given for each in node.output)]
+    inputs = [each.name for each in model.graph.input if each.name in needed] + given
+    part = onnx.helper.make_graph(
+        nodes,
+        name,
+        [_renamed(types[each], renamed) for each in inputs],
+        [_renamed(types[each], renamed) for each in wanted],
+        [each for each in model.graph.initializer if each.name in needed],
+    )
+    result = onnx.helper.make_model(part, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    for node in result.graph.node:
+        node.input[:] = [renamed.get(each, each) for each in node.input]
+        node.output[:] = [renamed.get(each, each) for each in node.output]
+    onnx.checker.check_model(result)
+    return result
+
+
+def _renamed(value: onnx.ValueInfoProto, names: dict[str, str]) -> onnx.ValueInfoProto:
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    copy.name = names.get(value.name, value.name)
+    return copy
+
+
+def _batch_size_from_x(model: ModelProto) -> ModelProto:
+    """Read the size of the batch off x wherever it is read off g, which forward does not have."""
+    for node in model.graph.node:
+        ends = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type == "Shape" and node.input[0] == "g" and ends.get("start", 0) == 0 and ends.get("end") == 1:
+            node.input[0] = "x"
+    return model

@@ -1,0 +1,121 @@
+"""The server's side of split inference: boards send smashed data, and get the model's scores back."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutlayer import topics
+from cutlayer.endpoint import Endpoint
+from cutlayer.errors import CodecError, RemoteError
+from cutlayer.messages import End, Message, Presence, Query, Scores, Serve, encode_weights
+from cutlayer.session import Role
+from cutlayer.transports import Transport
+from cutlayer.trial import Trial
+from cutlayer_cut import client_of, cut_model
+from cutlayer_server.fleet import assignment_of
+from cutlayer_server.server_model import client_weights
+
+__all__ = ["InferenceService"]
+
+_MAX_BATCH = 4096
+_log = logging.getLogger(__name__)
+
+
+class InferenceService:
+    """Answers the queries of a trial's devices, which come and go.
+
+    Args:
+        trial: names devices, model, cut and codec.
+        weights: the trained model, as a run record has it.
+
+    Raises:
+        UserError: as `cut_model` does.
+    """
+
+    def __init__(self, trial: Trial, weights: Path) -> None:
+        self._trial = trial
+        initial = cut_model(trial.recipe)  # the board's constants are those of the export
+        self._client, _ = client_of(trial.recipe, initial)
+        trained = msgspec.structs.replace(trial.model, weights=str(weights))
+        halves = cut_model(msgspec.structs.replace(trial.recipe, model=trained))
+        names = [*self._client.params, *self._client.buffers]
+        self._weights = encode_weights(client_weights(halves.client, names))
+        self._half = halves.server.eval()
+        self._online: dict[str, int] = {}
+        self._arrived: list[Presence] = []
+        self.answered = 0
+        """Samples classified."""
+
+    def run(self, birth: Presence, transport: Transport, going: Callable[[], bool] = lambda: True) -> None:
+        """Answer until ``going`` says no more, or Ctrl-C.
+
+        Raises:
+            PeerLost: another server leads a trial of this name.
+        """
+        endpoint = Endpoint(Role.SERVER, self._trial.name, transport, birth.epoch, self._arrived.append)
+        endpoint.claim(topics.control(self._trial.name), birth)
+        transport.subscribe(topics.every_up(self._trial.name))
+        transport.subscribe(topics.every_state(self._trial.name))
+        try:
+            while going():
+                endpoint.pump(0.5)
+                for presence in self._arrived:
+                    self._meet(endpoint, presence)
+                self._arrived.clear()
+                for device in list(self._online):
+                    self._answer(endpoint, device)
+        finally:
+            for device in self._online:
+                endpoint.send(device, End(reason="the server was stopped"))
+            endpoint.drain(timeout_s=2.0)
+
+    def _meet(self, endpoint: Endpoint, presence: Presence) -> None:
+        device = presence.device
+        if not presence.online:
+            if self._online.get(device) == presence.epoch:
+                del self._online[device]
+                endpoint.close(device)
+                _log.info("%s left", device)
+            return
+        if self._online.get(device) == presence.epoch:
+            return
+        endpoint.open(device, presence.epoch)
+        if device not in self._trial.devices or presence.bundle != self._client.fingerprint:
+            why = "its name is not in the trial file" if device not in self._trial.devices else "its bundle is another"
+            _log.warning("refused %s: %s", device, why)
+            endpoint.send(device, End(reason=f"{device} was refused: {why}", ok=False))
+            return
+        self._online[device] = presence.epoch
+        _log.info("%s joined", device)
+        endpoint.send(device, assignment_of(self._trial, device))
+        endpoint.send(device, Serve(), self._weights)
+
+    def _answer(self, endpoint: Endpoint, device: str) -> None:
+        while device in self._online and (message := endpoint.poll(device)) is not None:
+            assert isinstance(message.header, Query), "the session lets nothing else through"
+            try:
+                scores = self._scores(message.header, message)
+            except RemoteError as error:
+                _log.warning("%s: %s", device, error)
+                endpoint.send(device, End(reason=str(error), ok=False))
+                del self._online[device]
+                return
+            self.answered += len(scores)
+            header = Scores(step=message.header.step, shape=(scores.shape[0], scores.shape[1]))
+            endpoint.send(device, header, scores.numpy().astype("<f4").tobytes())
+
+    def _scores(self, query: Query, message: Message) -> Tensor:
+        """Bounds first: codec and shape must be this trial's before anything is decoded."""
+        tensor, codec = query.tensor, self._trial.codec.up
+        if tensor.codec != codec.id or tensor.shape[1:] != self._client.smashed.shape or tensor.shape[0] > _MAX_BATCH:
+            wanted = (f"up to {_MAX_BATCH}", *self._client.smashed.shape)
+            raise CodecError(f"a query of {tensor.codec}{tensor.shape}, expected {codec.id}{wanted}")
+        smashed = codec.decode(message.payload, tensor.params, tensor.shape)
+        with torch.inference_mode():
+            scores: Tensor = self._half(torch.from_numpy(np.ascontiguousarray(smashed)))
+        return scores

@@ -1,0 +1,53 @@
+"""Export any module as a client and have it certified, without a trial or a bundle around it."""
+
+import torch
+from torch import nn
+
+from cutlayer.bundle import Certificate, Client
+from cutlayer.optimizers import Optimizer, Sgd
+from cutlayer.recipe import InputSpec, Spec
+from cutlayer_cut import client_state, examples
+from cutlayer_export.certificate import Graphs, certify
+from cutlayer_export.onnx_writer import to_onnx
+from cutlayer_export.partition import partition
+from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
+
+SGD = Sgd(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
+IMAGE = InputSpec(shape=(3, 8, 8))
+TOKENS = InputSpec(shape=(6,), dtype="int64", low=0, high=19)
+
+
+def described(module: nn.Module, spec: InputSpec, optimizer: Optimizer, trainable: str = "all"):
+    """Client, state and initial values."""
+    example = examples(spec, 3, seed=0)
+    state = client_state(module, example, trainable)
+    with torch.no_grad():
+        z = module.eval()(example)
+    module.train()
+    client = Client(
+        factory="m:f", kwargs={}, cut="c", input=spec, smashed=Spec(shape=tuple(z.shape[1:])),
+        params={name: Spec(shape=tuple(value.shape)) for name, value in state.params.items()},
+        buffers={name: Spec(shape=tuple(value.shape)) for name, value in state.buffers.items()},
+        constants=state.fingerprint, optimizer=optimizer if state.params else None, mean=(0.0,), std=(1.0,), classes=(),
+    )  # fmt: skip
+    return client, state, initial_values(state, client.optimizer)
+
+
+def graphs_of(module: nn.Module, spec: InputSpec = IMAGE, optimizer: Optimizer = SGD, trainable: str = "all") -> Graphs:
+    """Serialized graphs, with gradients among the outputs of backward."""
+    client, state, _ = described(module, spec, optimizer, trainable)
+    example = examples(spec, 5, seed=1)
+    inference = to_onnx(trace_inference(module, state, example)).SerializeToString()
+    if client.optimizer is None:
+        return Graphs(inference)
+    parts = partition(to_onnx(trace_training(module, state, example, trainable, optimizer)), with_gradients=True)
+    return Graphs(inference, *(each.SerializeToString() for each in parts))
+
+
+def certified(
+    module: nn.Module, spec: InputSpec = IMAGE, optimizer: Optimizer = SGD, trainable: str = "all"
+) -> Certificate:
+    """The certificate; raises what an export raises."""
+    client, _, values = described(module, spec, optimizer, trainable)
+    arrays = {name: value.numpy() for name, value in values.items()}
+    return certify(module, trainable, client, arrays, graphs_of(module, spec, optimizer, trainable))
