@@ -78,11 +78,13 @@ def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
         return
     titles = ("cut", "smashed data", "raw bytes", "fp8 bytes", "parameters", "MFLOP forward", "backward")
     table = Table(*titles, box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
         numbers = (f"{row.raw_bytes:,}", f"{row.fp8_bytes:,}", f"{row.client_parameters:,}")
-        shape = " x ".join(map(str, row.smashed_shape))
+        shape = "x".join(map(str, row.smashed_shape))
         table.add_row(row.cut, shape, *numbers, f"{row.forward_mflop:,.2f}", f"{row.backward_mflop:,.2f}")
     console.print(table, soft_wrap=True)
     console.print("all a sample; a multiplication with its addition counts as two FLOP")

@@ -110,13 +110,17 @@ def _average_pool_grad(dy: Any, size: Sequence[int], shares: Sequence[float]) ->
 
 
 def _embedding_grad(dy: Any, indices: Any, rows: int, padding_index: int) -> Any:
+    table = op.ConstantOfShape(integers([rows, sizes(dy)[-1]]), value=onnx_ir.tensor(np.zeros(1, np.float32)))
+    return _embedding_grad_onto(table, dy, indices, padding_index)
+
+
+def _embedding_grad_onto(base: Any, dy: Any, indices: Any, padding_index: int) -> Any:
     width = sizes(dy)[-1]
     flat = op.Reshape(indices, integers([-1, 1]))
     updates = op.Reshape(dy, integers([-1, width]))
     if padding_index >= 0:
         updates = op.Mul(updates, op.Cast(op.Not(op.Equal(flat, integers([padding_index]))), to=_FLOAT))
-    table = op.ConstantOfShape(integers([rows, width]), value=onnx_ir.tensor(np.zeros(1, np.float32)))
-    return op.ScatterND(table, flat, updates, reduction="add")
+    return op.ScatterND(base, flat, updates, reduction="add")
 
 
 def _bernoulli(seed: Any, like: Any, probability: float, stream: int) -> Any:
@@ -159,6 +163,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.convolution_grad_input.default: onnx_convolution.grad_input,
     _ours.convolution_grad_weight.default: onnx_convolution.grad_weight,
     _ours.embedding_grad.default: _embedding_grad,
+    _ours.embedding_grad_onto.default: _embedding_grad_onto,
     _ours.max_pool.default: _max_pool,
     _ours.max_pool_grad.default: _max_pool_grad,
     _ours.relu_grad.default: _relu_grad,

@@ -23,6 +23,7 @@ __all__ = [
     "convolution_grad_input",
     "convolution_grad_weight",
     "embedding_grad",
+    "embedding_grad_onto",
     "max_pool",
     "max_pool_grad",
     "pooling_matrices",
@@ -245,6 +246,17 @@ def embedding_grad(dy: Tensor, indices: Tensor, rows: int, padding_index: int) -
 @embedding_grad.register_fake
 def _(dy: Tensor, indices: Tensor, rows: int, padding_index: int) -> Tensor:
     return dy.new_empty([rows, dy.shape[-1]])
+
+
+@custom_op("cutlayer::embedding_grad_onto", mutates_args=())
+def embedding_grad_onto(base: Tensor, dy: Tensor, indices: Tensor, padding_index: int) -> Tensor:
+    """``base`` plus `embedding_grad`, without a table of zeros in between."""
+    return base + aten.embedding_dense_backward(dy, indices, base.shape[0], padding_index, False)
+
+
+@embedding_grad_onto.register_fake
+def _(base: Tensor, dy: Tensor, indices: Tensor, padding_index: int) -> Tensor:
+    return torch.empty_like(base)
 
 
 @custom_op("cutlayer::bernoulli", mutates_args=())

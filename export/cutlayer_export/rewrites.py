@@ -1,4 +1,4 @@
-"""Rewrites of a traced graph that leave its results as they are, to the last bit, and make it smaller or faster."""
+"""Rewrites of a traced graph that make it smaller or faster; its results stay the same up to the order of additions."""
 
 from typing import Any
 
@@ -19,8 +19,35 @@ def simplify(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
     for node in module.graph.find_nodes(op="call_function", target=ours.relu_grad.default):
         _mask_before_unpooling(module.graph, node)
+    for node in module.graph.find_nodes(op="call_function", target=aten.add.Tensor):
+        _scatter_onto(module.graph, node)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _scatter_onto(graph: fx.Graph, add: fx.Node) -> None:
+    """What an optimizer adds to an embedding's gradient becomes the table that the few rows are scattered onto.
+
+    add(base, gradient) is gradient onto base, and add(other, gradient onto base) is gradient onto add(other, base).
+    """
+    for gradient, other in (add.args[:2], add.args[1::-1]):
+        if not isinstance(gradient, fx.Node) or not isinstance(other, fx.Node) or add.kwargs:
+            continue
+        base: Any = other
+        with graph.inserting_before(add):
+            if gradient.target is ours.embedding_grad.default:
+                dy, indices, _, padding = gradient.args
+            elif gradient.target is ours.embedding_grad_onto.default:
+                inner, dy, indices, padding = gradient.args
+                base = graph.call_function(aten.add.Tensor, (other, inner))
+                base.meta = dict(add.meta)
+            else:
+                continue
+            onto = graph.call_function(ours.embedding_grad_onto.default, (base, dy, indices, padding))
+        onto.meta = dict(add.meta)
+        add.replace_all_uses_with(onto)
+        graph.erase_node(add)
+        return
 
 
 def _mask_before_unpooling(graph: fx.Graph, relu_grad: fx.Node) -> None:

@@ -1,9 +1,16 @@
-import numpy as np
-import pytest
+import contextlib
 
-from cutlayer.bundle import read_bundle
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cutlayer.bundle import read_bundle, write_bundle
 from cutlayer.errors import UserError
 from cutlayer_device.engines import ENGINES, OnnxEngine, load_engine
+from cutlayer_device.engines.onnx_file import require_self_contained
+from cutlayer_device.state import read_state, write_state
 
 RNG = np.random.default_rng(0)
 
@@ -73,3 +80,107 @@ def test_an_engine_that_is_not_there_is_named(digits, monkeypatch):
 
 def test_every_engine_of_the_table_is_one():
     assert {"onnx": OnnxEngine} == ENGINES
+
+
+def edited(digits, tmp_path, change):
+    """The bundle with its graphs changed, hashes and all."""
+    bundle = read_bundle(digits / "client.bundle")
+    files = {name: (digits / "client.bundle" / name).read_bytes() for name in bundle.manifest.files}
+    files = {name: change(content) if name.endswith(".onnx") else content for name, content in files.items()}
+    write_bundle(tmp_path / "edited", bundle.manifest, files)
+    return read_bundle(tmp_path / "edited")
+
+
+def outside(content):
+    model = onnx.load_from_string(content)
+    tensor = model.graph.initializer.add(name="secret", data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    return model.SerializeToString()
+
+
+def outside_a_node(content):
+    model = onnx.load_from_string(content)
+    tensor = onnx.TensorProto(data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["secret"], value=tensor))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (outside, "data are in another file"),
+        (outside_a_node, "data are in another file"),
+        (lambda content: content[:-7], "no ONNX file|does not take a graph"),
+        (lambda content: b"hello", "no ONNX file"),
+        (lambda content: b"", "does not take a graph"),
+        (lambda content: content.replace(b"Conv", b"Evil"), "does not take a graph"),
+    ],
+)
+def test_a_graph_that_is_hostile_or_damaged_is_refused(digits, tmp_path, change, message):
+    engine = load_engine(edited(digits, tmp_path, change), threads=1)
+    with pytest.raises(UserError, match=message) as caught:
+        engine.infer(batch(2)[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_files_of_an_export_are_self_contained(digits):
+    for file in (digits / "client.bundle").glob("*.onnx"):
+        require_self_contained(file.read_bytes())
+
+
+@settings(max_examples=200, deadline=1000)
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_refused_or_walked_through(content):
+    with contextlib.suppress(UserError):
+        require_self_contained(content)
+
+
+def test_a_state_is_restored_to_the_last_bit(digits, tmp_path):
+    bundle = read_bundle(digits / "client.bundle")
+    first, second = (load_engine(bundle, threads=1) for _ in range(2))
+    batches = [batch(size) for size in (8, 5, 8, 3)]
+    for x, g in batches[:2]:
+        first.forward(x, 1)
+        first.backward(g, 0.1)
+    write_state(tmp_path / "state.safetensors", first.state(), "abc")
+    second.restore(read_state(tmp_path / "state.safetensors", second.state(), "abc"))
+    for x, g in batches[2:]:
+        for engine in (first, second):
+            engine.forward(x, 2)
+            engine.backward(g, 0.1)
+    for name, value in first.state().arrays.items():
+        np.testing.assert_array_equal(second.state().arrays[name], value)
+    assert first.state().steps == second.state().steps == 4
+
+
+def test_a_state_of_another_bundle_or_half_of_one_is_refused(digits, tmp_path):
+    path, engine = tmp_path / "state.safetensors", load_engine(read_bundle(digits / "client.bundle"), threads=1)
+    write_state(path, engine.state(), "abc")
+    with pytest.raises(UserError, match="is of another bundle"):
+        read_state(path, engine.state(), "def")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="cannot be read; remove it"):
+        read_state(path, engine.state(), "abc")
+
+
+def test_a_full_disk_leaves_the_old_state(digits, tmp_path, monkeypatch):
+    path, engine = tmp_path / "state.safetensors", load_engine(read_bundle(digits / "client.bundle"), threads=1)
+    write_state(path, engine.state(), "abc")
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_state(path, engine.state(), "other")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_smashed_data_of_alternating_batch_sizes_are_those_of_a_fresh_engine(digits, engine):
+    for size in (4, 2, 4, 7, 4):
+        x, _ = batch(size)
+        fresh = load_engine(read_bundle(digits / "client.bundle"), threads=1)
+        np.testing.assert_array_equal(engine.forward(x, 0), fresh.forward(x, 0))

@@ -7,14 +7,21 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from cutlayer.bundle import Bundle
+from cutlayer.errors import UserError
 from cutlayer_device.engines.base import EngineState
+from cutlayer_device.engines.onnx_file import require_self_contained
 
 __all__ = ["OnnxEngine"]
 
 _Value = onnxruntime.OrtValue
 _Values = dict[str, Any]
+_REFUSED = (
+    *(runtime.Fail, runtime.InvalidArgument, runtime.InvalidGraph, runtime.InvalidProtobuf, runtime.NotImplemented),
+    *(runtime.NoSuchFile, runtime.RuntimeException, RuntimeError),
+)
 
 
 class OnnxEngine:
@@ -109,7 +116,12 @@ class _Graph:
         options.log_severity_level = 3
         # Sessions whose idle threads spin would fight for the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        require_self_contained(model)
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except _REFUSED as error:
+            reason = str(error).split("\n", 1)[0]
+            raise UserError(f"onnxruntime does not take a graph of the bundle, export it again: {reason}") from error
         self._inputs = [each.name for each in self._session.get_inputs()]
         self._outputs = [each.name for each in self._session.get_outputs()]
 

@@ -1,0 +1,230 @@
+"""One training step of the client-side model: our bundle on onnxruntime, torch eager and torch.compile, in one process.
+
+    python benchmarks/client_step.py [--compile] [--only vgg11]
+
+Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32, the engines in turn; the median of
+the rounds. Ratios are the time of torch divided by ours, so above 1 ours is faster. Then, for VGG11 cut at features.5,
+each in a process of its own: the greatest resident memory while training, and the time from the start of the process to
+the end of the first step.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+BATCH, ROUNDS, WARM_UP = 32, 25, 3
+REST_S = 0.005
+"""Between the engines, so that the threads of the one before are at rest."""
+
+
+class Case(NamedTuple):
+    name: str
+    factory: str
+    cut: str
+    shape: tuple[int, ...]
+    kwargs: dict = {}
+    tokens: int = 0
+
+
+IMAGE, ZOO = (3, 32, 32), "cutlayer_cut.zoo"
+CASES = [
+    Case("VGG11", f"{ZOO}.vgg:VGG11", "features.2", IMAGE),
+    Case("VGG11", f"{ZOO}.vgg:VGG11", "features.5", IMAGE),
+    Case("VGG11", f"{ZOO}.vgg:VGG11", "features.10", IMAGE),
+    Case("VGG11-BN", f"{ZOO}.vgg:VGG11", "features.7", IMAGE, {"batch_norm": True}),
+    Case("ResNet18", f"{ZOO}.resnet:ResNet18", "relu", IMAGE),
+    Case("ResNet18", f"{ZOO}.resnet:ResNet18", "layer1", IMAGE),
+    Case("ResNet18", f"{ZOO}.resnet:ResNet18", "layer2.0", IMAGE),
+    Case("MobileNetV2", f"{ZOO}.mobilenetv2:MobileNetV2", "features.1", IMAGE),
+    Case("MobileNetV2", f"{ZOO}.mobilenetv2:MobileNetV2", "features.3", IMAGE),
+    Case("MLP", f"{ZOO}.mlp:Mlp", "act2", (1, 28, 28)),
+    Case("TextEncoder", f"{ZOO}.text_encoder:TextEncoder", "embedding", (64,), tokens=10_000),
+    Case("TextEncoder", f"{ZOO}.text_encoder:TextEncoder", "layers.0", (64,), tokens=10_000),
+]
+MEMORY_CASE = CASES[1]
+
+
+def recipe(case: Case):
+    from cutlayer.optimizers import Sgd
+    from cutlayer.recipe import Model, Recipe
+
+    tokens = {"input_dtype": "int64", "input_range": (0, case.tokens - 1)} if case.tokens else {}
+    model = Model(factory=case.factory, cut=case.cut, input_shape=case.shape, kwargs=case.kwargs, **tokens)
+    return Recipe(name="bench", model=model, optimizer=Sgd(learning_rate=0.01, momentum=0.9, weight_decay=5e-4))
+
+
+def bundle_of(case: Case, folder: Path) -> Path:
+    """The exported bundle; both numbers of threads use the same."""
+    from cutlayer_export import export_bundle
+
+    path = folder / f"{case.name}@{case.cut}"
+    if not path.exists():
+        export_bundle(recipe(case), path)
+    return path
+
+
+def our_step(path: Path, threads: int, x, g) -> Callable[[], None]:
+    from cutlayer.bundle import read_bundle
+    from cutlayer_device.engines import load_engine
+
+    engine = load_engine(read_bundle(path), threads)
+
+    def step() -> None:
+        engine.forward(x, 0)
+        engine.backward(g, 0.01)
+
+    return step
+
+
+def torch_step(case: Case, x, g, *, compiled: bool = False) -> Callable[[], None]:
+    import torch
+
+    from cutlayer_cut import cut_model
+
+    client = cut_model(recipe(case)).client.train()
+    optimizer = torch.optim.SGD(client.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    forward = torch.compile(client) if compiled else client
+    x, g = torch.from_numpy(x), torch.from_numpy(g)
+
+    def step() -> None:
+        forward(x).backward(g)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def data_of(case: Case, smashed: tuple[int, ...]):
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    if case.tokens:
+        x = random.integers(0, case.tokens, (BATCH, *case.shape))
+    else:
+        x = random.standard_normal((BATCH, *case.shape), np.float32)
+    return x, random.standard_normal((BATCH, *smashed), np.float32) * np.float32(1e-3)
+
+
+def measure(case: Case, folder: Path, threads: int, with_compile: bool) -> dict[str, float]:
+    """Median milliseconds of a step, by engine."""
+    from cutlayer.bundle import read_bundle
+
+    path = bundle_of(case, folder)
+    x, g = data_of(case, read_bundle(path).manifest.client.smashed.shape)
+    steps = {"ours": our_step(path, threads, x, g), "eager": torch_step(case, x, g)}
+    if with_compile:
+        steps["compile"] = torch_step(case, x, g, compiled=True)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(WARM_UP + ROUNDS):
+        for name, step in steps.items():
+            time.sleep(REST_S)
+            begun = time.perf_counter()
+            step()
+            if turn >= WARM_UP:
+                times[name].append(1e3 * (time.perf_counter() - begun))
+    return {name: median(each) for name, each in times.items()}
+
+
+def worker(threads: int, folder: Path, with_compile: bool, only: str) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    for case in CASES:
+        if only.lower() in f"{case.name}@{case.cut}".lower():
+            print(json.dumps([case.name, case.cut, measure(case, folder, threads, with_compile)]), flush=True)
+
+
+def memory_worker(engine: str, folder: Path, started: float) -> None:
+    """Train a while; print the time of the first step since ``started`` and the greatest resident memory."""
+    case, path = MEMORY_CASE, folder / f"{MEMORY_CASE.name}@{MEMORY_CASE.cut}"
+    if engine == "ours":
+        sys.modules["torch"] = None
+        from cutlayer.bundle import read_bundle
+
+        x, g = data_of(case, read_bundle(path).manifest.client.smashed.shape)
+        step = our_step(path, 1, x, g)
+    else:
+        import torch
+
+        torch.set_num_threads(1)
+        x, g = data_of(case, (128, 8, 8))
+        step = torch_step(case, x, g)
+    step()
+    first = time.time() - started
+    for _ in range(20):
+        step()
+    print(json.dumps([first, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+
+
+def call(*arguments: str, threads: int) -> subprocess.Popen:
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([sys.executable, __file__, *arguments], env=env, stdout=subprocess.PIPE, text=True)
+
+
+def speed(folder: Path, options: argparse.Namespace) -> None:
+    for threads in (1, 2):
+        print(
+            f"\n{threads} thread{'s' * (threads > 1)}, batch {BATCH}: milliseconds a step, and how many times as fast we are"
+        )
+        flags = ["--compile"] if options.compile else []
+        process = call("--worker", str(threads), str(folder), "--only", options.only, *flags, threads=threads)
+        ratios: dict[str, list[float]] = {}
+        assert process.stdout is not None
+        for line in process.stdout:
+            name, cut, times = json.loads(line)
+            found = {peer: spent / times["ours"] for peer, spent in times.items() if peer != "ours"}
+            for peer, ratio in found.items():
+                ratios.setdefault(peer, []).append(ratio)
+            text = "  ".join(f"{peer} {times[peer]:7.1f} ({ratio:4.2f}x)" for peer, ratio in found.items())
+            print(f"{name + ' @ ' + cut:28} ours {times['ours']:7.1f}  {text}", flush=True)
+        if process.wait():
+            raise SystemExit("the worker failed")
+        for peer, each in ratios.items():
+            mean = math.exp(sum(map(math.log, each)) / len(each))
+            print(f"geometric mean against {peer}: {mean:.2f}x; least {min(each):.2f}x")
+
+
+def memory(folder: Path) -> None:
+    bundle_of(MEMORY_CASE, folder)
+    found = {}
+    for engine in ("ours", "torch"):
+        runs = []
+        for _ in range(3):
+            output, _ = call("--memory", engine, str(folder), str(time.time()), threads=1).communicate()
+            runs.append(json.loads(output))
+        found[engine] = [median(each) for each in zip(*runs, strict=True)]
+    (our_start, our_mib), (torch_start, torch_mib) = found["ours"], found["torch"]
+    print(f"\n{MEMORY_CASE.name} @ {MEMORY_CASE.cut}, batch {BATCH}, one thread, a process of its own, median of 3")
+    print(f"greatest resident memory: ours {our_mib:.0f} MiB, torch {torch_mib:.0f} MiB ({our_mib / torch_mib:.0%})")
+    print(f"from start to the end of the first step: ours {our_start:.2f} s, torch {torch_start:.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile (minutes of compiling)")
+    parser.add_argument("--only", default="", help="part of a client's name")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(int(options.worker[0]), Path(options.worker[1]), options.compile, options.only)
+    elif options.memory:
+        memory_worker(options.memory[0], Path(options.memory[1]), float(options.memory[2]))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            speed(Path(folder), options)
+            memory(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
