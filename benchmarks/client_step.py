@@ -32,7 +32,7 @@ class Case(NamedTuple):
     factory: str
     cut: str
     shape: tuple[int, ...]
-    kwargs: dict = {}
+    kwargs: tuple[tuple[str, object], ...] = ()
     tokens: int = 0
 
 
@@ -41,7 +41,7 @@ CASES = [
     Case("VGG11", f"{ZOO}.vgg:VGG11", "features.2", IMAGE),
     Case("VGG11", f"{ZOO}.vgg:VGG11", "features.5", IMAGE),
     Case("VGG11", f"{ZOO}.vgg:VGG11", "features.10", IMAGE),
-    Case("VGG11-BN", f"{ZOO}.vgg:VGG11", "features.7", IMAGE, {"batch_norm": True}),
+    Case("VGG11-BN", f"{ZOO}.vgg:VGG11", "features.7", IMAGE, (("batch_norm", True),)),
     Case("ResNet18", f"{ZOO}.resnet:ResNet18", "relu", IMAGE),
     Case("ResNet18", f"{ZOO}.resnet:ResNet18", "layer1", IMAGE),
     Case("ResNet18", f"{ZOO}.resnet:ResNet18", "layer2.0", IMAGE),
@@ -59,7 +59,7 @@ def recipe(case: Case):
     from cutlayer.recipe import Model, Recipe
 
     tokens = {"input_dtype": "int64", "input_range": (0, case.tokens - 1)} if case.tokens else {}
-    model = Model(factory=case.factory, cut=case.cut, input_shape=case.shape, kwargs=case.kwargs, **tokens)
+    model = Model(factory=case.factory, cut=case.cut, input_shape=case.shape, kwargs=dict(case.kwargs), **tokens)
     return Recipe(name="bench", model=model, optimizer=Sgd(learning_rate=0.01, momentum=0.9, weight_decay=5e-4))
 
 

@@ -105,7 +105,8 @@ def _batch_norm_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Ioffe & Szegedy, arXiv 1502.03167, section 3, with what is constant in a channel taken together.
 
-    dx = a dy + b x + c with three numbers a channel, so that no normalised copy of x is made.
+    dx = a (dy + b x + c) with three numbers a channel, so that no normalised copy of x is made, and the scale a can be
+    left to the convolution before (see `rewrites`).
     """
     if not isinstance(x.shape[1], int):
         rule = decomposition_table[aten.native_batch_norm_backward.default]
@@ -116,21 +117,19 @@ def _batch_norm_backward(
         mean, deviation = running_mean, torch.rsqrt(running_variance + epsilon)
     a = deviation if weight is None else weight * deviation
     if not training and not mask[1]:
-        return operators.scale_shift(dy, a, torch.zeros_like(a)), None, operators.channel_sum(dy) if mask[2] else None
+        return operators.scale_channels(dy, a), None, operators.channel_sum(dy) if mask[2] else None
     share = x.shape[1] / x.numel()
     db = operators.channel_sum(dy)
     if prod(x.shape[2:]) < _MANY:  # of few values the mean may be far greater than the deviation
-        centred = operators.scale_shift(x, deviation, -mean * deviation)
-        dw = operators.channel_sum(dy * centred)
-        b, c, x = -a * dw * share, -a * db * share, centred
+        x = operators.scale_shift(x, deviation, -mean * deviation)
+        dw = operators.channel_sum(dy * x)
+        b, c = -dw * share, -db * share
     else:
         dw = (operators.channel_sum(dy * x) - mean * db) * deviation
-        b = -a * deviation * dw * share
-        c = -a * db * share - b * mean
-    dx = operators.scale_shift(dy, a, torch.zeros_like(a))
-    if training:
-        dx = operators.scale_shift(x, b, c) + dx
-    return dx if mask[0] else None, dw if mask[1] else None, db if mask[2] else None
+        b = -deviation * dw * share
+        c = -db * share - b * mean
+    dx = dy + operators.scale_shift(x, b, c) if training else dy
+    return operators.scale_channels(dx, a) if mask[0] else None, dw if mask[1] else None, db if mask[2] else None
 
 
 def _max_pool(dims: int) -> tuple[Callable[..., Any], Callable[..., Any]]:

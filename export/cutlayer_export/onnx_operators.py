@@ -39,6 +39,10 @@ def _scale_shift(x: Any, scale: Any, shift: Any) -> Any:
     return op.BatchNormalization(x, scale, shift, _floats(np.zeros(channels)), _floats(np.ones(channels)), epsilon=0.0)
 
 
+def _scale_channels(x: Any, scale: Any) -> Any:
+    return op.Mul(x, op.Reshape(scale, integers([1, -1] + [1] * (len(x.shape) - 2))))
+
+
 def _batch_norm_train(x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
     # The runtime writes the statistics where it found the running ones, so it is given tensors that nobody else reads.
     # With a momentum of 0 their values do not matter.
@@ -167,5 +171,6 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.max_pool.default: _max_pool,
     _ours.max_pool_grad.default: _max_pool_grad,
     _ours.relu_grad.default: _relu_grad,
+    _ours.scale_channels.default: _scale_channels,
     _ours.scale_shift.default: _scale_shift,
 }

@@ -28,6 +28,7 @@ __all__ = [
     "max_pool_grad",
     "pooling_matrices",
     "relu_grad",
+    "scale_channels",
     "scale_shift",
 ]
 
@@ -136,6 +137,17 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 @scale_shift.register_fake
 def _(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@custom_op("cutlayer::scale_channels", mutates_args=())
+def scale_channels(x: Tensor, scale: Tensor) -> Tensor:
+    """``scale * x`` with a scale a channel: (B, C, ...), (C,) to (B, C, ...)."""
+    return x * scale.view([1, -1] + [1] * (x.dim() - 2))
+
+
+@scale_channels.register_fake
+def _(x: Tensor, scale: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -251,7 +263,8 @@ def _(dy: Tensor, indices: Tensor, rows: int, padding_index: int) -> Tensor:
 @custom_op("cutlayer::embedding_grad_onto", mutates_args=())
 def embedding_grad_onto(base: Tensor, dy: Tensor, indices: Tensor, padding_index: int) -> Tensor:
     """``base`` plus `embedding_grad`, without a table of zeros in between."""
-    return base + aten.embedding_dense_backward(dy, indices, base.shape[0], padding_index, False)
+    onto: Tensor = base + aten.embedding_dense_backward(dy, indices, base.shape[0], padding_index, False)
+    return onto
 
 
 @embedding_grad_onto.register_fake

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["simplify"]
+__all__ = ["simplify", "use_plain_softmax"]
 
 aten, ours = torch.ops.aten, torch.ops.cutlayer
+_VIEWS = {aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.reshape.default}  # noqa: SLF001
+_PRODUCTS = {aten.bmm.default, aten.mm.default, aten.matmul.default}
 _SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.detach_copy.default}
 
 
@@ -21,8 +23,44 @@ def simplify(module: fx.GraphModule) -> None:
         _mask_before_unpooling(module.graph, node)
     for node in module.graph.find_nodes(op="call_function", target=aten.add.Tensor):
         _scatter_onto(module.graph, node)
+    for node in module.graph.find_nodes(op="call_function", target=ours.scale_channels.default):
+        _scale_weights_instead(module.graph, node)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _scale_weights_instead(graph: fx.Graph, scaled: fx.Node) -> None:
+    """A convolution's backward pass is linear in dy: scale its weights, and its weights' gradients, which are small.
+
+    This is what BatchNorm's backward pass ends with where a convolution comes before it.
+    """
+    shape: Any
+    size: Any
+    dy, scale = scaled.args
+    for user in list(scaled.users):
+        with graph.inserting_before(user):
+            if user.target is ours.convolution_grad_weight.default and user.args[1] is scaled and not user.args[6]:
+                x, _, shape, *geometry = user.args
+                gradient = graph.call_function(user.target, (x, dy, shape, *geometry))
+                result = _times(graph, gradient, scale, len(shape))
+            elif user.target is ours.convolution_grad_input.default and user.args[0] is scaled and not user.args[6]:
+                _, weight, size, *geometry = user.args
+                result = graph.call_function(
+                    user.target, (dy, _times(graph, weight, scale, 2 + len(size)), size, *geometry)
+                )
+            elif user.target is ours.channel_sum.default:
+                result = graph.call_function(aten.mul.Tensor, (graph.call_function(user.target, (dy,)), scale))
+            else:
+                continue
+        result.meta = dict(user.meta)
+        user.replace_all_uses_with(result)
+        graph.erase_node(user)
+
+
+def _times(graph: fx.Graph, weight: Any, scale: Any, dims: int) -> fx.Node:
+    """A weight (O, ...) with each of its outputs scaled."""
+    factors = graph.call_function(aten.view.default, (scale, [-1] + [1] * (dims - 1)))
+    return graph.call_function(aten.mul.Tensor, (weight, factors))
 
 
 def _scatter_onto(graph: fx.Graph, add: fx.Node) -> None:
@@ -48,6 +86,23 @@ def _scatter_onto(graph: fx.Graph, add: fx.Node) -> None:
         add.replace_all_uses_with(onto)
         graph.erase_node(add)
         return
+
+
+def use_plain_softmax(module: fx.GraphModule) -> None:
+    """Attention guards its softmax against rows that are masked altogether; scores without a mask have none.
+
+    Scores are such if they come from a matrix product by views alone.
+    """
+    for node in module.graph.find_nodes(op="call_function", target=aten._safe_softmax.default):  # noqa: SLF001
+        source = node.all_input_nodes[0]
+        while source.target in _VIEWS:
+            source = source.all_input_nodes[0]
+        if source.target in _PRODUCTS:
+            with module.graph.inserting_before(node):
+                plain = module.graph.call_function(aten._softmax.default, (*node.args[:2], False))  # noqa: SLF001
+            node.replace_all_uses_with(plain)
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def _mask_before_unpooling(graph: fx.Graph, relu_grad: fx.Node) -> None:

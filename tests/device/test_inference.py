@@ -58,7 +58,7 @@ def test_a_whole_model_on_the_board_gives_what_torch_gives(trained, wanted):
 
 
 def test_a_part_of_a_model_does_not_classify_alone(digits):
-    with pytest.raises(UserError, match="give --broker .*or export the whole model with --cut none"):
+    with pytest.raises(UserError, match=r"give --broker .*or export the whole model with --cut none"):
         LocalClassifier(read_bundle(digits / "client.bundle"))
 
 

@@ -121,18 +121,29 @@ OPTIMIZERS = {
 def client(modules):
     torch.manual_seed(0)
     for module in modules:
-        for each in module.modules():
-            if hasattr(each, "reset_parameters"):
-                each.reset_parameters()
+        for part in module.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
     return nn.Sequential(*modules).train()
 
 
-@pytest.mark.parametrize("name", CLIENTS)
+QUICK = {
+    "BatchNorm after a bias", "grouped and depthwise", "dilated, overlapping pool", "average pools", "dropouts",
+    "linear, LayerNorm", "transposed convolution", "features", "transformer layer", "embedding",
+}  # fmt: skip
+
+
+def each(cases):
+    """All cases; those that add little to the quick ones are left to `make test-slow`."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in cases]
+
+
+@pytest.mark.parametrize("name", each(CLIENTS))
 def test_an_image_client_trains_on_onnxruntime_as_in_torch(name):
     assert certified(client(CLIENTS[name])).valid
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", each(OTHERS))
 def test_any_other_client_trains_on_onnxruntime_as_in_torch(name):
     spec, modules = OTHERS[name]
     assert certified(client(modules), spec).valid

@@ -132,7 +132,10 @@ ZOO = {
 }
 
 
-@pytest.mark.parametrize("model", ZOO)
+SLOW = {"MobileNetV2", "ResNet18 for ImageNet", "ResNet9", "VGG13 with BatchNorm"}
+
+
+@pytest.mark.parametrize("model", [pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in ZOO])
 def test_both_halves_together_equal_the_whole_bit_for_bit_at_every_cut(model):
     torch.manual_seed(0)
     build, example, expected = ZOO[model]
