@@ -22,7 +22,10 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("$ ")
 ]
-IN_A_TERMINAL_OF_THEIR_OWN = ("mosquitto", "cutlayer device run", "python -m cutlayer_device run")
+IN_A_TERMINAL_OF_THEIR_OWN = (
+    *("mosquitto", "cutlayer device run", "python -m cutlayer_device run"),
+    "cutlayer serve digits/trial.toml --infer",
+)
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_the_commands_that_the_readme_shows_work_in_their_order(tmp_path, monkey
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     by_hand = [command for command in COMMANDS if not command.startswith("make ")]
-    assert len(by_hand) == 7
+    assert len(by_hand) == 13
     background = []
     try:
         for command in by_hand:
@@ -44,8 +47,9 @@ def test_the_commands_that_the_readme_shows_work_in_their_order(tmp_path, monkey
             for file in (tmp_path / "digits" / "trial.toml", tmp_path / "digits" / "mosquitto.conf"):
                 file.write_text(file.read_text().replace("1883", str(free_port)))
         assert (tmp_path / "runs" / "demo" / "report.html").exists()
-        for device in background[1:]:
+        for device in background[1:3]:
             assert device.wait(timeout=20) == 0
+        assert (tmp_path / "client.bundle" / "backward.onnx").exists()
     finally:
         stop(list(reversed(background)))
 

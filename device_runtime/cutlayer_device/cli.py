@@ -22,7 +22,7 @@ from cutlayer_device.agent import Agent, birth_of
 from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
 from cutlayer_device.ranking import Ranking
 
-__all__ = ["app", "forbid_torch", "main", "split_address"]
+__all__ = ["app", "forbid_torch", "infer", "main", "run", "split_address"]
 
 app = typer.Typer(
     help="Runs on the board: trains the client-side model of a bundle, without torch.", no_args_is_help=True

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cutlayer_cut.modes import mode
 from cutlayer_cut.traced import Traced, Untraceable
@@ -24,7 +25,7 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
         root = tracer.root
         assert isinstance(root, nn.Module)
         with torch.no_grad(), mode(model, training=False):
-            _Recorder(fx.GraphModule(root, graph)).run(example)
+            _record(fx.GraphModule(root, graph), example)
     except Exception as error:  # whatever the user's code raises when it meets a proxy
         raise Untraceable(str(error).strip().split("\n", 1)[0]) from error
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
@@ -47,12 +48,17 @@ class _Tracer(fx.Tracer):
         return not self._name.startswith(qualified_name + ".")
 
 
+def _record(module: fx.GraphModule, example: Tensor) -> None:
+    """Note what each node computes, without computing; or with, if a module looks at its input's values."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            _Recorder(module).run(fake.from_tensor(example))
+    except Exception:  # noqa: BLE001 - the run that follows raises what is the model's own fault
+        _Recorder(module).run(example)
+
+
 class _Recorder(fx.Interpreter):
     """Notes in each node's ``meta["val"]`` what it computes for an example."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self._targets = {node.name: node for node in module.graph.nodes}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run and note."""

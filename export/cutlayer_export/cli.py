@@ -86,7 +86,9 @@ def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
         numbers = (f"{row.raw_bytes:,}", f"{row.fp8_bytes:,}", f"{row.client_parameters:,}")
         shape = "x".join(map(str, row.smashed_shape))
         table.add_row(row.cut, shape, *numbers, f"{row.forward_mflop:,.2f}", f"{row.backward_mflop:,.2f}")
-    console.print(table, soft_wrap=True)
+    # As wide as it is: a terminal may wrap it, but nothing is left out.
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(highlight=False, width=width).print(table)
     console.print("all a sample; a multiplication with its addition counts as two FLOP")
 
 

@@ -126,20 +126,25 @@ def _dense(x: Any, dy: Any, of: _Geometry) -> Any:
     if of.taps == 1 or of.inputs * of.taps <= 64:
         return _by_columns(x, dy, of)
     shiftable = len(of.kernel) == 2 and max(of.stride) == max(of.dilation) == 1 and of.size == of.out
-    if shiftable and min(of.out) >= 16:
+    if shiftable and min(of.out) >= 32:
         return _by_shifts(x, dy, of)
     return _by_taps(x, dy, of)
 
 
 def _by_columns(x: Any, dy: Any, of: _Geometry) -> Any:
     """Few inputs or taps: one product a sample with all windows side by side, summed over the batch."""
-    windows = _windows(x, of)
-    columns = op.Concat(*windows, axis=1) if len(windows) > 1 else windows[0]
-    columns = op.Reshape(columns, integers([-1, of.taps * of.inputs, math.prod(of.out)]))
+    columns = _windows(x, of)[0] if of.taps == 1 else _columns(x, of)
+    columns = op.Reshape(columns, integers([-1, of.inputs * of.taps, math.prod(of.out)]))
     flat = op.Reshape(dy, integers([-1, of.outputs, math.prod(of.out)]))
     each = op.MatMul(flat, op.Transpose(columns, perm=[0, 2, 1]))
-    summed = op.Reshape(op.ReduceSum(each, integers([0]), keepdims=0), integers([of.outputs, of.taps, of.inputs]))
-    return op.Reshape(op.Transpose(summed, perm=[0, 2, 1]), integers([of.outputs, of.inputs, *of.kernel]))
+    return op.Reshape(op.ReduceSum(each, integers([0]), keepdims=0), integers([of.outputs, of.inputs, *of.kernel]))
+
+
+def _columns(x: Any, of: _Geometry) -> Any:
+    """All windows side by side, (B, I * taps, *out): a convolution that copies each entry of each window."""
+    rows = of.inputs * of.taps
+    copies = op.Constant(value=onnx_ir.tensor(np.eye(rows, dtype=np.float32).reshape(rows, of.inputs, *of.kernel)))
+    return op.Conv(x, copies, strides=of.stride, pads=[*of.padding, *of.padding], dilations=of.dilation)
 
 
 def _by_shifts(x: Any, dy: Any, of: _Geometry) -> Any:

@@ -1,7 +1,7 @@
 """The client-side model on plain onnxruntime."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -95,28 +95,51 @@ class OnnxEngine:
 
     @cached_property
     def _inference(self) -> "_Graph":
-        return _Graph(self._bundle.graph("inference"), self._threads)
+        return _Graph(self._bundle.graph("inference"), self._threads, self._bundle.manifest.client.optimizer is None)
 
     @cached_property
     def _forward(self) -> "_Graph":
-        return _Graph(self._bundle.graph("forward"), self._threads)
+        return _Graph(self._bundle.graph("forward"), self._threads, fixed_weights=False)
 
     @cached_property
     def _backward(self) -> "_Graph":
-        return _Graph(self._bundle.graph("backward"), self._threads)
+        return _Graph(self._bundle.graph("backward"), self._threads, fixed_weights=False)
+
+
+@cache
+def _share_memory() -> None:
+    """Let all sessions of this process take their memory from one place, which grows by what is asked for.
+
+    By default each session has its own, which doubles whenever it grows.
+    """
+    place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+    same_as_requested = runtime.OrtArenaCfg({"arena_extend_strategy": 1})
+    runtime.create_and_register_allocator(place, same_as_requested)
 
 
 class _Graph:
-    """A session with named values bound to it by reference."""
+    """A session with named values bound to it by reference.
 
-    def __init__(self, model: bytes, threads: int) -> None:
+    Args:
+        model: an ONNX file.
+        threads: of one operation; 0 lets the runtime choose.
+        fixed_weights: whether the weights are constants, for which the runtime has faster layouts; to weights that
+            change it would only add conversions.
+    """
+
+    def __init__(self, model: bytes, threads: int, fixed_weights: bool) -> None:
+        require_self_contained(model)
+        _share_memory()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.enable_mem_pattern = False  # it holds the greatest memory of every batch size it has seen
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if fixed_weights else levels.ORT_ENABLE_EXTENDED
         # Sessions whose idle threads spin would fight for the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        require_self_contained(model)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except _REFUSED as error:

@@ -16,10 +16,10 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = inputs * expansion
-        expand = [convolution(inputs, hidden, 1)] if expansion != 1 else []
+        expand = [_convolution(inputs, hidden, 1)] if expansion != 1 else []
         self.conv = nn.Sequential(
             *expand,
-            convolution(hidden, hidden, 3, stride, groups=hidden),
+            _convolution(hidden, hidden, 3, stride, groups=hidden),
             nn.Conv2d(hidden, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
@@ -42,13 +42,13 @@ class MobileNetV2(nn.Module):
     def __init__(self, stem: Literal["cifar", "imagenet"] = "cifar", classes: int = 10) -> None:
         super().__init__()
         small, channels = stem == "cifar", 32
-        blocks: list[nn.Module] = [convolution(3, channels, 3, 1 if small else 2)]
+        blocks: list[nn.Module] = [_convolution(3, channels, 3, 1 if small else 2)]
         for stage, (expansion, width, count, stride) in enumerate(_STAGES):
             for block in range(count):
                 first = 1 if small and stage == 1 else stride
                 blocks.append(InvertedResidual(channels, width, first if block == 0 else 1, expansion))
                 channels = width
-        self.features = nn.Sequential(*blocks, convolution(channels, 1280, 1))
+        self.features = nn.Sequential(*blocks, _convolution(channels, 1280, 1))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, classes))
 
@@ -58,7 +58,7 @@ class MobileNetV2(nn.Module):
         return logits
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """A convolution, BatchNorm, ReLU6."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),

@@ -10,8 +10,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block1 = convolution(width, width)
-        self.block2 = convolution(width, width)
+        self.block1 = _convolution(width, width)
+        self.block2 = _convolution(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, H, W) to the same shape."""
@@ -28,10 +28,10 @@ class ResNet9(nn.Module):
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.prep = convolution(3, 64)
-        self.layer1 = nn.Sequential(convolution(64, 128), nn.MaxPool2d(2), Residual(128))
-        self.layer2 = nn.Sequential(convolution(128, 256), nn.MaxPool2d(2))
-        self.layer3 = nn.Sequential(convolution(256, 512), nn.MaxPool2d(2), Residual(512))
+        self.prep = _convolution(3, 64)
+        self.layer1 = nn.Sequential(_convolution(64, 128), nn.MaxPool2d(2), Residual(128))
+        self.layer2 = nn.Sequential(_convolution(128, 256), nn.MaxPool2d(2))
+        self.layer3 = nn.Sequential(_convolution(256, 512), nn.MaxPool2d(2), Residual(512))
         self.head = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class ResNet9(nn.Module):
         return logits
 
 
-def convolution(inputs: int, outputs: int) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int) -> nn.Sequential:
     """A 3x3 convolution, BatchNorm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
