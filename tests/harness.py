@@ -46,10 +46,12 @@ def shares(folder: Path, trial: Trial) -> dict[str, data.Samples]:
     return {name: data.load(folder / f"{name}.npz", trial.model.input) for name in trial.devices}
 
 
-def run_trial(folder: Path, trial: Trial, run_dir: Path, broker: MemoryBroker | None = None) -> tuple[Run, list[Board]]:
+def run_trial(
+    folder: Path, trial: Trial, run_dir: Path, broker: MemoryBroker | None = None, bundle: Bundle | None = None
+) -> tuple[Run, list[Board]]:
     """Run a trial to its end; raises what the server raises."""
     broker = broker or MemoryBroker()
-    bundle = read_bundle(folder / "client.bundle")
+    bundle = bundle or read_bundle(folder / "client.bundle")
     boards = [Board(broker, bundle, trial, name, samples) for name, samples in shares(folder, trial).items()]
     test = data.load(folder / trial.data.test, trial.model.input, part="test")
     coordinator, record = Coordinator(trial, test), Record(run_dir, "")

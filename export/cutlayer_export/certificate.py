@@ -72,7 +72,7 @@ def certify(module: nn.Module, trainable: str, client: Client, values: Arrays, g
         if client.optimizer is not None:
             found |= _Trial(module, trainable, client, values, graphs).run(batch)
         errors = {name: max(errors.get(name, 0.0), error) for name, error in found.items()}
-    name, worst = max(errors.items(), key=lambda item: item[1] if np.isfinite(item[1]) else np.inf)
+    name, worst = max(errors.items(), key=lambda item: item[1])
     if not worst <= TOLERANCE:
         raise CertificateError(f"{name} differs from torch by {worst:.1e}, more than {TOLERANCE:.0e} allowed")
     return Certificate(steps=STEPS, batch_sizes=BATCH_SIZES, errors=errors)
@@ -189,6 +189,8 @@ def _errors(found: Arrays, wanted: dict[str, Tensor]) -> Errors:
 
 
 def _error(found: NDArray[Any], wanted: Tensor, floor: float = 0.0) -> float:
+    """Relative to the greatest of ``wanted``, or to ``floor``; infinite if anything is not a number."""
     reference = wanted.detach().double().numpy()
     scale = max(float(np.abs(reference).max(initial=0.0)), floor) or 1.0
-    return float(np.abs(found.astype(np.float64) - reference).max(initial=0.0) / scale)
+    error = float(np.abs(found.astype(np.float64) - reference).max(initial=0.0) / scale)
+    return error if np.isfinite(error) else np.inf

@@ -1,7 +1,7 @@
 """Decompositions for tracing: torch's own to core ATen operations, and ours to the operators of `operators`."""
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import pi, prod, sqrt
 from typing import Any
 
 import torch
@@ -220,6 +220,27 @@ def _weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: 
     return scale / norms * (dw - v * (dg / norms)), dg.view(g.shape)
 
 
+def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """Hendrycks & Gimpel, arXiv 1606.08415. The backward pass has the same factor in it, which is computed once."""
+    if approximate != "none":
+        y: Tensor = decomposition_table[aten.gelu.default](x, approximate=approximate)
+        return y
+    return x * _gelu_factor(x) * 0.5
+
+
+def _gelu_backward(dy: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
+    if approximate != "none":
+        dx: Tensor = decomposition_table[aten.gelu_backward.default](dy, x, approximate=approximate)
+        return dx
+    density = torch.exp(x * x * -0.5) * (x * (2.0 / sqrt(2.0 * pi)))
+    return dy * 0.5 * (_gelu_factor(x) + density)
+
+
+def _gelu_factor(x: Tensor) -> Tensor:
+    """Twice the share of a normal distribution below x."""
+    return torch.erf(x / sqrt(2.0)) + 1.0
+
+
 def _threshold_backward(dy: Tensor, y: Tensor, threshold: float) -> Any:
     return operators.relu_grad(dy, y) if threshold == 0 else dy * (y > threshold).to(dy.dtype)
 
@@ -252,6 +273,8 @@ _OURS: dict[Any, Callable[..., Any]] = {
     aten._adaptive_avg_pool3d_backward.default: _adaptive_average_pool_backward,  # noqa: SLF001
     aten.embedding_dense_backward.default: _embedding_backward,
     aten._weight_norm_interface_backward.default: _weight_norm_backward,  # noqa: SLF001
+    aten.gelu.default: _gelu,
+    aten.gelu_backward.default: _gelu_backward,
     aten.threshold_backward.default: _threshold_backward,
     aten.hardtanh_backward.default: _hardtanh_backward,
     # Where a kernel asks for memory to write to (SiLU's backward does), what it holds before does not matter.

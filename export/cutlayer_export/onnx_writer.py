@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx
+import onnx_ir
 import torch
+from onnx_ir.passes import common
+from onnxscript.optimizer._constant_folding import (
+    DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
+    DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
+    FoldConstantsPass,
+)
 from torch import nn
 
 from cutlayer.errors import UserError
@@ -34,7 +41,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
                 program,
                 dynamo=True,
                 opset_version=OPSET,
-                optimize=True,
+                optimize=False,
                 verbose=False,
                 custom_translation_table=TRANSLATIONS,
             )
@@ -44,12 +51,38 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
                 "cut before it"
             ) from error
     assert exported is not None
-    model = exported.model_proto
+    model = onnx_ir.to_proto(_optimized(exported.model))
     _rename(model, list(graph.inputs), graph.outputs)
     _drop_unused_outputs(model)
     _freeze(model, graph)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _optimized(model: onnx_ir.Model) -> onnx_ir.Model:
+    """Fold constants, and compute nothing twice or for nobody.
+
+    The exporter's own optimization is more than that: among its rules is one that drops the addition of a constant of
+    up to 1e-8 as if it were zero, which is the epsilon that keeps Adam from dividing by zero.
+    """
+    result: onnx_ir.Model = onnx_ir.passes.Sequential(
+        common.InlinePass(),
+        FoldConstantsPass(
+            shape_inference=True,
+            input_size_limit=DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
+            output_size_limit=DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
+        ),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model).model
+    return result
 
 
 class _Positional(nn.Module):

@@ -157,6 +157,28 @@ def test_every_optimizer_steps_as_in_torch(name):
     assert {name.split(".")[0] for name in certificate.errors} >= {"z", "gradients", "params", "buffers"}
 
 
+class Tiny(nn.Module):
+    """Divides by what is zero but for the smallest of constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.layer(x)) - torch.relu(-self.layer(x) - 100.0)
+        return y / (y.norm(dim=1, keepdim=True) + 1e-12) + torch.relu(-y) / (torch.relu(-y) + 1e-9)
+
+
+@pytest.mark.parametrize("optimizer", [Adam(learning_rate=0.003, epsilon=1e-10), SGD])
+def test_the_smallest_of_constants_are_kept(optimizer):
+    """Entries that never get a gradient are divided by Adam's epsilon alone."""
+    modules = [nn.Linear(12, 4), nn.ReLU(), Tiny()]
+    module = client(modules)
+    with torch.no_grad():
+        module[0].bias[:2] = -1000.0
+    assert certified(module, InputSpec(shape=(12,)), optimizer).valid
+
+
 @pytest.mark.parametrize("trainable", ["last:1", "last:2"])
 def test_the_last_modules_alone_can_be_trained(trainable):
     modules = [
