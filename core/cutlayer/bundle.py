@@ -182,6 +182,7 @@ def read_bundle(path: Path) -> Bundle:
     for name in sorted(_allowed_files(manifest) - {_CERTIFICATE}):
         if name not in files:
             raise UserError(f"bundle {path}: the manifest does not list {name}: export it again")
+    _check_client(path, manifest.client)
     _check_params(path, manifest.client, files[_PARAMS])
     certificate = None
     if _CERTIFICATE in files:
@@ -227,6 +228,17 @@ def _read_file(path: Path, name: str, room: int) -> bytes:
     if len(content) > room:
         raise UserError(f"bundle {path}: it holds more than {MAX_BUNDLE_BYTES} bytes")
     return content
+
+
+def _check_client(path: Path, client: Client) -> None:
+    """What types alone do not say of the input and its preparation."""
+    shape = client.input.shape
+    lengths = {1, shape[0]} if shape else {1}
+    fits = len(client.mean) in lengths and len(client.std) in lengths
+    if not shape or 0 in shape or client.input.dtype not in ("float32", "int64"):
+        raise UserError(f"bundle {path}: the manifest describes an input that cannot be: {shape} {client.input.dtype}")
+    if not fits or 0.0 in client.std or not all(map(math.isfinite, (*client.mean, *client.std))):
+        raise UserError(f"bundle {path}: the manifest's mean or std does not fit its input")
 
 
 def _check_params(path: Path, client: Client, content: bytes) -> None:

@@ -40,7 +40,7 @@ def _read(path: Path, spec: InputSpec, part: str) -> Iterator[Inputs]:
         samples = data.load(path, spec, part=part)
         yield Inputs(_numbered(path, samples.x), _shaped(path, samples.x, spec), samples.y)
     elif path.suffix == ".npy":
-        x = data.as_stored(path, _array(path), spec)
+        x = np.atleast_1d(data.as_stored(path, _array(path), spec))
         yield Inputs(_numbered(path, x), _shaped(path, x, spec))
     else:
         yield _images(path, spec)

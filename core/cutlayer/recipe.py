@@ -17,7 +17,9 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Shape and dtype of one tensor; the batch dimension is left out."""
 
     shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(max_length=8)]
-    dtype: str = "float32"
+    dtype: Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"] = (
+        "float32"
+    )
 
 
 class InputSpec(Spec, frozen=True):

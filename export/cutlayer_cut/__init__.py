@@ -5,7 +5,7 @@
 
 from cutlayer_cut.cut import Cutter, cut
 from cutlayer_cut.halves import Halves
-from cutlayer_cut.model import build_model, client_of, cut_model, example_batch, examples
+from cutlayer_cut.model import build_model, check_input, client_of, cut_model, example_batch, examples
 from cutlayer_cut.modes import mode
 from cutlayer_cut.state import ClientState, client_state, training
 from cutlayer_cut.table import CutCosts, list_cuts
@@ -17,6 +17,7 @@ __all__ = [
     "Cutter",
     "Halves",
     "build_model",
+    "check_input",
     "client_of",
     "client_state",
     "clip",

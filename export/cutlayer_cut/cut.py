@@ -7,16 +7,19 @@ with Python what such a trace cannot follow, as those of transformers do, are tr
 import difflib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, fx, nn
 
 from cutlayer.errors import UserError
 from cutlayer_cut.halves import Halves, halves_of_modules, halves_of_operations
-from cutlayer_cut.modes import mode
+from cutlayer_cut.modes import mode, remember_modes, set_mode, unchanged
 from cutlayer_cut.module_trace import trace_modules
 from cutlayer_cut.operation_trace import OperationTrace
 from cutlayer_cut.traced import Parts, Traced, Untraceable, part
 
 __all__ = ["Cutter", "cut"]
+
+_MISREAD = 1e-3
 
 
 def cut(model: nn.Module, name: str, example: Tensor) -> Halves:
@@ -51,17 +54,23 @@ class Cutter:
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; modules: {_some(self._names)}"
             raise UserError(f"model.cut: found {name!r}, which is not a module of {type(self._model).__name__}{hint}")
         try:
-            return self._halves(name)
+            halves = self._halves(name)
+            self._check(name, halves)
         except Untraceable as error:
             raise UserError(f"model.cut: the model cannot be cut at {name!r}: {error}") from error
         except _SeveralCross as error:
             raise UserError(f"model.cut: {error.describe(name)}; {self._nearest(name)}") from error
+        return halves
 
     def possible(self) -> list[str]:
         """Names of all modules where the model can be cut with parameters left for the server, each after its parts."""
         return [name for name in self._names if self._is_possible(name)]
 
     def _halves(self, name: str) -> Halves:
+        with unchanged(self._model):
+            return self._traced_halves(name)
+
+    def _traced_halves(self, name: str) -> Halves:
         try:
             halves = halves_of_modules(*_checked(trace_modules(self._model, name, self._example)))
         except (Untraceable, _SeveralCross) as first:
@@ -70,9 +79,20 @@ class Cutter:
         if shared := client.keys() & server.keys():
             raise Untraceable(f"the parameter {client[shared.pop()]} is used before and after it")
         for half in halves:
-            half.train(self._model.training)
+            remember_modes(half, self._model)
+            set_mode(half, self._model.training)
             _forget_constants(half, self._state)
         return halves
+
+    def _check(self, name: str, halves: Halves) -> None:
+        """The halves must compute what the model computes; only code that tracing misread makes them differ."""
+        with unchanged(self._model), torch.no_grad(), mode(self._model, training=False):
+            wanted = self._model(self._example)
+        with unchanged(self._model), torch.no_grad(), mode(halves.client, False), mode(halves.server, False):
+            found = halves.server(halves.client(self._example))
+        # Not to the last bit: transformers of torch have other kernels for eval mode than their parts have.
+        if isinstance(wanted, Tensor) and (found - wanted).abs().max() > _MISREAD * wanted.abs().max():
+            raise Untraceable("both halves together compute otherwise than the whole model")
 
     def _halves_of_operations(self, name: str, first: "Untraceable | _SeveralCross") -> Halves:
         """The second way. Where it fails too, what the first way found says it in the model's own words."""
@@ -105,7 +125,8 @@ class Cutter:
         before = next(filter(self._is_possible, reversed(self._names[:place])), None)
         after = next(filter(self._is_possible, self._names[place + 1 :]), None)
         found = " and ".join(repr(each) for each in (before, after) if each)
-        return f"the nearest cuts with one tensor are {found}" if found else "no module has a cut with one tensor"
+        verb = "cuts with one tensor are" if before and after else "cut with one tensor is"
+        return f"the nearest {verb} {found}" if found else "no module has a cut with one tensor"
 
 
 class _SeveralCross(Exception):

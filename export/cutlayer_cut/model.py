@@ -18,7 +18,7 @@ from cutlayer_cut.halves import Halves
 from cutlayer_cut.modes import mode
 from cutlayer_cut.state import ClientState, client_state
 
-__all__ = ["build_model", "client_of", "cut_model", "example_batch", "examples"]
+__all__ = ["build_model", "check_input", "client_of", "cut_model", "example_batch", "examples"]
 
 _BATCH = 3
 
@@ -36,15 +36,14 @@ def build_model(model: Model, seed: int) -> nn.Module:
         sys.path.insert(0, here)
     try:
         factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # importing runs the user's own code
         raise UserError(f"model.factory: found {model.factory!r}, which cannot be imported: {error}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = _call(model, factory)
         tensors = [*built.parameters(), *built.buffers()]
         if any(isinstance(each, UninitializedParameter | UninitializedBuffer) for each in tensors):
-            with torch.no_grad():  # lazy modules take their sizes from the first batch
-                built(examples(model.input, _BATCH, seed))
+            _fill_in(built, model, seed)
     if model.weights:
         _load(built, Path(model.weights))
     return built.train()
@@ -60,6 +59,16 @@ def _call(model: Model, factory: Any) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise UserError(f"model.factory: {model.factory} returned a {type(built).__name__}, not a torch module")
     return built
+
+
+def _fill_in(built: nn.Module, model: Model, seed: int) -> None:
+    """Lazy modules take their sizes from the first batch."""
+    try:
+        with torch.no_grad():
+            built(examples(model.input, _BATCH, seed))
+    except Exception as error:  # whatever the user's own code raises
+        reason = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"model.input_shape: the model does not accept {list(model.input_shape)}: {reason}") from error
 
 
 def _load(model: nn.Module, path: Path) -> None:
@@ -92,18 +101,23 @@ def cut_model(recipe: Recipe) -> Halves:
     Raises:
         UserError: as `build_model` and `cut` do, or the model does not take the inputs that are described.
     """
-    model, example = build_model(recipe.model, recipe.seed), example_batch(recipe)
+    model = build_model(recipe.model, recipe.seed)
+    check_input(recipe, model)
+    if recipe.model.cut == WHOLE:
+        return Halves(model, nn.Identity())
+    return cut(model, recipe.model.cut, example_batch(recipe))
+
+
+def check_input(recipe: Recipe, model: nn.Module) -> None:
+    """Raise `UserError` if the model does not take the inputs that are described."""
     try:
         with torch.no_grad(), mode(model, training=False):
-            model(example)
+            model(example_batch(recipe))
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         shape, reason = list(recipe.model.input_shape), str(error).strip().split("\n", 1)[0]
         raise UserError(
             f"model.input_shape: the model does not accept {recipe.model.input_dtype} of shape {shape}: {reason}"
         ) from error
-    if recipe.model.cut == WHOLE:
-        return Halves(model, nn.Identity())
-    return cut(model, recipe.model.cut, example)
 
 
 def client_of(recipe: Recipe, halves: Halves) -> tuple[Client, ClientState]:
@@ -117,8 +131,8 @@ def client_of(recipe: Recipe, halves: Halves) -> tuple[Client, ClientState]:
         smashed = halves.client(example)
     if not isinstance(smashed, Tensor) or smashed.dim() == 0 or len(smashed) != len(example):
         raise UserError(f"model.cut: {recipe.model.cut!r} gives no tensor whose first dimension is the batch")
-    if not smashed.is_floating_point():
-        raise UserError(f"model.cut: {recipe.model.cut!r} gives {smashed.dtype}, allowed: floating-point numbers")
+    if smashed.dtype != torch.float32:
+        raise UserError(f"model.cut: {recipe.model.cut!r} gives {smashed.dtype}, allowed: torch.float32")
     if not whole and not any(True for _ in halves.server.parameters()):
         raise UserError(f"model.cut: {recipe.model.cut!r} leaves nothing to train on the server; cut elsewhere")
     state = client_state(halves.client, example, "none" if whole else recipe.model.trainable)
@@ -145,4 +159,5 @@ def example_batch(recipe: Recipe) -> Tensor:
 
 
 def _spec(tensor: Tensor) -> Spec:
-    return Spec(shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+    dtype: Any = str(tensor.dtype).removeprefix("torch.")
+    return Spec(shape=tuple(tensor.shape), dtype=dtype)

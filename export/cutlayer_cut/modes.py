@@ -1,20 +1,55 @@
-"""Train and eval mode of a whole module, for a while."""
+"""Train and eval mode of a whole module, and what else a pass through it may change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["mode"]
+__all__ = ["mode", "remember_modes", "set_mode", "unchanged"]
+
+
+def remember_modes(half: nn.Module, whole: nn.Module) -> None:
+    """Let `set_mode` keep those modules of ``half`` in eval mode that ``whole`` keeps there when it is to train.
+
+    A model that overrides ``train`` to freeze its BatchNorm loses that when it is cut.
+    """
+    with mode(whole, training=True):
+        stay = {name for name, module in whole.named_modules() if not module.training}
+    half.stays_in_eval = tuple(name for name, _ in half.named_modules() if name in stay)  # type: ignore[assignment]
+
+
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Put ``module`` and all that it holds into train or eval mode, but what stays in eval mode."""
+    module.train(training)
+    if training:
+        for name in getattr(module, "stays_in_eval", ()):
+            module.get_submodule(name).training = False
 
 
 @contextmanager
 def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put ``module`` and all that it holds into train or eval mode; afterwards each has its own mode again."""
+    """As `set_mode`; afterwards each module has its own mode again."""
     modes = {each: each.training for each in module.modules()}
-    module.train(training)
+    set_mode(module, training)
     try:
         yield
     finally:
         for each, was_training in modes.items():
             each.training = was_training
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers of a model that may change them while it is traced or run."""
+    modules = list(model.modules())
+    kept = [dict(module._buffers) for module in modules]  # noqa: SLF001 - as registered, None included
+    values = [{name: value.clone() for name, value in each.items() if value is not None} for each in kept]
+    try:
+        yield
+    finally:
+        for module, each, copies in zip(modules, kept, values, strict=True):
+            module._buffers.update(each)  # noqa: SLF001
+            for name, value in copies.items():
+                buffer = each[name]
+                assert buffer is not None
+                buffer.copy_(value)

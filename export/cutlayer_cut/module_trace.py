@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cutlayer_cut.modes import mode
-from cutlayer_cut.traced import Traced, Untraceable
+from cutlayer_cut.modes import mode, unchanged
+from cutlayer_cut.traced import Traced, Untraceable, prune
 
 __all__ = ["trace_modules"]
 
@@ -21,10 +21,10 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
     """
     tracer = _Tracer(name)
     try:
-        graph = tracer.trace(model)
+        graph = _same_in_both_modes(model, tracer)
         root = tracer.root
         assert isinstance(root, nn.Module)
-        with torch.no_grad(), mode(model, training=False):
+        with torch.no_grad(), mode(model, training=False), unchanged(model):
             _record(fx.GraphModule(root, graph), example)
     except Exception as error:  # whatever the user's code raises when it meets a proxy
         raise Untraceable(str(error).strip().split("\n", 1)[0]) from error
@@ -40,12 +40,25 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
 class _Tracer(fx.Tracer):
     """Traces into the containers of the cut and treats every other module as a leaf."""
 
+    proxy_buffer_attributes = True  # a buffer that a container changes is changed by the graph
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return not self._name.startswith(qualified_name + ".")
+
+
+def _same_in_both_modes(model: nn.Module, tracer: fx.Tracer) -> fx.Graph:
+    with mode(model, training=False), unchanged(model):
+        evaluating = tracer.trace(model)
+    with mode(model, training=True), unchanged(model):
+        training = tracer.trace(model)
+    if str(training) != str(evaluating):
+        raise Untraceable("it computes otherwise in train mode than in eval mode")
+    prune(training)
+    return training
 
 
 def _record(module: fx.GraphModule, example: Tensor) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
-from cutlayer_cut.traced import Traced, Untraceable
+from cutlayer_cut.modes import unchanged
+from cutlayer_cut.traced import Traced, Untraceable, prune
 
 __all__ = ["OperationTrace"]
 
@@ -43,7 +44,7 @@ class OperationTrace:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self._calls = Counter[str]()
         try:
-            with _marked(model, self._calls), torch.no_grad():
+            with _marked(model, self._calls), torch.no_grad(), unchanged(model):
                 batch = {0: torch.export.Dim.DYNAMIC}
                 program = torch.export.export(model, (example,), dynamic_shapes=(batch,), strict=False)
         except Exception as error:  # torch.export has no common base for what it refuses
@@ -94,6 +95,7 @@ def _unmarked(graph: fx.Graph) -> tuple[fx.Graph, dict[str, list[fx.Node]]]:
         outputs.setdefault(name, []).append(tensor)
         mark.replace_all_uses_with(tensor)
         graph.erase_node(mark)
+    prune(graph)
     plain, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in graph.nodes:
         copies[node] = plain.node_copy(node, lambda each: copies[each])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-__all__ = ["Parts", "Traced", "Untraceable", "part"]
+__all__ = ["Parts", "Traced", "Untraceable", "part", "prune"]
 
 _SIZE = torch.ops.aten.sym_size.int
 
@@ -55,6 +55,16 @@ class Parts(NamedTuple):
         sizes = {node: server.call_function(_SIZE, (smashed, 0)) for node in self.server if _is_batch_size(node)}
         _copy(server, (node for node in self.server if node not in sizes), {self.smashed: smashed, **sizes})
         return client, server
+
+
+def prune(graph: fx.Graph) -> None:
+    """Drop what has no effect: checks of shapes, and results that nobody reads."""
+    for node in reversed(list(graph.nodes)):
+        name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+        check = name.startswith("_assert")
+        pure = node.op in ("call_function", "get_attr") and not name.endswith("_") and "norm" not in name
+        if not node.users and (check or pure):
+            graph.erase_node(node)
 
 
 def part(traced: Traced) -> Parts:

@@ -12,10 +12,10 @@ from rich.table import Table
 from cutlayer import toml
 from cutlayer.bundle import Manifest, read_bundle
 from cutlayer.errors import UserError
-from cutlayer.optimizers import Optimizer
+from cutlayer.optimizers import Optimizer, Sgd
 from cutlayer.recipe import Model, Recipe
 from cutlayer.trial import read_trial
-from cutlayer_cut import build_model, example_batch, list_cuts
+from cutlayer_cut import build_model, check_input, example_batch, list_cuts
 from cutlayer_export.export import export_bundle
 
 __all__ = ["Options", "export"]
@@ -71,6 +71,7 @@ def _optimizer_text(optimizer: Optimizer) -> str:
 
 def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
     model = build_model(recipe.model, recipe.seed)
+    check_input(recipe, model)
     with console.status(f"trying every module of {recipe.model.factory}"):
         rows = list_cuts(model, example_batch(recipe))
     if as_json:
@@ -147,4 +148,6 @@ def _optimizer(text: str) -> Optimizer:
                 f"--optimizer: found {each!r}, allowed: a setting and its number, as in momentum=0.9"
             ) from error
     found: Optimizer = toml.convert(raw, Optimizer, "--optimizer")  # type: ignore[arg-type]
+    if isinstance(found, Sgd) and found.nesterov and not found.momentum:
+        raise UserError("--optimizer: found nesterov=true with momentum=0, allowed: with a momentum above 0")
     return found

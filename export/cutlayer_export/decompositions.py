@@ -121,7 +121,8 @@ def _batch_norm_backward(
     share = x.shape[1] / x.numel()
     db = operators.channel_sum(dy)
     if prod(x.shape[2:]) < _MANY:  # of few values the mean may be far greater than the deviation
-        x = operators.scale_shift(x, deviation, -mean * deviation)
+        axes = [1, -1] + [1] * (x.dim() - 2)
+        x = (x - mean.view(axes)) * deviation.view(axes)
         dw = operators.channel_sum(dy * x)
         b, c = -dw * share, -db * share
     else:

@@ -16,6 +16,9 @@ _FREE = {"Constant", "ConstantOfShape", "Identity", "Range", "Reshape", "Shape",
 """Operations that cost next to nothing: done again rather than saved."""
 
 
+_READ, _MADE = "read.", "made."
+
+
 class Partition(NamedTuple):
     """Two models; outputs ``saved.*`` of forward, and ``z``, are inputs of backward."""
 
@@ -29,11 +32,16 @@ def partition(model: ModelProto, with_gradients: bool = False) -> Partition:
     ``with_gradients`` leaves ``gradients.*`` among the outputs of backward, for the certificate.
     """
     model = _batch_size_from_x(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    _read_buffers_once(model)
+    _give_buffers_once(model)
     graph = model.graph
     outputs = [each.name for each in graph.output]
     first = [name for name in outputs if name == "z" or name.startswith("new_buffers.")]
     producers = {name: node for node in graph.node for name in node.output}
-    before = {each for name in _needed(first, producers) if name in producers for each in producers[name].output}
+    reads = [name for name in producers if name.startswith(_READ)]
+    before = {
+        each for name in _needed([*first, *reads], producers) if name in producers for each in producers[name].output
+    }
     second = [name for name in outputs if name not in first and (with_gradients or not name.startswith("gradients."))]
     kept = _kept_values(second, producers, before, graph)
     saved = {name: "z" if name == "z" else f"saved.{number}" for number, name in enumerate(kept)}
@@ -47,7 +55,8 @@ def _kept_values(
     wanted: Iterable[str], producers: dict[str, NodeProto], before: set[str], graph: onnx.GraphProto
 ) -> list[str]:
     """Results of forward that backward reads; what follows from weights alone, or costs nothing, is done again."""
-    from_x = {"x", "seed"}
+    # What follows from buffers too: when backward runs, forward has replaced them.
+    from_x = {"x", "seed", *(each.name for each in graph.input if each.name.startswith("buffers."))}
     for node in graph.node:
         if node.op_type != "Shape" and any(name in from_x for name in _inputs(node)):
             from_x.update(node.output)
@@ -58,12 +67,34 @@ def _kept_values(
         if name in seen or node is None:
             continue
         seen.add(name)
-        if name in before and name in from_x and node.op_type not in _FREE:
+        if name in before and name in from_x and (node.op_type not in _FREE or name.startswith(_READ)):
             kept[name] = None
         else:
             pending.extend(_inputs(node))
     order = {name: at for at, node in enumerate(graph.node) for name in node.output}
     return sorted(kept, key=order.__getitem__)
+
+
+def _read_buffers_once(model: ModelProto) -> None:
+    """Put a node between each buffer and its readers, whose result can be saved like any other."""
+    types = {each.name: each for each in model.graph.input if each.name.startswith("buffers.")}
+    for node in model.graph.node:
+        node.input[:] = [_READ + name if name in types else name for name in node.input]
+    for place, (name, value) in enumerate(types.items()):
+        model.graph.node.insert(place, onnx.helper.make_node("Identity", [name], [_READ + name]))
+        model.graph.value_info.append(_renamed(value, {name: _READ + name}))
+
+
+def _give_buffers_once(model: ModelProto) -> None:
+    """Put a node before each new buffer, so that what backward reads of it is another value, with a name of its own."""
+    names = [each.name for each in model.graph.output if each.name.startswith("new_buffers.")]
+    made = {name: _MADE + name for name in names}
+    for node in model.graph.node:
+        node.input[:] = [made.get(name, name) for name in node.input]
+        node.output[:] = [made.get(name, name) for name in node.output]
+    for value in [each for each in model.graph.output if each.name in made]:
+        model.graph.node.append(onnx.helper.make_node("Identity", [made[value.name]], [value.name]))
+        model.graph.value_info.append(_renamed(value, made))
 
 
 def _needed(names: Iterable[str], producers: dict[str, NodeProto]) -> set[str]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["simplify", "use_plain_softmax"]
+__all__ = ["simplify", "use_plain_softmax", "use_reshape"]
 
 aten, ours = torch.ops.aten, torch.ops.cutlayer
 _VIEWS = {aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.reshape.default}  # noqa: SLF001
@@ -102,6 +102,14 @@ def use_plain_softmax(module: fx.GraphModule) -> None:
                 plain = module.graph.call_function(aten._softmax.default, (*node.args[:2], False))  # noqa: SLF001
             node.replace_all_uses_with(plain)
             module.graph.erase_node(node)
+    module.recompile()
+
+
+def use_reshape(module: fx.GraphModule) -> None:
+    """A view depends on how a tensor lies in memory, which our operators do not keep; a reshape does not."""
+    for view in (aten.view.default, aten._unsafe_view.default):  # noqa: SLF001
+        for node in module.graph.find_nodes(op="call_function", target=view):
+            node.target = aten.reshape.default
     module.recompile()
 
 

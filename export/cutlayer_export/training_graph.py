@@ -24,7 +24,7 @@ from cutlayer_export.decompositions import decompositions
 from cutlayer_export.draws import Draws
 from cutlayer_export.optimizer_step import initial_state, optimizer_step
 from cutlayer_export.owners import owner_of
-from cutlayer_export.rewrites import simplify, use_plain_softmax
+from cutlayer_export.rewrites import simplify, use_plain_softmax, use_reshape
 
 __all__ = ["Graph", "initial_values", "trace_inference", "trace_training"]
 
@@ -137,8 +137,9 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
             options: dict[str, Any] = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
             joint = make_fx(flat, **options)(*fakes)  # differentiated; then decomposed, and nothing changed in place
             use_plain_softmax(joint)
+            use_reshape(joint)
             module = make_fx(with_draws, {**decompositions(), **draws.table()}, **options)(*fakes)
-    except (NotImplementedError, RuntimeError) as error:
+    except (NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(
             f"the part before the cut cannot be trained on a board: {reason}{owner(reason)}; cut before it, or freeze it"

@@ -1,5 +1,6 @@
 """The server's side of split inference: boards send smashed data, and get the model's scores back."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cutlayer import topics
 from cutlayer.endpoint import Endpoint
-from cutlayer.errors import CodecError, RemoteError
+from cutlayer.errors import CodecError, LocalProtocolError, RemoteError, UserError
 from cutlayer.messages import End, Message, Presence, Query, Scores, Serve, encode_weights
 from cutlayer.session import Role
 from cutlayer.transports import Transport
@@ -46,6 +47,7 @@ class InferenceService:
         names = [*self._client.params, *self._client.buffers]
         self._weights = encode_weights(client_weights(halves.client, names))
         self._half = halves.server.eval()
+        self._check_scores()
         self._online: dict[str, int] = {}
         self._arrived: list[Presence] = []
         self.answered = 0
@@ -63,7 +65,7 @@ class InferenceService:
         transport.subscribe(topics.every_state(self._trial.name))
         try:
             while going():
-                endpoint.pump(0.5)
+                self._pump(endpoint)
                 for presence in self._arrived:
                     self._meet(endpoint, presence)
                 self._arrived.clear()
@@ -73,6 +75,22 @@ class InferenceService:
             for device in self._online:
                 endpoint.send(device, End(reason="the server was stopped"))
             endpoint.drain(timeout_s=2.0)
+
+    def _pump(self, endpoint: Endpoint) -> None:
+        """Take what arrives; who breaks the protocol is dismissed, and the others are served on."""
+        try:
+            endpoint.pump(0.5)
+        except RemoteError as error:
+            device = str(error).split(":", 1)[0]
+            self._dismiss(endpoint, device, str(error))
+
+    def _dismiss(self, endpoint: Endpoint, device: str, reason: str) -> None:
+        _log.warning("dismissed %s: %s", device, reason)
+        self._online.pop(device, None)
+        with contextlib.suppress(KeyError, LocalProtocolError):
+            endpoint.send(device, End(reason=reason, ok=False))
+            endpoint.drain(timeout_s=0.5)
+        endpoint.close(device)
 
     def _meet(self, endpoint: Endpoint, presence: Presence) -> None:
         device = presence.device
@@ -87,8 +105,7 @@ class InferenceService:
         endpoint.open(device, presence.epoch)
         if device not in self._trial.devices or presence.bundle != self._client.fingerprint:
             why = "its name is not in the trial file" if device not in self._trial.devices else "its bundle is another"
-            _log.warning("refused %s: %s", device, why)
-            endpoint.send(device, End(reason=f"{device} was refused: {why}", ok=False))
+            self._dismiss(endpoint, device, f"{device} was refused: {why}")
             return
         self._online[device] = presence.epoch
         _log.info("%s joined", device)
@@ -100,14 +117,18 @@ class InferenceService:
             assert isinstance(message.header, Query), "the session lets nothing else through"
             try:
                 scores = self._scores(message.header, message)
-            except RemoteError as error:
-                _log.warning("%s: %s", device, error)
-                endpoint.send(device, End(reason=str(error), ok=False))
-                del self._online[device]
+            except (RemoteError, RuntimeError) as error:
+                self._dismiss(endpoint, device, str(error).split("\n", 1)[0])
                 return
             self.answered += len(scores)
             header = Scores(step=message.header.step, shape=(scores.shape[0], scores.shape[1]))
             endpoint.send(device, header, scores.numpy().astype("<f4").tobytes())
+
+    def _check_scores(self) -> None:
+        with torch.inference_mode():
+            scores = self._half(torch.zeros(2, *self._client.smashed.shape))
+        if not isinstance(scores, Tensor) or scores.dim() != 2:
+            raise UserError(f"model.factory: {self._client.factory} gives no class scores of shape (batch, classes)")
 
     def _scores(self, query: Query, message: Message) -> Tensor:
         """Bounds first: codec and shape must be this trial's before anything is decoded."""

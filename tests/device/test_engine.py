@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutlayer.bundle import read_bundle, write_bundle
-from cutlayer.errors import UserError
+from cutlayer.errors import LocalProtocolError, UserError
 from cutlayer_device.engines import ENGINES, OnnxEngine, load_engine
 from cutlayer_device.engines.onnx_file import require_self_contained
 from cutlayer_device.state import read_state, write_state
@@ -184,3 +184,28 @@ def test_smashed_data_of_alternating_batch_sizes_are_those_of_a_fresh_engine(dig
         x, _ = batch(size)
         fresh = load_engine(read_bundle(digits / "client.bundle"), threads=1)
         np.testing.assert_array_equal(engine.forward(x, 0), fresh.forward(x, 0))
+
+
+def test_backward_is_refused_without_its_forward(engine):
+    x, g = batch(4)
+    with pytest.raises(LocalProtocolError, match="the gradient of the last forward, once"):
+        engine.backward(g, 0.1)
+    engine.forward(x, 0)
+    with pytest.raises(LocalProtocolError, match="once"):
+        engine.backward(g[:2], 0.1)
+    engine.backward(g, 0.1)
+    with pytest.raises(LocalProtocolError, match="once"):
+        engine.backward(g, 0.1)
+
+
+def test_a_graph_that_is_not_what_the_manifest_says_is_refused(digits, tmp_path):
+    def renamed(content):
+        model = onnx.load_from_string(content)
+        for node in model.graph.node:
+            node.input[:] = ["other" if name == "x" else name for name in node.input]
+        next(each for each in model.graph.input if each.name == "x").name = "other"
+        return model.SerializeToString()
+
+    engine = load_engine(edited(digits, tmp_path, renamed), threads=1)
+    with pytest.raises(UserError, match="wants 'other', which its manifest does not describe"):
+        engine.infer(batch(2)[0])

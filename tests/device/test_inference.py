@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from cutlayer import data, topics
 from cutlayer.bundle import read_bundle
+from cutlayer.chunks import split
 from cutlayer.endpoint import will_of
 from cutlayer.errors import CutlayerError, UserError
 from cutlayer.inputs import read_inputs
+from cutlayer.messages import Message, Query, Tensor, Weights, encode
 from cutlayer.transports import MemoryBroker
 from cutlayer.trial import read_trial
 from cutlayer_cut import build_model
@@ -110,6 +112,25 @@ def test_a_stranger_and_another_bundle_are_refused(digits, service, wanted):
     )
     with pytest.raises(CutlayerError, match="board-1 was refused: its bundle is another"):
         ask(broker, bundle, "board-1", wanted[0])
+
+
+@pytest.mark.parametrize("nonsense", [
+    Weights(epoch=0, steps=0, phases_s={}), Query(step=5, tensor=Tensor("fp8", {}, (1, 16, 4, 4))),
+    Query(step=0, tensor=Tensor("fp8", {}, (1, 9))), b"hello",
+])  # fmt: skip
+def test_a_device_that_talks_nonsense_is_dismissed_and_the_others_are_served(digits, service, wanted, nonsense):
+    _, broker = service
+    bundle = read_bundle(digits / "client.bundle")
+    birth = birth_of(bundle, "demo", "board-2", 0)
+    transport = broker.connect(will_of(topics.state("demo", "board-2"), birth))
+    SplitClassifier(bundle, birth, transport, patience_s=10.0, threads=1)
+    payload = nonsense
+    if not isinstance(nonsense, bytes):
+        payload = encode(Message(msgspec.structs.replace(nonsense, trial="demo", device="board-2")))
+    for chunk in split(payload, birth.epoch, message_id=0):
+        transport.publish(topics.up("demo", "board-2"), chunk.pack())
+    assert ask(broker, bundle, "board-1", wanted[0]).shape == (50, 10)
+    transport.close()
 
 
 def test_files_and_folders_are_read(tmp_path, digits):

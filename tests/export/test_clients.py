@@ -1,14 +1,16 @@
 """Clients of many kinds, exported, run by onnxruntime, and compared with torch autograd by the certificate."""
 
+import onnx
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from clients import SGD, TOKENS, certified
+from clients import SGD, TOKENS, certified, graphs_of
 from cutlayer.errors import UserError
 from cutlayer.optimizers import Adam, AdamW, Sgd
 from cutlayer.recipe import InputSpec
+from cutlayer_export.certificate import CertificateError
 
 SIGNAL = InputSpec(shape=(4, 16))
 VOLUME = InputSpec(shape=(2, 4, 6, 6))
@@ -155,6 +157,32 @@ def test_every_optimizer_steps_as_in_torch(name):
     certificate = certified(client(modules), optimizer=OPTIMIZERS[name])
     assert certificate.valid
     assert {name.split(".")[0] for name in certificate.errors} >= {"z", "gradients", "params", "buffers"}
+
+
+class NotANumber(nn.Module):
+    """Its gradient is not a number, though its result is."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y + (y - y).sqrt()
+
+
+def test_what_is_not_a_number_is_never_certified():
+    with pytest.raises(CertificateError, match="differs from torch by inf"):
+        certified(NotANumber(), InputSpec(shape=(12,)))
+
+
+def test_backward_uses_the_buffers_that_forward_read():
+    """Spectral norm's weight depends on vectors that every forward pass replaces."""
+    module = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(12, 4)), nn.Tanh())
+    graphs = graphs_of(module, InputSpec(shape=(12,)))
+    inputs = {each.name for each in onnx.load_from_string(graphs.backward).graph.input}
+    assert not any(name.startswith("buffers.") for name in inputs)
+    assert certified(module, InputSpec(shape=(12,))).valid
 
 
 class Tiny(nn.Module):

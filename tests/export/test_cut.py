@@ -177,6 +177,91 @@ def test_any_batch_size_goes_through_halves_that_were_traced_to_operations():
     torch.testing.assert_close(server(client(tokens)), whole(tokens))
 
 
+class Normed(Pair):
+    """The state of the cell is taken apart and not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x):
+        out, _ = self.cell(x)
+        return self.head(self.norm(out)[:, -1])
+
+
+class Functional(nn.Module):
+    """Dropout as a function, switched by the mode of its container."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.b(nn.functional.dropout(self.a(x), 0.5, self.training))
+
+
+class Frozen(nn.Module):
+    """Keeps its BatchNorm in eval mode, as fine-tuning does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x):
+        return self.b(self.norm(self.a(x)))
+
+
+class Counting(nn.Module):
+    """Changes a buffer of its own in every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return self.b(self.a(x) * 2)
+
+
+def test_what_a_container_does_in_its_mode_is_done_by_the_halves():
+    whole = Functional()
+    client, server = cut(whole, "a", VECTOR)
+    for training in (True, False):
+        for module in (whole, client, server):
+            module.train(training)
+        results = []
+        for compute in (whole, nn.Sequential(client, server).train(training)):
+            torch.manual_seed(1)
+            results.append(compute(VECTOR))
+        assert torch.equal(*results)
+
+
+def test_a_module_that_its_model_keeps_in_eval_mode_stays_there():
+    client = cut(Frozen().train(), "norm", VECTOR).client
+    assert client.training
+    assert not client.norm.training
+
+
+def test_cutting_leaves_the_model_as_it_was():
+    whole = Counting()
+    cut(whole, "a", VECTOR)
+    Cutter(whole, VECTOR).possible()
+    assert whole.count == 0
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_nobody_reads_does_not_cross(cell):
+    model = Normed()
+    model.cell = cell(4, 4, batch_first=True)
+    assert cut(model, "norm", torch.randn(3, 5, 4)).client(torch.randn(2, 5, 4)).shape == (2, 5, 4)
+
+
 @pytest.mark.parametrize(
     ("model", "name", "message"),
     [

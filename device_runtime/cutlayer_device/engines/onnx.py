@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from cutlayer.bundle import Bundle
-from cutlayer.errors import UserError
+from cutlayer.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
 from cutlayer_device.engines.onnx_file import require_self_contained
 
@@ -42,26 +42,38 @@ class OnnxEngine:
         self._kept = {name: _owned(array) for name, array in bundle.arrays().items()}
         self._spare: _Values = {}
         self._batch: _Values = {}
+        self._reusable: _Values = {}
         self._steps = 0
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Engine`."""
-        return _array(self._inference.run(self._kept | {"x": _view(x)}, {})["z"])
+        return self._smashed(self._inference.run(self._kept | {"x": _view(x)}, {}), x)
 
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
         offered = {"x": _view(x), "seed": _view(np.asarray(seed, np.int64))}
-        reusable = self._batch if self._batch and self._batch["x"].shape() == offered["x"].shape() else {}
+        last = self._batch or self._reusable
+        reusable = last if last and last["x"].shape() == offered["x"].shape() else {}
         outputs = self._forward.run(self._kept | offered, self._spare | reusable)
         self._keep_news(outputs)
         self._batch = offered | {name: value for name, value in outputs.items() if not name.startswith("new_")}
+        return self._smashed(outputs, x)
+
+    def _smashed(self, outputs: _Values, x: NDArray[Any]) -> NDArray[np.float32]:
+        wanted = (len(x), *self._bundle.manifest.client.smashed.shape)
+        found = tuple(outputs["z"].shape()) if "z" in outputs else ()
+        if found != wanted:
+            raise UserError(f"a graph of the bundle gives smashed data of shape {found}, its manifest says {wanted}")
         return _array(outputs["z"])
 
     def backward(self, gradient: NDArray[np.float32], learning_rate: float) -> None:
         """See `Engine`."""
+        if not self._batch or gradient.shape != tuple(self._batch["z"].shape()):
+            raise LocalProtocolError("backward wants the gradient of the last forward, once")
         step, rate = np.asarray(self._steps + 1, np.int64), np.asarray(learning_rate, np.float32)
         offered = {"g": _view(gradient), "learning_rate": _view(rate), "step": _view(step)}
         self._keep_news(self._backward.run(self._kept | self._batch | offered, self._spare))
+        self._reusable, self._batch = self._batch, {}
         self._steps += 1
 
     def weights(self) -> dict[str, NDArray[Any]]:
@@ -150,6 +162,8 @@ class _Graph:
 
     def run(self, values: Mapping[str, Any], memory: Mapping[str, Any]) -> _Values:
         """Outputs by name, written into ``memory`` where it has a value of that name, else into new memory."""
+        if missing := [name for name in self._inputs if name not in values]:
+            raise UserError(f"a graph of the bundle wants {missing[0]!r}, which its manifest does not describe")
         binding = self._session.io_binding()
         for name in self._inputs:
             binding.bind_ortvalue_input(name, values[name])
@@ -158,7 +172,11 @@ class _Graph:
                 binding.bind_ortvalue_output(name, memory[name])
             else:
                 binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except _REFUSED as error:
+            reason = str(error).split("\n", 1)[0]
+            raise UserError(f"a graph of the bundle does not run with these inputs: {reason}") from error
         # A value that was bound is given back itself: it alone keeps its memory alive.
         return {name: memory.get(name, new) for name, new in zip(self._outputs, binding.get_outputs(), strict=True)}
 

@@ -31,6 +31,8 @@ def require_self_contained(model: bytes) -> None:
     """Raise `UserError` unless ``model`` can be an ONNX file whose tensors are all inside it."""
     try:
         _walk(memoryview(model), "model", 0)
+    except UserError:
+        raise
     except (IndexError, ValueError) as error:
         raise UserError(f"the bundle holds a graph that is no ONNX file: {error}") from error
 
