@@ -59,6 +59,8 @@ def export(
         from cutlayer_export.cli import Options
         from cutlayer_export.cli import export as run
 
+        if freeze and trainable:
+            raise UserError("--freeze: nothing is trained, so leave out --trainable")
         options = Options(model, cut, example, kwargs, weights, optimizer, "none" if freeze else trainable)
         run(trial, options, None if list_cuts else out, as_json)
 

