@@ -173,7 +173,9 @@ class Endpoint:
             except ChunkError as error:
                 _log.warning("dropped a frame from %r: %s", device, error)
             except (MessageError, RemoteProtocolError) as error:
-                raise type(error)(f"{device}: {error}") from error
+                named = type(error)(f"{device}: {error}")
+                named.device = device
+                raise named from error
 
     def _take_presence(self, sender: str, payload: bytes) -> None:
         try:

@@ -39,7 +39,9 @@ class LocalProtocolError(CutlayerError, RuntimeError):
 
 
 class RemoteError(CutlayerError, ValueError):
-    """Something unacceptable arrived from the network."""
+    """Something unacceptable arrived from the network; ``device`` says in whose conversation, if that is known."""
+
+    device = ""
 
 
 class ChunkError(RemoteError):

@@ -6,10 +6,12 @@ import msgspec
 
 from cutlayer.optimizers import Optimizer
 
-__all__ = ["WHOLE", "InputSpec", "Model", "Recipe", "Spec"]
+__all__ = ["TRAINABLE", "WHOLE", "InputSpec", "Model", "Recipe", "Spec"]
 
 WHOLE = "none"
 """As a cut: the whole model, for inference."""
+TRAINABLE = "^(all|none|last:[1-9][0-9]{0,3})$"
+"""What `Model.trainable` may be."""
 _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -46,7 +48,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Passed to the factory."""
     weights: str = ""
     """A ``.safetensors`` or ``.pth`` state dict to start from, relative to the trial file."""
-    trainable: Annotated[str, msgspec.Meta(pattern="^(all|none|last:[1-9][0-9]{0,3})$")] = "all"
+    trainable: Annotated[str, msgspec.Meta(pattern=TRAINABLE)] = "all"
     """Which parameters before the cut are trained: all, none, or those of the last N modules that have any."""
 
     @property

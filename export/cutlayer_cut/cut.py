@@ -62,9 +62,10 @@ class Cutter:
             raise UserError(f"model.cut: {error.describe(name)}; {self._nearest(name)}") from error
         return halves
 
-    def possible(self) -> list[str]:
-        """Names of all modules where the model can be cut with parameters left for the server, each after its parts."""
-        return [name for name in self._names if self._is_possible(name)]
+    def possible(self) -> dict[str, Halves]:
+        """Every cut that leaves parameters for the server, by module name, each after those of the module's parts."""
+        found = ((name, self._possible(name)) for name in self._names)
+        return {name: halves for name, halves in found if halves is not None}
 
     def _halves(self, name: str) -> Halves:
         with unchanged(self._model):
@@ -112,18 +113,18 @@ class Cutter:
                 self._operation_traces[training] = OperationTrace(self._model, self._example)
         return self._operation_traces[training]
 
-    def _is_possible(self, name: str) -> bool:
+    def _possible(self, name: str) -> Halves | None:
         try:
             halves = self._halves(name)
         except (Untraceable, _SeveralCross):
-            return False
-        return any(True for _ in halves.server.parameters())
+            return None
+        return halves if any(True for _ in halves.server.parameters()) else None
 
     def _nearest(self, name: str) -> str:
         """The nearest cuts before and after with one tensor."""
         place = self._names.index(name)
-        before = next(filter(self._is_possible, reversed(self._names[:place])), None)
-        after = next(filter(self._is_possible, self._names[place + 1 :]), None)
+        before = next(filter(self._possible, reversed(self._names[:place])), None)
+        after = next(filter(self._possible, self._names[place + 1 :]), None)
         found = " and ".join(repr(each) for each in (before, after) if each)
         verb = "cuts with one tensor are" if before and after else "cut with one tensor is"
         return f"the nearest {verb} {found}" if found else "no module has a cut with one tensor"

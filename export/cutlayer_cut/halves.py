@@ -12,6 +12,8 @@ __all__ = ["Halves", "halves_of_modules", "halves_of_operations"]
 class Halves(NamedTuple):
     """Both halves of a model; ``server(client(x))`` is bit-identical to ``model(x)``, in train and in eval mode.
 
+    Without gradients, torch has other kernels for a whole transformer encoder than for its parts: there the last bits
+    differ in eval mode.
     They share their parameters with the model that was cut; together they own each of them once.
     """
 

@@ -31,8 +31,7 @@ class CutCosts(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_cuts(model: nn.Module, example: Tensor) -> list[CutCosts]:
     """All cuts with one tensor, in the order of their outputs; nothing is computed with real numbers."""
-    cutter = Cutter(model, example)
-    return [_costs(name, cutter.cut(name).client, example) for name in cutter.possible()]
+    return [_costs(name, halves.client, example) for name, halves in Cutter(model, example).possible().items()]
 
 
 def _costs(name: str, client: nn.Module, example: Tensor) -> CutCosts:

@@ -8,6 +8,8 @@ from torch import fx, nn
 
 __all__ = ["Parts", "Traced", "Untraceable", "part", "prune"]
 
+_CHANGE_BUFFERS = {"batch_norm", "instance_norm"}
+"""Operations that update running statistics besides giving a result."""
 _SIZE = torch.ops.aten.sym_size.int
 
 
@@ -62,7 +64,8 @@ def prune(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         check = name.startswith("_assert")
-        pure = node.op in ("call_function", "get_attr") and not name.endswith("_") and "norm" not in name
+        changes = name.endswith("_") or name in _CHANGE_BUFFERS
+        pure = node.op in ("call_function", "get_attr") and not changes
         if not node.users and (check or pure):
             graph.erase_node(node)
 

@@ -74,7 +74,7 @@ def certify(module: nn.Module, trainable: str, client: Client, values: Arrays, g
     for batch in BATCH_SIZES:
         found = {"inference.z": _inference_error(references, client, values, graphs.inference, batch)}
         if client.optimizer is not None:
-            found |= _Trial(references, trainable, client, values, graphs).run(batch)
+            found |= _Comparison(references, trainable, client, values, graphs).run(batch)
         errors = {name: max(errors.get(name, 0.0), error) for name, error in found.items()}
     name, worst = max(errors.items(), key=lambda item: item[1])
     if not worst <= TOLERANCE:
@@ -120,7 +120,7 @@ def _infer(module: nn.Module, x: Tensor) -> Tensor:
     return z
 
 
-class _Trial:
+class _Comparison:
     """The client on both sides, step by step."""
 
     def __init__(self, references: _References, trainable: str, client: Client, values: Arrays, graphs: Graphs) -> None:
@@ -168,9 +168,7 @@ class _Trial:
         """Forward and backward with the data that ``seed`` gives: the graphs' outputs, torch's, and torch's own error."""
         x = examples(self._client.input, batch, seed)
         g = torch.randn(batch, *self._client.smashed.shape, generator=torch.Generator().manual_seed(seed))
-        g = g / (
-            batch * prod(self._client.smashed.shape) ** 0.5
-        )  # as large as that of a mean loss, or training diverges
+        g = g / (batch * prod(self._client.smashed.shape) ** 0.5)  # of a mean loss: larger ones let training diverge
         with torch.no_grad():
             for ours, exact in zip(_tensors(self._single), _tensors(self._reference), strict=True):
                 ours.copy_(exact)

@@ -13,7 +13,7 @@ from cutlayer import toml
 from cutlayer.bundle import Manifest, read_bundle
 from cutlayer.errors import UserError
 from cutlayer.optimizers import Optimizer, Sgd
-from cutlayer.recipe import Model, Recipe
+from cutlayer.recipe import TRAINABLE, WHOLE, Model, Recipe
 from cutlayer.trial import read_trial
 from cutlayer_cut import build_model, check_input, example_batch, list_cuts
 from cutlayer_export.export import export_bundle
@@ -21,7 +21,6 @@ from cutlayer_export.export import export_bundle
 __all__ = ["Options", "export"]
 
 _EXAMPLE = re.compile(r"(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<low>\d+)\.\.(?P<high>\d+))?)?")
-_TRAINABLE = re.compile(r"all|none|last:[1-9]\d{0,3}")
 _OPTIMIZER = "sgd:learning_rate=0.01,momentum=0.9"
 
 
@@ -57,7 +56,7 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
 
 def _describe(manifest: Manifest) -> str:
     client = manifest.client
-    what = "whole" if client.cut == "none" else f"cut at {client.cut!r}"
+    what = "whole" if client.cut == WHOLE else f"cut at {client.cut!r}"
     trained = sum(math.prod(spec.shape) for spec in client.params.values())
     size = f"{trained:,} parameters" if client.optimizer else "frozen, for inference only"
     return f"{client.factory} {what}\n  client-side model   {size}, smashed data {client.smashed.shape} a sample" + (
@@ -118,7 +117,7 @@ def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recip
 def _model_changes(options: Options) -> dict[str, Any]:
     named = {"factory": options.model, "cut": options.cut, "weights": options.weights, "trainable": options.trainable}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value}
-    if options.trainable and not _TRAINABLE.fullmatch(options.trainable):
+    if options.trainable and not re.search(TRAINABLE, options.trainable):
         raise UserError(f"--trainable: found {options.trainable!r}, allowed: all, or last:N with N from 1")
     if options.example:
         changes |= _example(options.example)

@@ -1,7 +1,7 @@
 """Backward passes of convolutions in ONNX.
 
 onnxruntime has no backward operations, so they are put together from what it is fast at. Which way is fastest depends
-on the shape; the choices below were measured, see `benchmarks/results/client_step.txt` for what they add up to.
+on the shape; `benchmarks/convolutions.py` measures what is chosen below.
 
 Shapes: x (B, I, *size), dy (B, O, *out), weight (O, I / groups, *kernel).
 """

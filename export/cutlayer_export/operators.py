@@ -55,17 +55,8 @@ def convolution_grad_input(
 
 
 @convolution_grad_input.register_fake
-def _(
-    dy: Tensor,
-    weight: Tensor,
-    size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-) -> Tensor:
+def _(dy: Tensor, weight: Tensor, size: list[int], *geometry: Any) -> Tensor:
+    *_, transposed, _, groups = geometry
     return dy.new_empty(_input_shape(dy, weight, size, transposed, groups))
 
 
@@ -92,17 +83,7 @@ def convolution_grad_weight(
 
 
 @convolution_grad_weight.register_fake
-def _(
-    x: Tensor,
-    dy: Tensor,
-    shape: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-) -> Tensor:
+def _(x: Tensor, dy: Tensor, shape: list[int], *geometry: Any) -> Tensor:
     return dy.new_empty(shape)
 
 
@@ -177,10 +158,8 @@ def max_pool(
 
 
 @max_pool.register_fake
-def _(
-    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
-) -> Tensor:
-    return torch.empty_like(_pooled(x, kernel, stride, padding, dilation, ceil_mode)[0])
+def _(x: Tensor, *geometry: Any) -> Tensor:
+    return torch.empty_like(_pooled(x, *geometry)[0])
 
 
 @custom_op("cutlayer::max_pool_grad", mutates_args=())
@@ -201,16 +180,7 @@ def max_pool_grad(
 
 
 @max_pool_grad.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor,
-    kernel: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    ceil_mode: bool,
-) -> Tensor:
+def _(dy: Tensor, x: Tensor, y: Tensor, *geometry: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 

@@ -38,7 +38,11 @@ class _Owners(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._hooks = []
         for name, module in client.named_modules():
             self._hooks.append(module.register_forward_pre_hook(lambda *_, name=name: self._stack.append(name)))
-            self._hooks.append(module.register_forward_hook(lambda *_: self._stack.pop() and None))
+            self._hooks.append(module.register_forward_hook(self._leave))
+
+    def _leave(self, *_: object) -> None:
+        """A hook's result would take the place of the module's, so there is none."""
+        self._stack.pop()
 
     def __exit__(self, *args: object) -> None:
         for hook in self._hooks:

@@ -81,15 +81,13 @@ class InferenceService:
         try:
             endpoint.pump(0.5)
         except RemoteError as error:
-            device = str(error).split(":", 1)[0]
-            self._dismiss(endpoint, device, str(error))
+            self._dismiss(endpoint, error.device, str(error))
 
     def _dismiss(self, endpoint: Endpoint, device: str, reason: str) -> None:
         _log.warning("dismissed %s: %s", device, reason)
         self._online.pop(device, None)
-        with contextlib.suppress(KeyError, LocalProtocolError):
+        with contextlib.suppress(KeyError, LocalProtocolError):  # it may be gone, or told already
             endpoint.send(device, End(reason=reason, ok=False))
-            endpoint.drain(timeout_s=0.5)
         endpoint.close(device)
 
     def _meet(self, endpoint: Endpoint, presence: Presence) -> None:

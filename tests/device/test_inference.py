@@ -66,7 +66,7 @@ def test_a_part_of_a_model_does_not_classify_alone(digits):
 
 @pytest.fixture
 def service(digits, trained):
-    """A running server, and the memory broker it is at; the codec is raw."""
+    """A running server, and the memory broker it is at."""
     trial = read_trial(digits / "trial.toml")
     broker, going, birth = MemoryBroker(), threading.Event(), server_birth(trial)
     server = InferenceService(trial, trained / "model.safetensors")
