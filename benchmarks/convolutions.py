@@ -1,9 +1,10 @@
-"""One convolution and its gradients, ours on onnxruntime and torch's, taking turns in one process.
+"""One convolution and its gradients, ours on onnxruntime and torch's, in one process.
 
     python benchmarks/convolutions.py
 
-3x3 convolutions, batch 32, milliseconds, median of 15 rounds. "constant" is onnxruntime's forward pass when the weights
-are constants, which lets it use blocked kernels; weights that are trained are inputs ("ours").
+3x3 convolutions, batch 32, milliseconds. The contenders take turns of a few runs; the median. "constant" is
+onnxruntime's forward pass when the weights are constants, which lets it use blocked kernels; weights that are trained
+are inputs ("ours").
 """
 
 import os
@@ -12,7 +13,9 @@ import sys
 import time
 from statistics import median
 
-ROUNDS, BATCH = 15, 32
+TURNS, STEPS, BATCH = 3, 5, 32
+REST_S = 0.02
+"""Between two, so that the threads of the one before are at rest."""
 SHAPES = ((3, 64, 32), (64, 64, 32), (64, 128, 16), (128, 256, 8), (256, 256, 8))
 
 
@@ -21,7 +24,7 @@ def session(model, threads: int, name: str):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # as the engine has it
     run = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda **values: run.run([name], values)
 
@@ -83,12 +86,13 @@ def worker(threads: int) -> None:
     for channels, outputs, size in SHAPES:
         runs = contenders(channels, outputs, size, threads)
         times = {name: [] for name in runs}
-        for turn in range(ROUNDS + 2):
-            for name, run in runs.items():
+        for name, run in [*runs.items()] * TURNS:
+            time.sleep(REST_S)
+            run()
+            for _ in range(STEPS):
                 begun = time.perf_counter()
                 run()
-                if turn > 1:
-                    times[name].append(1e3 * (time.perf_counter() - begun))
+                times[name].append(1e3 * (time.perf_counter() - begun))
         found = {name: median(each) for name, each in times.items()}
         text = "  ".join(f"{name} {spent:.1f}" for name, spent in found.items())
         print(f"{channels:3} to {outputs:3} at {size}x{size}:  {text}", flush=True)

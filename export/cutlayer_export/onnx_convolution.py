@@ -48,11 +48,13 @@ def grad_input(
     if transposed:
         return op.Conv(dy, weight, strides=stride, pads=[*padding, *padding], dilations=dilation, group=groups)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    if groups == 1 and max(stride) == 1 and all(r >= p for r, p in zip(reach, padding, strict=True)):
+    depthwise = shape[0] == groups and shape[1] == 1
+    if (groups == 1 or depthwise) and max(stride) == 1 and all(r >= p for r, p in zip(reach, padding, strict=True)):
         # A convolution with the kernel turned by 180 degrees and its channels exchanged.
-        turned = op.Transpose(_turned(weight, shape), perm=[1, 0, *range(2, 2 + dims)])
+        turned = _turned(weight, shape)
+        turned = turned if depthwise else op.Transpose(turned, perm=[1, 0, *range(2, 2 + dims)])
         margin = [r - p for r, p in zip(reach, padding, strict=True)]
-        return op.Conv(dy, turned, pads=margin * 2, dilations=dilation)
+        return op.Conv(dy, turned, pads=margin * 2, dilations=dilation, group=groups)
     covered = [(o - 1) * s - 2 * p + r + 1 for o, s, p, r in zip(out, stride, padding, reach, strict=True)]
     missing = [full - seen for full, seen in zip(size, covered, strict=True)]  # rows that no window reached
     geometry = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation, "group": groups}

@@ -125,8 +125,8 @@ def _share_memory() -> None:
     By default each session has its own, which doubles whenever it grows.
     """
     place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
-    same_as_requested = runtime.OrtArenaCfg({"arena_extend_strategy": 1})
-    runtime.create_and_register_allocator(place, same_as_requested)
+    doubling = runtime.OrtArenaCfg({"arena_extend_strategy": 0})
+    runtime.create_and_register_allocator(place, doubling)
 
 
 class _Graph:
@@ -150,8 +150,10 @@ class _Graph:
         options.add_session_config_entry("session.use_env_allocators", "1")
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if fixed_weights else levels.ORT_ENABLE_EXTENDED
-        # Sessions whose idle threads spin would fight for the same cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Waking a thread takes longer than many an operation, so threads spin, but only while their session runs: those
+        # of the other session would fight for the same cores, and between steps they would waste energy.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except _REFUSED as error:
