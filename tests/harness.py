@@ -1,20 +1,20 @@
 """A whole trial in one process: the real coordinator and real agents, over a memory broker or a real one."""
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from cutlayer import data, topics
+from cutlayer import data
 from cutlayer.bundle import Bundle, read_bundle
-from cutlayer.endpoint import will_of
 from cutlayer.record import Record, Run, read_run
-from cutlayer.transports import MemoryBroker
+from cutlayer.transports import LastWill, MemoryBroker, MemoryTransport
 from cutlayer.trial import Trial, read_trial
 from cutlayer_device.agent import Agent
 from cutlayer_device.agent import birth_of as device_birth
+from cutlayer_device.states import States
 from cutlayer_server.coordinator import Coordinator
-from cutlayer_server.coordinator import birth_of as server_birth
 
 
 def digits_trial(folder: Path, **changes) -> Trial:
@@ -23,22 +23,73 @@ def digits_trial(folder: Path, **changes) -> Trial:
     return msgspec.structs.replace(trial, **{"target_accuracy": None, "patience_s": 10.0, **changes})
 
 
-class Board(threading.Thread):
-    """An agent in a thread; ``outcome`` is what it returned or raised."""
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody handles it."""
 
-    def __init__(self, broker: MemoryBroker, bundle: Bundle, trial: Trial, name: str, samples: data.Samples) -> None:
+
+class MortalTransport:
+    """A transport whose process is killed when it publishes for the n-th time; after that it is silent."""
+
+    def __init__(self, transport: MemoryTransport, dies_after: int) -> None:
+        self._transport, self._left = transport, dies_after
+
+    def publish(self, topic: str, payload: bytes) -> int:
+        self._left -= 1
+        if self._left == 0:
+            self._transport.die()
+        if self._left <= 0:
+            raise Killed
+        return self._transport.publish(topic, payload)
+
+    def publish_retained(self, topic: str, payload: bytes) -> None:
+        if self._left > 0:
+            self._transport.publish_retained(topic, payload)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+
+class Board(threading.Thread):
+    """An agent in a thread; ``outcome`` is what it returned or raised.
+
+    ``deaths`` has a number for each life that ends by a kill: after how many packets. The next life is a new process.
+    """
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        bundle: Bundle,
+        trial: Trial,
+        name: str,
+        samples: data.Samples,
+        folder: Path,
+        deaths: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(name=name, daemon=True)  # a board that was cut off waits for its server for ever
-        birth = device_birth(bundle, trial.name, name, len(samples.y))
-        self.transport = broker.connect(will_of(topics.state(trial.name, name), birth))
-        self.agent = Agent(bundle, samples, birth, self.transport, threads=1)
+        self._broker, self._bundle, self._samples, self._deaths = broker, bundle, samples, list(deaths)
+        self._birth = device_birth(bundle, trial.name, name, len(samples.y))
+        self._folder = folder / trial.name / name
+        self.transport: MemoryTransport | MortalTransport | None = None
         self.outcome: object = None
 
     def run(self) -> None:
         try:
-            self.outcome = self.agent.run()
+            while self.outcome is None:
+                with suppress(Killed):
+                    self.outcome = self._live()
         except Exception as error:  # the test looks at it
             self.outcome = error
-        self.transport.close()
+
+    def _live(self) -> str:
+        dies_after = self._deaths.pop(0) if self._deaths else None
+
+        def connect(will: LastWill, wait_s: float) -> MemoryTransport | MortalTransport:
+            transport = self._broker.connect(will)
+            self.transport = transport if dies_after is None else MortalTransport(transport, dies_after)
+            return self.transport
+
+        states = States(self._folder, self._bundle.manifest.client.fingerprint)
+        return Agent(self._bundle, self._samples, self._birth, connect, states, threads=1).run()
 
 
 def shares(folder: Path, trial: Trial) -> dict[str, data.Samples]:
@@ -52,17 +103,17 @@ def run_trial(
     """Run a trial to its end; raises what the server raises."""
     broker = broker or MemoryBroker()
     bundle = bundle or read_bundle(folder / "client.bundle")
-    boards = [Board(broker, bundle, trial, name, samples) for name, samples in shares(folder, trial).items()]
+    boards = [
+        Board(broker, bundle, trial, name, samples, run_dir / "states")
+        for name, samples in shares(folder, trial).items()
+    ]
     test = data.load(folder / trial.data.test, trial.model.input, part="test")
     coordinator, record = Coordinator(trial, test), Record(run_dir, "")
-    birth = server_birth(trial)
-    transport = broker.connect(will_of(topics.control(trial.name), birth))
     for board in boards:
         board.start()
     try:
-        coordinator.run(birth, transport, record, lambda missing: None)
+        coordinator.run(broker.connect, record, lambda missing: None)
     finally:
-        transport.close()
         for board in boards:
             board.join(timeout=20)
     return read_run(run_dir), boards

@@ -73,6 +73,9 @@ def serve(
         Path | None,
         typer.Option(help="Train nothing: answer boards with this run's trained model (or a .safetensors)."),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the run directory, or begin it if there is none.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=0, help="Threads for torch; 0: as many as it likes.")] = 0,
     as_json: _Json = False,
 ) -> None:
@@ -81,11 +84,13 @@ def serve(
         if infer is not None:
             from cutlayer_server.cli import infer as answer
 
+            if resume:
+                raise UserError("--resume: goes on with a training; leave it out with --infer")
             answer(trial, infer, threads)
             return
         from cutlayer_server.cli import serve as run
 
-        run(trial, run_dir, threads, as_json)
+        run(trial, run_dir, resume, threads, as_json)
 
 
 @app.command()

@@ -60,7 +60,8 @@ class Endpoint:
         self._sessions: dict[str, Session] = {}
         self._last_heard: dict[str, float] = {}
         self._reconnections = 0
-        self._own_name, self._claimed, self._rival = "", False, False
+        self._own_name, self._rival = "", False
+        self._topic, self._birth = "", b""  # of our own presence, once the name is ours
         self._strangers: set[str] = set()
         self.sent_bytes: Counter[str] = Counter()
         """Bytes of the MQTT packets published in each device's conversation."""
@@ -87,8 +88,19 @@ class Endpoint:
                 break
         if self._rival:
             raise self._name_taken()
-        self._claimed = True
-        self._transport.publish_retained(topic, encode(Message(birth)))
+        self._topic = topic
+        self.announce(birth)
+
+    def announce(self, birth: Presence) -> None:
+        """Say who we are, anew; after `claim`."""
+        self._birth = encode(Message(birth))
+        self._transport.publish_retained(self._topic, self._birth)
+
+    def leave(self, birth: Presence) -> None:
+        """Say that we are no longer online, unless the name was never ours."""
+        if self._topic:
+            self._transport.publish_retained(*will_of(self._topic, birth))
+            self._topic = ""
 
     def open(self, device: str, peer_epoch: int | None = None) -> None:
         """Begin a conversation with ``device`` (on the server) or as ``device`` (on a board).
@@ -189,8 +201,10 @@ class Endpoint:
             self._on_presence(header)
         elif header.epoch != self._epoch:
             self._rival = header.online
-            if self._rival and self._claimed:
+            if self._rival and self._topic:
                 raise self._name_taken()
+            if self._topic:  # the will of another process of our name took the place of our birth
+                self._transport.publish_retained(self._topic, self._birth)
 
     def _name_taken(self) -> PeerLost:
         what = "server of this trial" if self._role is Role.SERVER else f"device named {self._own_name!r}"

@@ -9,6 +9,7 @@ CutlayerError
 │   ├── CodecError         a payload that does not fit its codec, parameters or shape
 │   └── RemoteProtocolError  a well-formed message at the wrong time
 ├── PeerLost               the other side went away, or stayed silent beyond the patience
+├── PeerStartedAnew        it is there, but as another process, which knows only what is on its disk
 └── TransportError         no broker where one was expected
 """
 
@@ -19,6 +20,7 @@ __all__ = [
     "LocalProtocolError",
     "MessageError",
     "PeerLost",
+    "PeerStartedAnew",
     "RemoteError",
     "RemoteProtocolError",
     "TransportError",
@@ -62,6 +64,10 @@ class RemoteProtocolError(RemoteError):
 
 class PeerLost(CutlayerError, ConnectionError):
     """The peer left, died, or was silent for longer than the patience allows."""
+
+
+class PeerStartedAnew(CutlayerError, ConnectionError):
+    """The peer is another process now, or went back to an earlier state; whoever talks to it has to do likewise."""
 
 
 class TransportError(CutlayerError, ConnectionError):

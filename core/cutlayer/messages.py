@@ -27,7 +27,10 @@ __all__ = [
     "End",
     "Gradient",
     "Header",
+    "Keep",
+    "Kept",
     "Message",
+    "Position",
     "Presence",
     "Query",
     "Scores",
@@ -61,18 +64,32 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1, max_length=8)]
 
 
+class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where a device's training stands: after so many steps of an epoch."""
+
+    epoch: _Count
+    steps: _Count
+
+
 class Presence(Header, frozen=True, tag="presence"):
     """Retained birth of a device or of the server, and, with ``online`` false, its last will.
 
-    ``epoch`` is random per process start, so that an old will is not taken for the death of a new process.
-    ``bundle`` is the fingerprint of the model, cut and optimizer that the device was given.
+    ``epoch`` is random each time that a process takes part, so that an old will is not taken for a new death, and
+    frames from before a restart are not taken for new ones.
     """
 
     online: bool
     epoch: _Count
     samples: _Count = 0
     bundle: str = ""
+    """Fingerprint of the model, cut and optimizer that the device was given."""
     engine: str = ""
+    server: _Count = 0
+    """The epoch of the server that this device answers; 0 before it has heard of one."""
+    run: _Count = 0
+    """The run whose states the device holds, 0 for none."""
+    held: Annotated[tuple[Position, ...], msgspec.Meta(max_length=16)] = ()
+    """The states from which it can go on."""
 
 
 class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +100,10 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Assignment(Header, frozen=True, tag="assignment"):
-    """Server to device, once: everything about the trial that the device must obey."""
+    """Server to device, once: everything about the trial that the device must obey.
+
+    The device takes up the state that it held at ``restore``, or without one begins as its bundle says.
+    """
 
     client: _Count
     seed: int
@@ -93,13 +113,30 @@ class Assignment(Header, frozen=True, tag="assignment"):
     down: Codec
     augmentation: Augmentation
     patience_s: float
+    run: _Count = 0
+    restore: Position | None = None
 
 
 class Begin(Header, frozen=True, tag="begin"):
-    """Server to device: start this epoch in this mode. Payload: client weights to start from."""
+    """Server to device: pass over your samples in this mode. Payload: client weights to start from.
+
+    After a crash the pass goes on where both sides can: ``steps`` of it are done already. If they were optimizer
+    steps, the device has its weights from its own state, and there is no payload.
+    """
 
     epoch: _Count
     mode: Mode
+    steps: _Count = 0
+
+
+class Keep(Header, frozen=True, tag="keep"):
+    """Server to a device between two passes: keep the present state on disk."""
+
+    position: Position
+
+
+class Kept(Header, frozen=True, tag="kept"):
+    """Device to server: the state is on disk."""
 
 
 class Smashed(Header, frozen=True, tag="smashed"):
@@ -112,12 +149,16 @@ class Smashed(Header, frozen=True, tag="smashed"):
 
 
 class Gradient(Header, frozen=True, tag="gradient"):
-    """Server to device: the cut gradient for one batch, and the loss it comes from."""
+    """Server to device: the cut gradient for one batch, and the loss it comes from.
+
+    With ``keep``, the device keeps the state after this step on disk before it goes on.
+    """
 
     epoch: _Count
     step: _Count
     tensor: Tensor
     loss: float
+    keep: bool = False
 
 
 class Weights(Header, frozen=True, tag="weights"):
@@ -153,7 +194,7 @@ class End(Header, frozen=True, tag="end"):
     ok: bool = True
 
 
-_HEADERS = Presence | Assignment | Begin | Smashed | Gradient | Weights | Serve | Query | Scores | End
+_HEADERS = Presence | Assignment | Begin | Keep | Kept | Smashed | Gradient | Weights | Serve | Query | Scores | End
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_HEADERS)
 
 

@@ -24,8 +24,17 @@ class Phases:
         finally:
             self._seconds[name] += self._clock() - start
 
+    def add(self, seconds: dict[str, float]) -> None:
+        """Count time that was measured elsewhere."""
+        for name, spent in seconds.items():
+            self._seconds[name] += spent
+
+    def so_far(self) -> dict[str, float]:
+        """Seconds of each phase since the last `take`."""
+        return dict(self._seconds)
+
     def take(self) -> dict[str, float]:
         """Seconds of each phase since the last call; starts over."""
-        seconds = dict(self._seconds)
+        seconds = self.so_far()
         self._seconds.clear()
         return seconds

@@ -24,7 +24,19 @@ import msgspec
 
 from cutlayer.errors import UserError
 
-__all__ = ["ClientPass", "Ended", "EpochDone", "Event", "Record", "Run", "Started", "Step", "Summary", "read_run"]
+__all__ = [
+    "ClientPass",
+    "Ended",
+    "EpochDone",
+    "Event",
+    "Record",
+    "Resumed",
+    "Run",
+    "Started",
+    "Step",
+    "Summary",
+    "read_run",
+]
 
 _PACKAGES = ("cutlayer", "numpy", "msgspec", "paho-mqtt", "torch", "onnx", "onnxruntime")
 
@@ -83,6 +95,17 @@ class EpochDone(_Line, frozen=True, tag="epoch"):
     """The server's time by phase."""
 
 
+class Resumed(_Line, frozen=True, tag="resumed"):
+    """A side had started anew, so both went back to where both could go on; what came between happens again."""
+
+    kept: int
+    """How many of the events before this one still count: the first ones."""
+    epoch: int
+    step: int
+    """Where it goes on: steps of this epoch that are done, over all devices."""
+    reason: str
+
+
 class Ended(_Line, frozen=True, tag="ended"):
     """The run is over."""
 
@@ -90,7 +113,7 @@ class Ended(_Line, frozen=True, tag="ended"):
     reason: str
 
 
-Event: TypeAlias = Started | Step | ClientPass | EpochDone | Ended
+Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Ended
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,43 +134,66 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     down_payload_bytes: int
     raw_payload_bytes: int
     """Float32 size of the tensors that travelled, one way."""
+    resumed: int = 0
+    """How often a side had started anew; nothing of what was then done twice is counted."""
 
 
 class Record:
     """Writes a run record; events reach the disk line by line, so a crash loses none that was written.
 
+    Nothing is ever taken out of it: an event `Resumed` says which ones before it no longer count.
+
     Args:
         path: the run's folder; made if it is not there.
         trial_text: the trial file as read.
         watch: called with every event after it was written, to show it.
+        resume: add to the record that is there, if there is one.
 
     Raises:
-        UserError: ``path`` already holds a record; nothing is overwritten.
+        UserError: ``path`` already holds a record, or one that cannot be resumed; nothing is overwritten.
     """
 
-    def __init__(self, path: Path, trial_text: str, watch: Callable[[Event], None] = lambda event: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        trial_text: str,
+        watch: Callable[[Event], None] = lambda event: None,
+        *,
+        resume: bool = False,
+    ) -> None:
         self.path, self._watch = path, watch
+        lines: list[Event] = []
         if (path / "events.jsonl").exists():
-            raise UserError(f"{path} already holds a run: give another folder with --run-dir, or remove it")
+            if not resume:
+                raise UserError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
+            lines = _resumable(path, trial_text)
         path.mkdir(parents=True, exist_ok=True)
         (path / "trial.toml").write_text(trial_text, encoding="utf-8")
         _write_json(path / "environment.json", _environment())
-        self._file = (path / "events.jsonl").open("wb", buffering=0)
-        self._start = time.monotonic()
+        self.count = len(_counting(lines))
+        """How many of the events written so far count."""
+        self._file = (path / "events.jsonl").open("ab", buffering=0)
+        self._start = time.monotonic() - (lines[-1].time_s if lines else 0.0)
 
     def now(self) -> float:
-        """Seconds since the record was opened, for an event's ``time_s``."""
+        """Seconds since the record was begun, without those in which no server ran, for an event's ``time_s``."""
         return time.monotonic() - self._start
 
     def write(self, event: Event) -> None:
         """Append one event."""
         self._file.write(msgspec.json.encode(event) + b"\n")
+        self.count = 1 + (event.kept if isinstance(event, Resumed) else self.count)
         self._watch(event)
+
+    def steps_of(self, epoch: int) -> list[Step]:
+        """The steps of an epoch that count so far; read from the disk."""
+        events = _counting(list(_lines(self.path)))
+        return [event for event in events if isinstance(event, Step) and event.epoch == epoch]
 
     def close(self, name: str) -> Summary:
         """Write ``summary.json`` from the events, and close."""
         self._file.close()
-        summary = _summarise(name, list(_events(self.path)))
+        summary = _summarise(name, list(_lines(self.path)))
         _write_json(self.path / "summary.json", summary)
         return summary
 
@@ -173,15 +219,37 @@ def read_run(path: Path) -> Run:
         UserError: ``path`` is not a run record.
     """
     try:
-        events = list(_events(path))
+        lines = list(_lines(path))
         text = (path / "trial.toml").read_text(encoding="utf-8")
         environment = msgspec.json.decode((path / "environment.json").read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: is not a run record: {error}") from error
-    return Run(path, text, environment, events, _summarise(path.resolve().name, events))
+    return Run(path, text, environment, _counting(lines), _summarise(path.resolve().name, lines))
 
 
-def _events(path: Path) -> Iterator[Event]:
+def _resumable(path: Path, trial_text: str) -> list[Event]:
+    """The lines of a record to be added to, without the half line that a killed process may have left."""
+    lines = list(_lines(path))
+    if (path / "trial.toml").read_text(encoding="utf-8") != trial_text:
+        raise UserError(f"{path}: the trial file has changed since this run began; give another folder with --run-dir")
+    if lines and isinstance(lines[-1], Ended) and lines[-1].ok:
+        raise UserError(f"{path}: this run is over: {lines[-1].reason}")
+    written = (path / "events.jsonl").read_bytes()
+    os.truncate(path / "events.jsonl", written.rfind(b"\n") + 1)
+    return lines
+
+
+def _counting(lines: list[Event]) -> list[Event]:
+    """The events that count, after every return to an earlier state."""
+    events: list[Event] = []
+    for line in lines:
+        if isinstance(line, Resumed):
+            del events[line.kept :]
+        events.append(line)
+    return events
+
+
+def _lines(path: Path) -> Iterator[Event]:
     decoder = msgspec.json.Decoder(Event)
     with (path / "events.jsonl").open("rb") as file:
         for line in file:
@@ -189,7 +257,8 @@ def _events(path: Path) -> Iterator[Event]:
                 yield decoder.decode(line)
 
 
-def _summarise(name: str, events: list[Event]) -> Summary:
+def _summarise(name: str, lines: list[Event]) -> Summary:
+    events = _counting(lines)
     epochs = [event for event in events if isinstance(event, EpochDone)]
     steps = [event for event in events if isinstance(event, Step)]
     ended = [event for event in events if isinstance(event, Ended)]
@@ -208,6 +277,7 @@ def _summarise(name: str, events: list[Event]) -> Summary:
         up_payload_bytes=sum(event.up_payload_bytes for event in steps),
         down_payload_bytes=sum(event.down_payload_bytes for event in steps),
         raw_payload_bytes=sum(event.raw_payload_bytes for event in steps),
+        resumed=sum(isinstance(line, Resumed) for line in lines),
     )
 
 

@@ -91,6 +91,8 @@ class Trial(_Table, frozen=True):
     """Stop early once the test accuracy reaches this share."""
     patience_s: _Seconds = 60.0
     """How long a silent peer is waited for before it counts as lost."""
+    checkpoint_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """How often both sides put on their disks what they need to go on after a crash; 0: after every turn."""
 
     @property
     def recipe(self) -> Recipe:

@@ -14,13 +14,14 @@ import typer
 from cutlayer import data, topics
 from cutlayer.bundle import Bundle, read_bundle
 from cutlayer.console import exit_status, stop_on_sigterm
-from cutlayer.endpoint import will_of
+from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.errors import UserError
 from cutlayer.inputs import read_inputs
-from cutlayer.transports import MqttTransport
+from cutlayer.transports import LastWill, MqttTransport
 from cutlayer_device.agent import Agent, birth_of
 from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
 from cutlayer_device.ranking import Ranking
+from cutlayer_device.states import States
 
 __all__ = ["app", "forbid_torch", "infer", "main", "run", "split_address"]
 
@@ -46,8 +47,8 @@ def run(
     name: _Name = "",
     trial: _TrialName = "",
     state: Annotated[
-        Path | None, typer.Option(help="Where the optimizer's state is kept from run to run: a .safetensors file.")
-    ] = None,
+        Path, typer.Option(help="A folder for what the board needs to go on after a crash, a sub-folder a device.")
+    ] = Path("cutlayer-state"),
     threads: _Threads = 0,
 ) -> None:
     """Join a trial and train until its server ends it."""
@@ -62,20 +63,15 @@ def run(
         training = data.load(samples, manifest.client.input, manifest.client.classes)
         host, port = split_address(broker)
         birth = birth_of(loaded, trial_name, device_name, len(training.y))
-        will = will_of(topics.state(trial_name, device_name), birth)
-        transport = MqttTransport(host, port, f"cutlayer-{birth.epoch:x}", will)
-        _log.info(
-            "%s: %d samples, engine %s, no torch, broker %s:%d",
-            device_name,
-            len(training.y),
-            manifest.engine,
-            host,
-            port,
-        )
-        try:
-            reason = Agent(loaded, training, birth, transport, threads, state).run()
-        finally:
-            transport.close()
+        states = States(state / trial_name / device_name, manifest.client.fingerprint)
+
+        def connect(will: LastWill, wait_s: float) -> MqttTransport:
+            transport = MqttTransport(host, port, f"cutlayer-{new_epoch():x}", will, wait_s)
+            about = (device_name, len(training.y), manifest.engine, host, port)
+            _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
+            return transport
+
+        reason = Agent(loaded, training, birth, connect, states, threads).run()
         _log.info("the trial is over: %s", reason)
 
 

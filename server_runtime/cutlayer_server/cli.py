@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cutlayer import data, topics
-from cutlayer.endpoint import will_of
+from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.record import Record, Summary
-from cutlayer.transports import MqttTransport
-from cutlayer.trial import read_trial
+from cutlayer.transports import LastWill, MqttTransport
+from cutlayer.trial import Trial, read_trial
 from cutlayer_profiles.report import write_report
 from cutlayer_server.coordinator import Coordinator, birth_of
 from cutlayer_server.inference import InferenceService
@@ -20,8 +20,11 @@ from cutlayer_server.progress import ProgressDisplay
 
 __all__ = ["free_run_dir", "infer", "serve"]
 
+_AGAIN_S = float("inf")
+"""A broker that was there may come back."""
 
-def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -> None:
+
+def serve(trial_file: Path, run_dir: Path | None, resume: bool, threads: int, as_json: bool) -> None:
     """Lead a trial from start to report. Raises what `Coordinator` and `MqttTransport` raise."""
     console = Console(stderr=as_json, highlight=False)
     logging.basicConfig(
@@ -34,17 +37,15 @@ def serve(trial_file: Path, run_dir: Path | None, threads: int, as_json: bool) -
     trial = read_trial(trial_file)
     test = data.load(trial_file.parent / trial.data.test, trial.model.input, trial.data.classes, part="test")
     coordinator = Coordinator(trial, test)
-    birth = birth_of(trial)
-    will = will_of(topics.control(trial.name), birth)
-    transport = MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{birth.epoch:x}", will)
     display = ProgressDisplay(trial.epochs, console)
-    # Last, so that a mistake found before leaves no folder behind.
-    record = Record(run_dir or free_run_dir(Path("runs"), trial.name), trial_file.read_text("utf-8"), display.show)
+    _connect(trial).close()
+    # Last, so that a mistake found before, or a broker that is not there, leaves no folder behind.
+    path = run_dir or (Path("runs") / trial.name if resume else free_run_dir(Path("runs"), trial.name))
+    record = Record(path, trial_file.read_text("utf-8"), display.show, resume=resume)
     try:
         with display:
-            summary = coordinator.run(birth, transport, record, display.waiting_for)
+            summary = coordinator.run(lambda will: _connect(trial, will, _AGAIN_S), record, display.waiting_for)
     finally:
-        transport.close()
         report = write_report(record.path)
         console.print(f"report: {report}", soft_wrap=True)
     if as_json:
@@ -64,7 +65,7 @@ def infer(trial_file: Path, weights: Path, threads: int) -> None:
     service = InferenceService(trial, weights / "model.safetensors" if weights.is_dir() else weights)
     birth = birth_of(trial)
     will = will_of(topics.control(trial.name), birth)
-    transport = MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{birth.epoch:x}", will)
+    transport = _connect(trial, will)
     console.print(f"answering {', '.join(trial.devices)} with {weights}; Ctrl-C ends it", soft_wrap=True)
     try:
         service.run(birth, transport)
@@ -72,6 +73,10 @@ def infer(trial_file: Path, weights: Path, threads: int) -> None:
         transport.publish_retained(*will)
         transport.close()
         console.print(f"{service.answered:,} samples classified")
+
+
+def _connect(trial: Trial, will: LastWill | None = None, wait_s: float = 10.0) -> MqttTransport:
+    return MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{new_epoch():x}", will, wait_s)
 
 
 def free_run_dir(root: Path, name: str) -> Path:

@@ -1,25 +1,32 @@
 """A trial from the server's side, top to bottom."""
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import torch
 from safetensors.torch import save as save_safetensors
 
-from cutlayer import data
-from cutlayer.endpoint import new_epoch
-from cutlayer.errors import CutlayerError
+from cutlayer import data, topics
+from cutlayer.endpoint import new_epoch, will_of
+from cutlayer.errors import CutlayerError, PeerStartedAnew
+from cutlayer.files import replace_file
 from cutlayer.messages import Presence
-from cutlayer.record import Ended, Record, Started, Summary
-from cutlayer.transports import Transport
+from cutlayer.record import Ended, Record, Resumed, Started, Summary
+from cutlayer.transports import LastWill, Transport
 from cutlayer.trial import Trial
-from cutlayer_cut import client_of, cut_model
+from cutlayer_cut import Halves, client_of, cut_model
+from cutlayer_server.checkpoints import Checkpoints
 from cutlayer_server.checks import check_halves
 from cutlayer_server.fleet import Fleet
-from cutlayer_server.rounds import run_round
+from cutlayer_server.rounds import Round, run_round
 from cutlayer_server.server_model import Evaluation, ServerModel, client_weights, evaluate, load_client
 from cutlayer_server.trainer import Trainer
 
-__all__ = ["Coordinator", "birth_of"]
+__all__ = ["Connect", "Coordinator", "birth_of"]
 
+Connect = Callable[[LastWill], Transport]
+"""Makes a connection with this last will."""
 _EVALUATION_BATCH = 256
 
 
@@ -31,6 +38,9 @@ def birth_of(trial: Trial) -> Presence:
 class Coordinator:
     """Leads the devices of a trial through its epochs.
 
+    When a device starts anew, everybody goes back to the newest checkpoint that all hold, as if the server had started
+    anew, too: there is one way to recover, whoever died.
+
     Args:
         trial: what to do.
         test: the server's test set.
@@ -41,70 +51,109 @@ class Coordinator:
 
     def __init__(self, trial: Trial, test: data.Samples) -> None:
         self._trial, self._test = trial, test
-        self._halves = cut_model(trial.recipe)
-        self._client, _ = client_of(trial.recipe, self._halves)
+        halves = cut_model(trial.recipe)
+        self._client, _ = client_of(trial.recipe, halves)
         self._prepare = data.Preparation(self._client.input, trial.data.mean, trial.data.std)
-        check_halves(trial, self._client, self._halves.server, test)
+        check_halves(trial, self._client, halves.server, test)
 
-    def run(
-        self, birth: Presence, transport: Transport, record: Record, waiting_for: Callable[[list[str]], None]
-    ) -> Summary:
+    def run(self, connect: Connect, record: Record, waiting_for: Callable[[list[str]], None]) -> Summary:
         """Gather the devices, train, dismiss them; the record is complete even if this raises.
 
         Args:
-            birth: from `birth_of`.
-            transport: connected, with the last will that belongs to ``birth``.
-            record: where everything is written.
+            connect: called each time that the devices are gathered.
+            record: where everything is written; if it was begun before, the training goes on from its checkpoints.
             waiting_for: called with the names of the devices still missing.
 
         Raises:
-            PeerLost: a device died or fell silent; the others were told.
+            PeerLost: a device died and did not come back, or fell silent; the others were told.
             RemoteError: a device sent what does not belong; the others were told.
-            CutlayerError: the training diverged.
+            CutlayerError: the training diverged, or a device has lost the state that it needs.
+            OSError: a checkpoint cannot be written; the one before it is there still.
         """
-        fleet = Fleet(self._trial, self._client.fingerprint, birth, transport)
-        reason, ok = "", False
+        reason, ok, why = "", False, "the server started anew"
         try:
-            devices = fleet.gather(waiting_for)
-            record.write(Started(time_s=record.now(), devices=devices))
-            reason, ok = self._train(fleet, record), True
+            while not ok:
+                try:
+                    with self._fleet(connect) as fleet:
+                        reason = self._lead(fleet, record, waiting_for, why)
+                        fleet.dismiss(reason, ok=True)
+                    ok = True
+                except PeerStartedAnew as error:
+                    why = str(error)
         except BaseException as error:
             reason = _reason(error)
             raise
         finally:
-            fleet.dismiss(reason, ok)
             record.write(Ended(time_s=record.now(), ok=ok, reason=reason))
             summary = record.close(self._trial.name)
         return summary
 
-    def _train(self, fleet: Fleet, record: Record) -> str:
-        """All epochs; returns why they ended."""
-        trial, halves, losses = self._trial, self._halves, list[float]()
-        model = ServerModel(halves.server, trial.optimizer.server)
-        trainer = Trainer(trial, self._client, fleet, model, record)
-        weights = client_weights(halves.client, [*self._client.params, *self._client.buffers])
-        for epoch in range(trial.epochs):
-            trainer.start_epoch(epoch, trial.schedule.decide(epoch, losses))
-            weights = run_round(trial.aggregation, trainer, weights)
+    @contextmanager
+    def _fleet(self, connect: Connect) -> Iterator[Fleet]:
+        """The devices, who are told if what is done with them fails."""
+        birth = birth_of(self._trial)
+        transport = connect(will_of(topics.control(self._trial.name), birth))
+        fleet = Fleet(self._trial, self._client.fingerprint, birth, transport)
+        try:
+            yield fleet
+        except PeerStartedAnew:
+            fleet.leave()
+            raise
+        except BaseException as error:
+            fleet.dismiss(_reason(error), ok=False)
+            raise
+        finally:
+            transport.close()
+
+    def _lead(self, fleet: Fleet, record: Record, waiting_for: Callable[[list[str]], None], why: str) -> str:
+        """Gather, go on from where all can, or begin; and train. Returns why the training ended."""
+        devices = fleet.gather(waiting_for)
+        checkpoints = Checkpoints(record.path / "checkpoints")
+        checkpoint = checkpoints.newest_held_by(devices)
+        run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
+        halves = cut_model(self._trial.recipe)
+        model = ServerModel(halves.server, self._trial.optimizer.server)
+        trainer = Trainer(self._trial, self._client, fleet, model, record, checkpoints, run)
+        if record.count:
+            kept, state = (checkpoint.books.events, checkpoint.round) if checkpoint else (0, Round(0, {}))
+            done = state.steps.total()
+            record.write(Resumed(time_s=record.now(), kept=kept, epoch=state.epoch, step=done, reason=why))
+        if checkpoint:
+            state = trainer.restore(checkpoint)
+        else:
+            record.write(Started(time_s=record.now(), devices={name: each.samples for name, each in devices.items()}))
+            torch.manual_seed(self._trial.seeds.weights)
+            state = Round(0, client_weights(halves.client, [*self._client.params, *self._client.buffers]))
+            trainer.start(state)
+        fleet.assign(run, checkpoint.positions if checkpoint else {})
+        return self._train(trainer, halves, state, record)
+
+    def _train(self, trainer: Trainer, halves: Halves, state: Round, record: Record) -> str:
+        """The rest of this epoch and all later ones; returns why they ended."""
+        trial = self._trial
+        while state.epoch < trial.epochs:
+            weights = run_round(trial.aggregation, trainer, state)
             load_client(halves.client, weights)
-            done = trainer.end_epoch(self._evaluate)
-            self._save(record)
-            losses.append(done.loss)
+            done = trainer.end(lambda: self._evaluate(halves))
+            _save(halves, record)
             if trial.target_accuracy is not None and done.test_accuracy >= trial.target_accuracy:
                 return f"test accuracy {done.test_accuracy:.1%} reached the target of {trial.target_accuracy:.1%}"
+            state = Round(state.epoch + 1, weights)
+            if state.epoch < trial.epochs:
+                trainer.start(state)
         return f"all {trial.epochs} epochs are done"
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self, halves: Halves) -> Evaluation:
         batches = data.whole(self._test, self._prepare, _EVALUATION_BATCH)
-        return evaluate(self._halves.client, self._halves.server, batches)
+        return evaluate(halves.client, halves.server, batches)
 
-    def _save(self, record: Record) -> None:
-        """Replace ``model.safetensors`` by the weights of now; a crash leaves the old or the new, never half a file."""
-        weights = self._halves.client.state_dict() | self._halves.server.state_dict()
-        unfinished = record.path / "model.safetensors.part"
-        # Clones, since tied weights share memory, which safetensors refuses.
-        unfinished.write_bytes(save_safetensors({name: value.clone() for name, value in weights.items()}))
-        unfinished.replace(record.path / "model.safetensors")
+
+def _save(halves: Halves, record: Record) -> None:
+    """Replace ``model.safetensors`` by the weights of now."""
+    weights = halves.client.state_dict() | halves.server.state_dict()
+    # Clones, since tied weights share memory, which safetensors refuses.
+    content = save_safetensors({name: value.clone() for name, value in weights.items()})
+    replace_file(record.path / "model.safetensors", content)
 
 
 def _reason(error: BaseException) -> str:

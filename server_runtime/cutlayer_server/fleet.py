@@ -1,14 +1,14 @@
 """The devices of a trial, as the server knows them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from cutlayer import topics
 from cutlayer.codecs import Payload
-from cutlayer.endpoint import Endpoint, will_of
-from cutlayer.errors import CutlayerError, PeerLost
-from cutlayer.messages import Assignment, End, Header, Message, Presence
+from cutlayer.endpoint import Endpoint
+from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew
+from cutlayer.messages import Assignment, End, Header, Message, Position, Presence
 from cutlayer.session import Role
 from cutlayer.transports import Transport
 from cutlayer.trial import Trial
@@ -28,8 +28,9 @@ class _Phase(Enum):
 class Fleet:
     """Which devices are there, and the conversations with them.
 
-    A device that goes offline may come back, the same process, within the trial's patience; whoever waits for it
-    longer gets `PeerLost`. A device that starts anew in the middle of a trial raises `PeerLost` at once.
+    A device that goes offline may come back within the trial's patience; whoever waits for it longer gets `PeerLost`.
+    If it comes back as another process in the middle of the training, whatever is going on gets `PeerStartedAnew`.
+    Only births that answer this server count: what a device told an earlier one means nothing.
 
     Args:
         trial: names the devices and says what they must obey.
@@ -46,8 +47,8 @@ class Fleet:
         self._refused: set[str] = set()
         self._phase = _Phase.GATHERING
 
-    def gather(self, report: Callable[[list[str]], None]) -> dict[str, int]:
-        """Wait until every device of the trial is there; returns the samples each announced, in the trial's order.
+    def gather(self, report: Callable[[list[str]], None]) -> dict[str, Presence]:
+        """Wait until every device of the trial is there; returns their births, in the trial's order.
 
         ``report`` is called with the names still missing, whenever that changes.
 
@@ -65,8 +66,13 @@ class Fleet:
                 reported = missing
             if not missing:
                 self._phase = _Phase.TRAINING
-                return {name: self._admitted[name].samples for name in self._trial.devices}
+                return {name: self._admitted[name] for name in self._trial.devices}
             self.endpoint.pump(1.0)
+
+    def assign(self, run: int, positions: Mapping[str, Position]) -> None:
+        """Tell every device what to obey, and from which of its states to go on."""
+        for name in self._trial.devices:
+            self.say(name, assignment_of(self._trial, name, run, positions.get(name)))
 
     def say(self, device: str, header: Header, payload: Payload = b"") -> None:
         """Send a message to a device."""
@@ -95,7 +101,11 @@ class Fleet:
                 _log.warning("not every device confirmed the end of the trial")
         except CutlayerError as error:
             _log.warning("while ending the trial: %s", error)
-        self._transport.publish_retained(*will_of(topics.control(self._trial.name), self._birth))
+        self.leave()
+
+    def leave(self) -> None:
+        """Go without a word: devices wait for the next server, and answer it anew."""
+        self.endpoint.leave(self._birth)
 
     def _meet(self, presence: Presence) -> None:
         name, admitted = presence.device, self._admitted.get(presence.device)
@@ -103,8 +113,8 @@ class Fleet:
             return  # who leaves now was told to
         if admitted is not None and admitted.epoch == presence.epoch:
             self._move(name, presence.online)
-        elif not presence.online:
-            return  # the will of an earlier process
+        elif not presence.online or presence.server != self._birth.epoch:
+            return  # the will of an earlier process, or nothing that was said to us
         elif name not in self._trial.devices:
             self._refuse(presence, f"the trial lists {', '.join(self._trial.devices)} and no {name!r}: give it --name")
         elif presence.bundle != self._fingerprint:
@@ -112,12 +122,11 @@ class Fleet:
                 presence, "its bundle is of another model, data or optimizer than the trial file: export again"
             )
         elif self._phase is _Phase.TRAINING:
-            raise PeerLost(f"{name} is gone: it started anew")
+            raise PeerStartedAnew(f"{name} started anew")
         else:
             self._admitted[name] = presence
             self._online.add(name)
             self.endpoint.open(name, presence.epoch)
-            self.say(name, assignment_of(self._trial, name))
 
     def _move(self, name: str, online: bool) -> None:
         if online and name not in self._online:
@@ -137,9 +146,11 @@ class Fleet:
             self.say(name, End(reason=f"{name} was refused: {reason}", ok=False))
 
 
-def assignment_of(trial: Trial, device: str) -> Assignment:
+def assignment_of(trial: Trial, device: str, run: int = 0, restore: Position | None = None) -> Assignment:
     """What a device of the trial must obey."""
     return Assignment(
+        run=run,
+        restore=restore,
         client=trial.devices.index(device),
         seed=trial.seeds.data,
         batch_size=trial.data.batch_size,

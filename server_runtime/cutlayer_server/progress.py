@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cutlayer.record import Ended, EpochDone, Event, Started, Step
+from cutlayer.record import Ended, EpochDone, Event, Resumed, Started, Step
 
 __all__ = ["ProgressDisplay"]
 
@@ -53,15 +53,29 @@ class ProgressDisplay:
                 self._advance(event)
             case EpochDone():
                 self._finish_epoch(event)
+            case Resumed():
+                self._go_back(event)
             case Ended(ok=True):
                 self._console.print(event.reason)
 
     def _begin(self, event: Started) -> None:
         joined = ", ".join(f"{name} ({samples} samples)" for name, samples in event.devices.items())
         self._console.print(f"joined: {joined}")
-        self._console.print(f"{'epoch':>5} {'loss':>8} {'test acc':>9} {'kB up':>8} {'kB down':>8} {'steps/s':>8}")
-        self._task = self._bar.add_task("epoch 1", total=self._epochs, live="")
-        self._epoch_began_s = event.time_s
+        self._steps, self._epoch_began_s = [], event.time_s
+        self._running()
+
+    def _running(self) -> TaskID:
+        """The bar, with the columns above it; both are begun once."""
+        if self._task is None:
+            columns = f"{'epoch':>5} {'loss':>8} {'test acc':>9} {'kB up':>8} {'kB down':>8} {'steps/s':>8}"
+            self._console.print(columns)
+            self._task = self._bar.add_task("epoch 1", total=self._epochs, live="")
+        return self._task
+
+    def _go_back(self, event: Resumed) -> None:
+        self._console.print(f"{event.reason}: going on from step {event.step} of epoch {event.epoch + 1}")
+        self._steps, self._epoch_began_s = [], event.time_s
+        self._bar.update(self._running(), completed=event.epoch)
 
     def _advance(self, event: Step) -> None:
         self._steps.append(event)

@@ -1,51 +1,82 @@
 """How the devices take part in one epoch, and how their client weights become one set: a function an aggregation."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.aggregation import Aggregation, Sequential, SplitFed
-from cutlayer.messages import Smashed
-from cutlayer_server.trainer import Arrays, Trainer
 
-__all__ = ["average", "run_round"]
+__all__ = ["Arrays", "Round", "Turns", "average", "run_round"]
 
-
-def run_round(aggregation: Aggregation, trainer: Trainer, weights: Arrays) -> Arrays:
-    """One epoch over all devices, from client weights to client weights."""
-    return _ROUNDS[type(aggregation)](trainer, weights)
+Arrays = dict[str, NDArray[Any]]
 
 
-def _sequential(trainer: Trainer, weights: Arrays) -> Arrays:
+@dataclass
+class Round:
+    """How far an epoch got.
+
+    Invariant: between two turns it is all that is needed to take the epoch up again, beside the server-side model and
+    the devices' own states.
+    """
+
+    epoch: int
+    weights: Arrays
+    """Client weights that the epoch began with."""
+    steps: Counter[str] = field(default_factory=Counter)
+    """Steps of each device in this epoch."""
+    samples: Counter[str] = field(default_factory=Counter)
+    """Samples received from each device in this epoch."""
+    returned: dict[str, Arrays] = field(default_factory=dict)
+    """Client weights of the devices whose pass is over."""
+
+
+class Turns(Protocol):
+    """The server's dealings with devices, as a round needs them."""
+
+    devices: tuple[str, ...]
+
+    def begin(self, device: str, weights: Arrays) -> None:
+        """Tell a device to pass over its samples from these client weights, or to go on with its pass."""
+
+    def turn(self, devices: list[str]) -> None:
+        """Take one batch, or the weights at the end of its pass, of each device in this order."""
+
+
+def run_round(aggregation: Aggregation, turns: Turns, state: Round) -> Arrays:
+    """The rest of an epoch over all devices; returns the client weights that it ends with."""
+    return _ROUNDS[type(aggregation)](turns, state)
+
+
+def _sequential(turns: Turns, state: Round) -> Arrays:
     """Each device passes over its samples and hands its client weights to the next."""
-    for device in trainer.devices:
-        trainer.begin(device, weights)
-        while isinstance((message := trainer.hear(device)).header, Smashed):
-            trainer.train(device, message)
-        weights = trainer.finish(device, message)
+    weights = state.weights
+    for device in turns.devices:
+        if device not in state.returned:
+            turns.begin(device, weights)
+        while device not in state.returned:
+            turns.turn([device])
+        weights = state.returned[device]
     return weights
 
 
-def _splitfed(trainer: Trainer, weights: Arrays) -> Arrays:
+def _splitfed(turns: Turns, state: Round) -> Arrays:
     """The devices pass over their samples at the same time; the server takes a batch of each in turn.
 
     The turns make the order of the server's updates, hence the result, independent of who is faster.
     """
-    for device in trainer.devices:
-        trainer.begin(device, weights)
-    returned: dict[str, Arrays] = {}
-    while len(returned) < len(trainer.devices):
-        for device in trainer.devices:
-            if device in returned:
-                continue
-            message = trainer.hear(device)
-            if isinstance(message.header, Smashed):
-                trainer.train(device, message)
-            else:
-                returned[device] = trainer.finish(device, message)
-    return average({device: returned[device] for device in trainer.devices}, trainer.samples)
+    for device in _passing(turns, state):
+        turns.begin(device, state.weights)
+    while devices := _passing(turns, state):
+        turns.turn(devices)
+    return average({device: state.returned[device] for device in turns.devices}, state.samples)
+
+
+def _passing(turns: Turns, state: Round) -> list[str]:
+    return [device for device in turns.devices if device not in state.returned]
 
 
 def average(weights: Mapping[str, Arrays], samples: Mapping[str, int]) -> Arrays:
@@ -70,4 +101,4 @@ def _mean(shares: list[tuple[NDArray[Any], float]]) -> NDArray[Any]:
     return mean.astype(first.dtype)
 
 
-_ROUNDS: dict[type, Callable[[Trainer, Arrays], Arrays]] = {Sequential: _sequential, SplitFed: _splitfed}
+_ROUNDS: dict[type, Callable[[Turns, Round], Arrays]] = {Sequential: _sequential, SplitFed: _splitfed}

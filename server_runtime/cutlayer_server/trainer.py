@@ -1,9 +1,8 @@
-"""The server's dealings with one device at a time: begin a pass, answer its batches, take its weights back."""
+"""The server's dealings with the devices in an epoch: begin a pass, answer batches, take weights back, checkpoint."""
 
 import math
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,54 +10,97 @@ from numpy.typing import NDArray
 from cutlayer.bundle import Client
 from cutlayer.codecs import Payload
 from cutlayer.errors import CodecError, CutlayerError, RemoteError
-from cutlayer.messages import Begin, Gradient, Message, Smashed, Tensor, Weights, decode_weights, encode_weights
+from cutlayer.messages import (
+    Begin,
+    Gradient,
+    Keep,
+    Message,
+    Position,
+    Smashed,
+    Tensor,
+    Weights,
+    decode_weights,
+    encode_weights,
+)
 from cutlayer.phases import Phases
 from cutlayer.record import ClientPass, EpochDone, Record, Step
 from cutlayer.schedules import Mode
 from cutlayer.trial import Trial
+from cutlayer_server.checkpoints import Books, Checkpoint, Checkpoints
 from cutlayer_server.fleet import Fleet
+from cutlayer_server.rounds import Arrays, Round
 from cutlayer_server.server_model import Evaluation, ServerModel, StepResult
 
-__all__ = ["Arrays", "Trainer"]
+__all__ = ["Trainer"]
 
-Arrays = dict[str, NDArray[Any]]
 _MAX_PHASES = 32
 
 
 class Trainer:
     """Trains the server-side model with the devices of a fleet, and records what happens.
 
+    Now and then both sides put their state on their disks, at one and the same point of the training, so that after a
+    crash of either both go on from there. A device between two passes is asked to; one in a pass is told with the
+    gradient. The next checkpoint comes only after every device has spoken again, hence has kept its part of this one.
+
     Args:
-        trial: codecs and batch size.
+        trial: codecs, batch size, and how often to checkpoint.
         client: what the client-side model is, hence which smashed data and weights are acceptable.
+        run: number of the run.
     """
 
-    def __init__(self, trial: Trial, client: Client, fleet: Fleet, model: ServerModel, record: Record) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        client: Client,
+        fleet: Fleet,
+        model: ServerModel,
+        record: Record,
+        checkpoints: Checkpoints,
+        run: int,
+    ) -> None:
         self.devices = trial.devices
-        self.samples: Counter[str] = Counter()
-        """Samples received from each device in this epoch."""
+        self.losses: list[float] = []
+        """Mean training losses of the epochs that are over."""
         self._trial, self._client, self._fleet, self._model, self._record = trial, client, fleet, model, record
+        self._checkpoints, self._run = checkpoints, run
+        self._positions: dict[str, Position] = {}
+        self._unkept: set[str] = set()
+        """Devices whose present state is in their memory only."""
+        self._kept_at_s = time.monotonic()
         self._phases = Phases()
-        self._epoch, self._mode = -1, Mode.EXCHANGE
+        self._round = Round(-1, {})
+        self._mode = Mode.EXCHANGE
         self._steps: list[Step] = []
         self._started_s, self._traffic = 0.0, (0, 0)
-        self._weights: Arrays = {}
 
-    def start_epoch(self, epoch: int, mode: Mode) -> None:
-        """From now on, passes belong to this epoch and mode."""
-        self._epoch, self._mode, self._steps = epoch, mode, []
-        self.samples.clear()
+    def restore(self, checkpoint: Checkpoint) -> Round:
+        """Go on as from where the checkpoint was written; returns how far its epoch had got."""
+        self._model.restore(checkpoint.model)
+        self.losses, self._positions = list(checkpoint.losses), dict(checkpoint.positions)
+        self.start(checkpoint.round)
+        self._steps = self._record.steps_of(checkpoint.round.epoch)
+        books = checkpoint.books
+        self._started_s -= books.spent_s
+        self._traffic = self._traffic[0] - books.up_bytes, self._traffic[1] - books.down_bytes
+        self._phases.add(books.phases_s)
+        return checkpoint.round
+
+    def start(self, state: Round) -> None:
+        """From now on, turns belong to this epoch."""
+        self._round, self._steps = state, []
+        self._mode = self._trial.schedule.decide(state.epoch, self.losses)
         self._started_s, self._traffic = self._record.now(), self._traffic_so_far()
 
-    def end_epoch(self, evaluate: Callable[[], Evaluation]) -> EpochDone:
+    def end(self, evaluate: Callable[[], Evaluation]) -> EpochDone:
         """Close the books of the epoch, evaluate, and record both."""
         duration_s, (up, down) = self._record.now() - self._started_s, self._traffic_so_far()
         samples = sum(step.samples for step in self._steps)
         test = evaluate()
-        _check_finite(test.loss, f"the test loss after epoch {self._epoch + 1}")
+        _check_finite(test.loss, f"the test loss after epoch {self._round.epoch + 1}")
         done = EpochDone(
             time_s=self._record.now(),
-            epoch=self._epoch,
+            epoch=self._round.epoch,
             mode=self._mode.value,
             loss=sum(step.loss * step.samples for step in self._steps) / samples,
             accuracy=sum(step.correct for step in self._steps) / samples,
@@ -71,24 +113,61 @@ class Trainer:
             phases_s=self._phases.take(),
         )
         self._record.write(done)
+        self.losses.append(done.loss)
         return done
 
     def begin(self, device: str, weights: Arrays) -> None:
-        """Tell a device to pass over its samples, starting from these client weights."""
-        self._weights = weights
-        self._fleet.say(device, Begin(epoch=self._epoch, mode=self._mode), encode_weights(weights))
+        """See `Turns`. A device in the middle of optimizer steps has its weights from its own state."""
+        exchanges, steps = self._mode is Mode.EXCHANGE, self._round.steps[device]
+        if not exchanges:
+            self._keep([device])  # while its state does not change, a checkpoint cannot ask for it
+        payload = b"" if exchanges and steps else encode_weights(weights)
+        self._fleet.say(device, Begin(epoch=self._round.epoch, mode=self._mode, steps=steps), payload)
 
-    def hear(self, device: str) -> Message:
-        """The device's next batch, or the end of its pass. Raises `PeerLost` as `Fleet.hear` does."""
-        with self._phases("wait"):
-            return self._fleet.hear(device)
-
-    def train(self, device: str, message: Message) -> None:
-        """Update the server-side model on one batch, and send the cut gradient if the mode wants it.
+    def turn(self, devices: list[str]) -> None:
+        """See `Turns`. Ends with a checkpoint, if one is due.
 
         Raises:
-            RemoteError: smashed data or labels that do not fit the model.
+            RemoteError: a device sent what does not fit the model, or ended its pass as it must not.
+            OSError: the checkpoint cannot be written.
         """
+        due = time.monotonic() - self._kept_at_s >= self._trial.checkpoint_s
+        for device in devices:
+            with self._phases("wait"):
+                message = self._fleet.hear(device)
+            if isinstance(message.header, Smashed):
+                self._train(device, message, keep=due)
+            else:
+                self._round.returned[device] = self._finish(device, message)
+        if due:
+            passing = [device for device in devices if device not in self._round.returned]
+            self._keep([device for device in self.devices if device not in passing])
+            with self._phases("checkpoint"):
+                self._checkpoints.write(self._checkpoint())
+            self._kept_at_s = time.monotonic()
+
+    def _keep(self, devices: Iterable[str]) -> None:
+        """Have these devices, which are between two passes, keep their states."""
+        asked = [device for device in devices if device in self._unkept]
+        for device in asked:
+            self._fleet.say(device, Keep(position=self._positions[device]))
+        for device in asked:
+            self._fleet.hear(device)
+            self._unkept.discard(device)
+
+    def _checkpoint(self) -> Checkpoint:
+        up, down = self._traffic_so_far()
+        books = Books(
+            events=self._record.count,
+            spent_s=self._record.now() - self._started_s,
+            up_bytes=up - self._traffic[0],
+            down_bytes=down - self._traffic[1],
+            phases_s=self._phases.so_far(),
+        )
+        return Checkpoint(self._run, self.losses, self._round, self._positions, self._model.state(), books)
+
+    def _train(self, device: str, message: Message, *, keep: bool) -> None:
+        """Update the server-side model on one batch, and send the cut gradient if the mode wants it."""
         header = message.header
         assert isinstance(header, Smashed)
         with self._phases("decode"):
@@ -96,22 +175,25 @@ class Trainer:
         with self._phases("train"):
             result = self._model.step(smashed, labels)
         _check_finite(result.loss, f"the training loss in step {header.step} of epoch {header.epoch + 1}")
-        self.samples[device] += len(labels)
+        self._round.steps[device] += 1
+        self._round.samples[device] += len(labels)
         payload: Payload = b""
         if self._mode is Mode.EXCHANGE:
             with self._phases("encode"):
                 payload, params = self._trial.codec.down.encode(result.gradient)
             with self._phases("send"):
                 tensor = Tensor(self._trial.codec.down.id, params, result.gradient.shape)
-                reply = Gradient(epoch=header.epoch, step=header.step, tensor=tensor, loss=result.loss)
+                reply = Gradient(epoch=header.epoch, step=header.step, tensor=tensor, loss=result.loss, keep=keep)
                 self._fleet.say(device, reply, payload)
+            self._positions[device] = Position(header.epoch, header.step + 1)
+            (self._unkept.discard if keep else self._unkept.add)(device)
         self._note(device, header, len(message.payload), len(payload), result)
 
-    def finish(self, device: str, message: Message) -> Arrays:
+    def _finish(self, device: str, message: Message) -> Arrays:
         """Take the client weights at the end of a pass. Raises `RemoteError` if they are not this client's."""
         header = message.header
         assert isinstance(header, Weights), "the session lets nothing else through"
-        weights = decode_weights(message.payload, like=self._weights)
+        weights = decode_weights(message.payload, like=self._round.weights)
         if header.steps == 0:
             raise RemoteError(f"{device} ended its pass without sending a batch")
         if not all(np.isfinite(array).all() for array in weights.values()):

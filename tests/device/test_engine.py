@@ -10,7 +10,6 @@ from cutlayer.bundle import read_bundle, write_bundle
 from cutlayer.errors import LocalProtocolError, UserError
 from cutlayer_device.engines import ENGINES, OnnxEngine, load_engine
 from cutlayer_device.engines.onnx_file import require_self_contained
-from cutlayer_device.state import read_state, write_state
 
 RNG = np.random.default_rng(0)
 
@@ -144,8 +143,7 @@ def test_a_state_is_restored_to_the_last_bit(digits, tmp_path):
     for x, g in batches[:2]:
         first.forward(x, 1)
         first.backward(g, 0.1)
-    write_state(tmp_path / "state.safetensors", first.state(), "abc")
-    second.restore(read_state(tmp_path / "state.safetensors", second.state(), "abc"))
+    second.restore(first.state())
     for x, g in batches[2:]:
         for engine in (first, second):
             engine.forward(x, 2)
@@ -153,31 +151,6 @@ def test_a_state_is_restored_to_the_last_bit(digits, tmp_path):
     for name, value in first.state().arrays.items():
         np.testing.assert_array_equal(second.state().arrays[name], value)
     assert first.state().steps == second.state().steps == 4
-
-
-def test_a_state_of_another_bundle_or_half_of_one_is_refused(digits, tmp_path):
-    path, engine = tmp_path / "state.safetensors", load_engine(read_bundle(digits / "client.bundle"), threads=1)
-    write_state(path, engine.state(), "abc")
-    with pytest.raises(UserError, match="is of another bundle"):
-        read_state(path, engine.state(), "def")
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match="cannot be read; remove it"):
-        read_state(path, engine.state(), "abc")
-
-
-def test_a_full_disk_leaves_the_old_state(digits, tmp_path, monkeypatch):
-    path, engine = tmp_path / "state.safetensors", load_engine(read_bundle(digits / "client.bundle"), threads=1)
-    write_state(path, engine.state(), "abc")
-    before = path.read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_state(path, engine.state(), "other")
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_smashed_data_of_alternating_batch_sizes_are_those_of_a_fresh_engine(digits, engine):

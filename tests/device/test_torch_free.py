@@ -11,8 +11,7 @@ import pytest
 
 import cutlayer
 import cutlayer_device
-from cutlayer import data, topics
-from cutlayer.endpoint import will_of
+from cutlayer import data
 from cutlayer.record import Record, read_run
 from cutlayer.transports import MqttTransport
 from harness import digits_trial
@@ -44,7 +43,7 @@ def test_the_boards_program_forbids_torch_to_itself():
 @pytest.mark.slow
 def test_an_environment_with_only_the_boards_packages_trains(broker, digits, tmp_path):
     """`pip install cutlayer[device]` in a new environment, then `python -m cutlayer_device`."""
-    from cutlayer_server.coordinator import Coordinator, birth_of
+    from cutlayer_server.coordinator import Coordinator
 
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
@@ -58,11 +57,12 @@ def test_an_environment_with_only_the_boards_packages_trains(broker, digits, tmp
     command += ["--broker", f"{broker.host}:{broker.port}", "--data", digits / "board-1.npz", "--name", "board-1"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     board = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
-    birth = birth_of(trial)
-    transport = MqttTransport(broker.host, broker.port, "server", will_of(topics.control(trial.name), birth))
     test = data.load(digits / "test.npz", trial.model.input, part="test")
-    Coordinator(trial, test).run(birth, transport, Record(tmp_path / "run", ""), lambda missing: None)
-    transport.close()
+    Coordinator(trial, test).run(
+        lambda will: MqttTransport(broker.host, broker.port, "server", will),
+        Record(tmp_path / "run", ""),
+        lambda missing: None,
+    )
     _, log = board.communicate(timeout=30)
     assert board.returncode == 0, log
     assert "no torch" in log

@@ -11,14 +11,14 @@ from cutlayer import data, topics
 from cutlayer.bundle import read_bundle
 from cutlayer.endpoint import Endpoint, will_of
 from cutlayer.errors import CodecError, CutlayerError, PeerLost, RemoteError
-from cutlayer.messages import Assignment, Begin, End, Message, Smashed, Tensor, Weights, encode
+from cutlayer.messages import Assignment, Begin, End, Message, Smashed, Tensor, Weights, decode, encode
 from cutlayer.record import Record, read_run
 from cutlayer.session import Role
 from cutlayer.transports import MemoryBroker
-from cutlayer_device.agent import TrialFailed, birth_of
+from cutlayer_device.agent import birth_of
+from cutlayer_device.participation import TrialFailed
 from cutlayer_server.coordinator import Coordinator
-from cutlayer_server.coordinator import birth_of as server_birth
-from harness import Board, digits_trial, run_trial, shares
+from harness import Board, Killed, MortalTransport, digits_trial, run_trial, shares
 
 
 class Puppet:
@@ -30,11 +30,18 @@ class Puppet:
         self.state = topics.state(trial.name, name)
         self.transport = broker.connect(will_of(self.state, self.birth))
         self.transport.subscribe(topics.down(trial.name, name))
-        self.endpoint = Endpoint(Role.DEVICE, trial.name, self.transport, self.birth.epoch, lambda presence: None)
+        self.transport.subscribe(topics.control(trial.name))
+        self.endpoint = Endpoint(Role.DEVICE, trial.name, self.transport, self.birth.epoch, self.meet)
         self.endpoint.open(name, None)
+        self.server_epoch = 0
+
+    def meet(self, server):
+        self.server_epoch = server.epoch
 
     def announce(self, **changes):
-        birth = msgspec.structs.replace(self.birth, **changes)
+        while not self.server_epoch:
+            self.endpoint.pump(0.1)
+        birth = msgspec.structs.replace(self.birth, server=self.server_epoch, **changes)
         self.transport.publish_retained(self.state, encode(Message(birth)))
 
     def hear(self, kind):
@@ -56,19 +63,22 @@ class Puppet:
 class Server(threading.Thread):
     """The coordinator in a thread."""
 
-    def __init__(self, broker, digits, trial, run_dir):
+    def __init__(self, broker, digits, trial, run_dir, dies_after=None):
         super().__init__(daemon=True)
+        self.dies_after = dies_after
         test = data.load(digits / trial.data.test, trial.model.input, part="test")
         self.coordinator, self.record = Coordinator(trial, test), Record(run_dir, "")
-        self.birth = server_birth(trial)
-        self.transport = broker.connect(will_of(topics.control(trial.name), self.birth))
-        self.missing, self.error = [], None
+        self.broker, self.missing, self.error = broker, [], None
 
     def run(self):
         try:
-            self.coordinator.run(self.birth, self.transport, self.record, self.missing.append)
-        except Exception as error:
+            self.coordinator.run(self.connect, self.record, self.missing.append)
+        except (Exception, Killed) as error:
             self.error = error
+
+    def connect(self, will):
+        transport = self.broker.connect(will)
+        return transport if self.dies_after is None else MortalTransport(transport, self.dies_after)
 
     def await_missing(self, names):
         deadline = time.monotonic() + 10
@@ -85,7 +95,6 @@ def trial(digits):
 @pytest.fixture
 def server(digits, tmp_path, trial):
     running = Server(MemoryBroker(), digits, trial, tmp_path / "run")
-    running.broker = running.coordinator and running.transport._broker
     running.start()
     yield running
     running.join(timeout=15)
@@ -116,12 +125,18 @@ def test_a_device_that_falls_silent_is_given_up_after_the_patience(server, digit
     assert "nothing was heard from board-1 for 1 s" in str(server.error)
 
 
-def test_a_device_that_starts_anew_in_its_pass_is_named(server, digits, trial):
+def test_a_device_that_starts_anew_in_its_pass_is_taken_up_again(server, digits, trial, tmp_path):
     device = puppet(server, digits, trial)
     device.begin()
     device.announce(epoch=device.birth.epoch + 1)
+    again = puppet(server, digits, trial)
+    while again.server_epoch in (0, device.server_epoch):
+        again.endpoint.pump(0.1)
+    again.begin()
+    again.transport.die()
     server.join(timeout=10)
-    assert "board-1 is gone: it started anew" in str(server.error)
+    assert "board-1 is gone" in str(server.error)
+    assert read_run(tmp_path / "run").summary.resumed == 1
 
 
 def test_an_old_will_does_not_end_a_new_process(server, digits, trial):
@@ -136,7 +151,6 @@ def test_an_old_will_does_not_end_a_new_process(server, digits, trial):
 def test_a_device_may_come_and_go_before_the_trial_begins(digits, tmp_path):
     trial = digits_trial(digits, epochs=1, patience_s=1.0)
     server = Server(MemoryBroker(), digits, trial, tmp_path / "run")
-    server.broker = server.transport._broker
     server.start()
     first = puppet(server, digits, trial)
     first.announce()
@@ -204,7 +218,7 @@ def test_a_device_is_told_when_another_one_died(digits, tmp_path):
     trial = digits_trial(digits, epochs=50, patience_s=5.0)
     broker, bundle = MemoryBroker(), read_bundle(digits / "client.bundle")
     server = Server(broker, digits, trial, tmp_path / "run")
-    boards = [Board(broker, bundle, trial, name, samples) for name, samples in shares(digits, trial).items()]
+    boards = [Board(broker, bundle, trial, name, samples, tmp_path) for name, samples in shares(digits, trial).items()]
     for thread in (server, *boards):
         thread.start()
     time.sleep(1.0)
@@ -215,21 +229,14 @@ def test_a_device_is_told_when_another_one_died(digits, tmp_path):
     assert "board-1 is gone" in str(boards[1].outcome)
 
 
-def test_a_device_notices_that_the_server_died(server, digits, trial):
-    board = Board(
-        server.broker, read_bundle(digits / "client.bundle"), trial, "board-1", *shares(digits, trial).values()
-    )
-    original = server.coordinator._evaluate
-
-    def die():
-        server.transport.die()
-        server.transport.publish = lambda topic, payload: 0
-        server.transport.publish_retained = lambda topic, payload: None
-        return original()
-
-    server.coordinator._evaluate = die
+def test_a_device_notices_that_the_server_died_and_does_not_come_back(digits, trial, tmp_path):
+    server = Server(MemoryBroker(), digits, trial, tmp_path / "run", dies_after=20)
+    server.start()
+    samples = shares(digits, trial)["board-1"]
+    board = Board(server.broker, read_bundle(digits / "client.bundle"), trial, "board-1", samples, tmp_path)
     board.start()
     board.join(timeout=10)
+    assert isinstance(server.error, Killed)
     assert isinstance(board.outcome, PeerLost)
     assert "the server left without ending the trial" in str(board.outcome)
 
@@ -251,12 +258,14 @@ def test_a_device_that_was_cut_off_for_a_moment_goes_on(digits, tmp_path, caplog
     trial = digits_trial(digits, devices=("board-1",), epochs=30, patience_s=5.0)
     broker = MemoryBroker()
     server = Server(broker, digits, trial, tmp_path / "run")
-    board = Board(broker, read_bundle(digits / "client.bundle"), trial, "board-1", *shares(digits, trial).values())
+    samples = shares(digits, trial)["board-1"]
+    board = Board(broker, read_bundle(digits / "client.bundle"), trial, "board-1", samples, tmp_path)
     server.start()
     board.start()
     time.sleep(1.0)
-    state, birth = topics.state(trial.name, "board-1"), board.agent._birth
-    observer = broker.connect()
+    observer, state = broker.connect(), topics.state(trial.name, "board-1")
+    observer.subscribe(state)
+    birth = decode(observer.receive(1.0).payload).header
     observer.publish_retained(*will_of(state, birth))
     time.sleep(0.2)
     observer.publish_retained(state, encode(Message(birth)))
@@ -284,7 +293,7 @@ def test_a_second_device_of_the_same_name_steps_back(digits, tmp_path, monkeypat
     broker, bundle = MemoryBroker(), read_bundle(digits / "client.bundle")
     (samples,) = shares(digits, trial).values()
     server = Server(broker, digits, trial, tmp_path / "run")
-    first, second = (Board(broker, bundle, trial, "board-1", samples) for _ in range(2))
+    first, second = (Board(broker, bundle, trial, "board-1", samples, tmp_path) for _ in range(2))
     first.start()
     time.sleep(0.5)
     second.start()

@@ -76,7 +76,8 @@ def _own(run_dir: Path) -> Iterator[None]:
             raise UserError(f"another demo is running in {run_dir}: give --run-dir another folder") from error
         for name in _WRITTEN:
             (run_dir / name).unlink(missing_ok=True)
-        shutil.rmtree(run_dir / "inputs", ignore_errors=True)
+        for name in ("inputs", "checkpoints"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
         (run_dir / "inputs").mkdir()
         yield
 
@@ -94,7 +95,7 @@ def _export(console: Console, trial: Path, bundle: Path) -> None:
 def _start_device(console: Console, name: str, bundle: Path, broker: str, inputs: Path) -> _Process:
     samples, log = inputs / f"{name}.npz", inputs / f"{name}.log"
     command = [sys.executable, "-m", "cutlayer_device", "run", "--bundle", str(bundle), "--broker", broker]
-    command += ["--data", str(samples), "--name", name, "--threads", "1"]
+    command += ["--data", str(samples), "--name", name, "--state", str(inputs / "state"), "--threads", "1"]
     console.print(f"{name}     {_shown(command)}", soft_wrap=True)
     return start(command, log)
 

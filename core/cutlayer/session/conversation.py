@@ -6,6 +6,7 @@ is allowed if it stands in the row of the current state, and if the side that sp
     NEW ── assignment ─> IDLE ── begin, exchange ─> TRAINING ── smashed ─> ANSWERING ── gradient ─> TRAINING
                           ^  └── begin, forward ──> STREAMING ── smashed ─> STREAMING
                           │└─────── weights ──────── TRAINING, STREAMING
+                          ├─ keep ──> KEEPING ── kept ──> IDLE
                           └─ serve ─> SERVING ── query ─> ASKED ── scores ─> SERVING
     end, from the server, closes the conversation in every state.
 """
@@ -13,7 +14,20 @@ is allowed if it stands in the row of the current state, and if the side that sp
 from enum import Enum
 
 from cutlayer.errors import LocalProtocolError, RemoteProtocolError
-from cutlayer.messages import Assignment, Begin, End, Gradient, Header, Query, Scores, Serve, Smashed, Weights
+from cutlayer.messages import (
+    Assignment,
+    Begin,
+    End,
+    Gradient,
+    Header,
+    Keep,
+    Kept,
+    Query,
+    Scores,
+    Serve,
+    Smashed,
+    Weights,
+)
 from cutlayer.schedules import Mode
 
 __all__ = ["TRANSITIONS", "Conversation", "Event", "Role", "State"]
@@ -39,6 +53,7 @@ class State(Enum):
     TRAINING = "training"
     ANSWERING = "answering"
     STREAMING = "streaming"
+    KEEPING = "keeping"
     SERVING = "serving"
     ASKED = "asked"
     CLOSED = "closed"
@@ -53,6 +68,8 @@ class Event(Enum):
     SMASHED = (Role.DEVICE, "smashed")
     GRADIENT = (Role.SERVER, "gradient")
     WEIGHTS = (Role.DEVICE, "weights")
+    KEEP = (Role.SERVER, "keep")
+    KEPT = (Role.DEVICE, "kept")
     SERVE = (Role.SERVER, "serve")
     QUERY = (Role.DEVICE, "query")
     SCORES = (Role.SERVER, "scores")
@@ -69,12 +86,14 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.IDLE: {
         Event.BEGIN_EXCHANGE: State.TRAINING,
         Event.BEGIN_FORWARD: State.STREAMING,
+        Event.KEEP: State.KEEPING,
         Event.SERVE: State.SERVING,
         Event.END: State.CLOSED,
     },
     State.TRAINING: {Event.SMASHED: State.ANSWERING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
     State.ANSWERING: {Event.GRADIENT: State.TRAINING, Event.END: State.CLOSED},
     State.STREAMING: {Event.SMASHED: State.STREAMING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
+    State.KEEPING: {Event.KEPT: State.IDLE, Event.END: State.CLOSED},
     State.SERVING: {Event.QUERY: State.ASKED, Event.END: State.CLOSED},
     State.ASKED: {Event.SCORES: State.SERVING, Event.END: State.CLOSED},
     State.CLOSED: {},
@@ -84,7 +103,8 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 class Conversation:
     """State and numbering of one conversation, as one side sees it.
 
-    Invariant: within an epoch the steps of smashed data are 0, 1, 2, ..., and a gradient carries the number of the
+    Invariant: within an epoch the steps of smashed data are 0, 1, 2, ..., or go on from where a pass is taken up again,
+    and a gradient carries the number of the
     smashed data it answers; so it is with queries and scores. A message that breaks a rule raises and changes nothing.
     """
 
@@ -135,8 +155,8 @@ class Conversation:
         assert event is not None
         self.state = TRANSITIONS[self.state][event]
         match header:
-            case Begin(epoch=epoch):
-                self._epoch, self._next_step = epoch, 0
+            case Begin(epoch=epoch, steps=steps):
+                self._epoch, self._next_step = epoch, steps
             case Smashed(step=step) | Query(step=step):
                 self._next_step = step + 1
 
@@ -146,6 +166,8 @@ _EVENTS: dict[type[Header], Event] = {
     Smashed: Event.SMASHED,
     Gradient: Event.GRADIENT,
     Weights: Event.WEIGHTS,
+    Keep: Event.KEEP,
+    Kept: Event.KEPT,
     Serve: Event.SERVE,
     Query: Event.QUERY,
     Scores: Event.SCORES,

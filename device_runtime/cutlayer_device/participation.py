@@ -1,0 +1,210 @@
+"""One participation of a board in a trial, with one process of the server: join, train when told to, leave."""
+
+import itertools
+import logging
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer import data, topics
+from cutlayer.bundle import Bundle
+from cutlayer.codecs import Codec, Payload
+from cutlayer.endpoint import Endpoint
+from cutlayer.errors import CodecError, CutlayerError, PeerLost, PeerStartedAnew
+from cutlayer.messages import (
+    Assignment,
+    Begin,
+    End,
+    Gradient,
+    Header,
+    Keep,
+    Kept,
+    Message,
+    Position,
+    Presence,
+    Smashed,
+    Tensor,
+    Weights,
+    decode_weights,
+    encode_weights,
+)
+from cutlayer.phases import Phases
+from cutlayer.schedules import Mode
+from cutlayer.session import Role
+from cutlayer.transports import Transport
+from cutlayer_device.engines import Engine, EngineState
+from cutlayer_device.states import States
+
+__all__ = ["Board", "Participation", "TrialFailed"]
+
+_FOREVER = float("inf")
+_log = logging.getLogger(__name__)
+
+
+class TrialFailed(CutlayerError):
+    """The server ended the trial because something went wrong, or would not have this device."""
+
+
+class Board(NamedTuple):
+    """What a board brings into each participation, and takes out of it."""
+
+    bundle: Bundle
+    engine: Engine
+    samples: data.Samples
+    states: States
+
+
+class Participation:
+    """From a birth to the end of the trial, or of the server's process.
+
+    Args:
+        board: trains.
+        birth: new for each participation.
+        transport: connected, with the last will that belongs to ``birth``.
+    """
+
+    def __init__(self, board: Board, birth: Presence, transport: Transport) -> None:
+        self._board, self._birth, self._transport = board, birth, transport
+        client = board.bundle.manifest.client
+        self._prepare = data.Preparation(client.input, client.mean, client.std)
+        self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, self._meet_server)
+        self._phases = Phases()
+        self._patience_s = _FOREVER
+        self._server_epoch: int | None = None
+        self._server_online = True
+        self._leaving = False
+
+    def run(self) -> str:
+        """Until the server ends the trial; returns its reason. Raises as `Agent.run` does, and `PeerStartedAnew`."""
+        trial, device = self._birth.trial, self._birth.device
+        self._endpoint.claim(topics.state(trial, device), self._birth)
+        self._transport.subscribe(topics.down(trial, device))
+        self._transport.subscribe(topics.control(trial))
+        _log.info("waiting for the server of the trial %r", trial)
+        try:
+            while self._server_epoch is None:
+                self._endpoint.pump(1.0)
+            return self._take_part()
+        finally:
+            self._endpoint.leave(self._birth)
+
+    def _take_part(self) -> str:
+        assignment: Assignment | None = None
+        while True:
+            message = self._hear(_FOREVER)
+            match message.header:
+                case Assignment() as assignment:
+                    self._take_up(assignment)
+                case Keep(position=position):
+                    self._board.states.keep(position, self._board.engine.state())
+                    self._say(Kept())
+                case Begin() as begin if assignment is not None:
+                    self._pass(assignment, begin, message.payload)
+                case End() as end:
+                    return self._leave(end)
+
+    def _take_up(self, assignment: Assignment) -> None:
+        """Go on from the state that the server names, or from the beginning."""
+        bundle, engine, _, states = self._board
+        restore, self._patience_s = assignment.restore, assignment.patience_s
+        states.enter(assignment.run, restore)
+        engine.restore(EngineState(bundle.arrays(), 0) if restore is None else states.read(restore, engine.state()))
+        where = "" if restore is None else f", after step {restore.steps} of epoch {restore.epoch + 1}"
+        _log.info("joined the trial %r as client %d%s", self._birth.trial, assignment.client, where)
+
+    def _pass(self, assignment: Assignment, begin: Begin, weights: Payload) -> None:
+        """One pass over this device's samples: all that a board does in split learning."""
+        engine, phases, steps = self._board.engine, self._phases, begin.steps
+        exchanges = begin.mode is Mode.EXCHANGE
+        if not (exchanges and begin.steps):
+            engine.load(decode_weights(weights, like=engine.weights()))
+        seed = (assignment.seed, assignment.client, begin.epoch)
+        batches = data.batches(self._board.samples, self._prepare, assignment.batch_size, seed, assignment.augmentation)
+        for x, labels in itertools.islice(batches, begin.steps, None):
+            with phases("forward"):
+                z = engine.forward(x, _dropout_seed(*seed, steps)) if exchanges else engine.infer(x)
+            with phases("encode"):
+                payload, params = assignment.up.encode(z)
+                tensor = Tensor(assignment.up.id, params, z.shape)
+            with phases("send"):
+                label_bytes = labels.astype("<u2").tobytes()
+                self._say(Smashed(epoch=begin.epoch, step=steps, tensor=tensor, labels=label_bytes), payload)
+            steps += 1
+            if exchanges:
+                self._update(assignment, Position(begin.epoch, steps), z.shape)
+        end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
+        self._say(end, encode_weights(engine.weights()))
+        _log.info("epoch %d: %d steps", begin.epoch + 1, steps)
+
+    def _update(self, assignment: Assignment, position: Position, shape: tuple[int, ...]) -> None:
+        """The second half of a step, after which the device stands at ``position``."""
+        phases, board = self._phases, self._board
+        with phases("wait"):
+            reply = self._hear(assignment.patience_s)
+        if isinstance(reply.header, End):
+            raise TrialFailed(self._leave(reply.header))
+        assert isinstance(reply.header, Gradient), "the session lets nothing else through"
+        with phases("decode"):
+            gradient = _gradient(assignment.down, reply.header, reply.payload, shape)
+        with phases("backward"):
+            board.engine.backward(gradient, assignment.learning_rate)
+        if reply.header.keep:
+            with phases("keep"):
+                board.states.keep(position, board.engine.state())
+
+    def _say(self, header: Header, payload: Payload = b"") -> None:
+        self._endpoint.send(self._birth.device, header, payload)
+
+    def _hear(self, patience_s: float) -> Message:
+        """The server's next message; while the server is offline, no longer than the trial's patience is waited."""
+        while True:
+            try:
+                limit = patience_s if self._server_online else min(patience_s, self._patience_s)
+                return self._endpoint.expect(self._birth.device, limit)
+            except _ServerMoved:
+                continue
+            except PeerLost as error:
+                if self._server_online:
+                    raise
+                raise PeerLost("the server left without ending the trial") from error
+
+    def _leave(self, end: End) -> str:
+        self._leaving = True
+        self._endpoint.drain(timeout_s=2.0)
+        if not end.ok:
+            raise TrialFailed(end.reason)
+        return end.reason
+
+    def _meet_server(self, presence: Presence) -> None:
+        """Answer a server that is there, and notice when it goes and comes back; what an earlier one left means nothing."""
+        if self._leaving or (presence.epoch != self._server_epoch and not presence.online):
+            return
+        if self._server_epoch is None:
+            self._server_epoch = presence.epoch
+            self._endpoint.open(self._birth.device, presence.epoch)
+            self._endpoint.announce(msgspec.structs.replace(self._birth, server=presence.epoch))
+        elif presence.epoch != self._server_epoch:
+            raise PeerStartedAnew("the server started anew")
+        elif presence.online != self._server_online:
+            self._server_online = presence.online
+            _log.warning("the server is %s", "back" if presence.online else "offline")
+            raise _ServerMoved
+
+
+class _ServerMoved(Exception):
+    """The server went or came back, so what is waited for may have changed."""
+
+
+def _dropout_seed(*numbers: int) -> int:
+    """A whole number from 0 to 2**31 - 1 for one step, other for every other step of the trial."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
+
+
+def _gradient(codec: Codec, header: Gradient, payload: Payload, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The cut gradient that answers smashed data of ``shape``. Raises `CodecError` if it does not."""
+    tensor = header.tensor
+    if (tensor.codec, tensor.shape) != (codec.id, shape):
+        raise CodecError(f"a gradient of {tensor.codec}{tensor.shape} answers smashed data of {codec.id}{shape}")
+    return codec.decode(payload, tensor.params, shape)

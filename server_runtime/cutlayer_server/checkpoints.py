@@ -1,0 +1,176 @@
+"""The server's checkpoints: everything that it needs to go on exactly where it stood."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cutlayer.errors import CutlayerError, UserError
+from cutlayer.files import replace_file
+from cutlayer.messages import Position, Presence
+from cutlayer_server.rounds import Arrays, Round
+
+__all__ = ["Books", "Checkpoint", "Checkpoints"]
+
+_FILE = re.compile(r"(\d{8})\.safetensors")
+_KEPT = 2
+"""The newest may be one of which a device died before it had kept its own part."""
+
+
+class Books(msgspec.Struct, frozen=True):
+    """What was spent on an epoch so far, and how long the run record was."""
+
+    events: int
+    """Those that count."""
+    spent_s: float
+    up_bytes: int
+    down_bytes: int
+    phases_s: dict[str, float]
+
+
+@dataclass
+class Checkpoint:
+    """The state of a training between two turns; the devices hold the rest, at ``positions``."""
+
+    run: int
+    losses: list[float]
+    """Mean training losses of the epochs that are over."""
+    round: Round
+    positions: dict[str, Position]
+    """Where each device that has trained stands; the others begin as their bundle says."""
+    model: dict[str, Tensor]
+    """From `ServerModel.state`."""
+    books: Books
+
+    def is_held_by(self, device: Presence) -> bool:
+        """Whether a device can go on from here."""
+        position = self.positions.get(device.device)
+        return position is None or (device.run == self.run and position in device.held)
+
+
+class Checkpoints:
+    """The newest checkpoints of one run, a file each.
+
+    Invariant: after a crash at any moment, or on a full disk, every file is whole, and the one before the newest is
+    there still.
+
+    Args:
+        folder: theirs alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Add one, and remove the oldest. Raises `OSError` if it cannot be written; those that were there are there."""
+        numbers = self._numbers()
+        replace_file(self._path(numbers[-1] + 1 if numbers else 1), _to_bytes(checkpoint))
+        for number in self._numbers()[:-_KEPT]:
+            self._path(number).unlink(missing_ok=True)
+
+    def newest_held_by(self, devices: dict[str, Presence]) -> Checkpoint | None:
+        """The newest from which all devices can go on, and those after it are removed; None if there is none at all.
+
+        Raises:
+            CutlayerError: there are some, but a device cannot go on from any.
+        """
+        lacking = ""
+        for number, checkpoint in self._newest_first():
+            lacking = next((name for name, each in devices.items() if not checkpoint.is_held_by(each)), "")
+            if not lacking:
+                for later in [each for each in self._numbers() if each > number]:
+                    self._path(later).unlink()
+                return checkpoint
+        if lacking:
+            raise CutlayerError(
+                f"{lacking} does not hold the state that this run needs of it: give it the --state folder it had, "
+                "or start the trial anew with another --run-dir"
+            )
+        return None
+
+    def _newest_first(self) -> Iterator[tuple[int, Checkpoint]]:
+        for number in reversed(self._numbers()):
+            yield number, _read(self._path(number))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:08d}.safetensors"
+
+    def _numbers(self) -> list[int]:
+        names = (path.name for path in self._folder.glob("*.safetensors"))
+        return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
+
+
+class _About(msgspec.Struct):
+    """What stands in the metadata of the file, as JSON; tensors are ``<kind>/...``."""
+
+    run: int
+    losses: list[float]
+    positions: dict[str, Position]
+    books: Books
+    epoch: int
+    steps: dict[str, int]
+    samples: dict[str, int]
+    returned: list[str]
+
+
+def _to_bytes(checkpoint: Checkpoint) -> bytes:
+    state = checkpoint.round
+    about = _About(
+        run=checkpoint.run,
+        losses=checkpoint.losses,
+        positions=checkpoint.positions,
+        books=checkpoint.books,
+        epoch=state.epoch,
+        steps=state.steps,
+        samples=state.samples,
+        returned=list(state.returned),
+    )
+    tensors = {f"model/{name}": tensor.contiguous() for name, tensor in checkpoint.model.items()}
+    tensors |= _tensors("weights", state.weights)
+    for device, arrays in state.returned.items():
+        tensors |= _tensors(f"returned/{device}", arrays)
+    content: bytes = save(tensors, {"about": msgspec.json.encode(about).decode()})
+    return content
+
+
+def _read(path: Path) -> Checkpoint:
+    """Raises `UserError` if it is not a checkpoint."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = msgspec.json.decode((file.metadata() or {})["about"], type=_About)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, KeyError, msgspec.MsgspecError) as error:
+        raise UserError(
+            f"checkpoint {path}: cannot be read; remove it to go on from the one before: {error}"
+        ) from error
+    state = Round(
+        epoch=about.epoch,
+        weights=_arrays("weights", tensors),
+        steps=Counter(about.steps),
+        samples=Counter(about.samples),
+        returned={device: _arrays(f"returned/{device}", tensors) for device in about.returned},
+    )
+    return Checkpoint(about.run, about.losses, state, about.positions, _under("model", tensors), about.books)
+
+
+def _tensors(kind: str, arrays: Arrays) -> dict[str, Tensor]:
+    return {f"{kind}/{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def _arrays(kind: str, tensors: dict[str, Tensor]) -> Arrays:
+    found: dict[str, Any] = {name: tensor.numpy() for name, tensor in _under(kind, tensors).items()}
+    return found
+
+
+def _under(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{kind}/"
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
