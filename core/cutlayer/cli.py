@@ -126,6 +126,21 @@ def demo(
             print(f"{prepare}: trial.toml, mosquitto.conf, test.npz, board-1.npz, board-2.npz")
 
 
+@app.command()
+def certs(
+    folder: Annotated[Path, typer.Argument(help="Where they go; what is there is kept.")],
+    broker: Annotated[list[str], typer.Option(help="A name or address under which the broker is reached; repeatable.")],
+    device: Annotated[list[str], typer.Option(help="A device of the trial; repeatable.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the broker listens.")] = 8883,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long the certificates are valid.")] = 365,
+) -> None:
+    """Make certificates for broker, server and devices, and the broker's configuration."""
+    with _command("server", "cryptography"):
+        from cutlayer_server.certs import certs as run
+
+        run(folder, broker, device, port, days)
+
+
 @app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 from cutlayer.errors import UserError
 
-__all__ = ["Address", "check_name", "control", "down", "every_state", "every_up", "parse", "state", "up"]
+__all__ = ["SERVER", "Address", "check_name", "control", "down", "every_state", "every_up", "parse", "state", "up"]
 
 _ROOT = "cutlayer/1"
+SERVER = "all"
+"""Where a device's name stands, this is the server, which speaks to all; no device can have the name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -20,7 +22,7 @@ class Address(NamedTuple):
 
 def check_name(name: str, what: str) -> str:
     """The name, if it can stand in a topic and in a path. Raises `UserError` otherwise."""
-    if not _NAME.fullmatch(name) or name == "all":
+    if not _NAME.fullmatch(name) or name == SERVER:
         raise UserError(f"{what} {name!r}: use 1 to 64 letters, digits, '-', '_' or '.', and not 'all'")
     return name
 
@@ -42,7 +44,7 @@ def state(trial: str, device: str) -> str:
 
 def control(trial: str) -> str:
     """Retained birth and last will of the server."""
-    return f"{_ROOT}/{trial}/all/control"
+    return f"{_ROOT}/{trial}/{SERVER}/control"
 
 
 def every_up(trial: str) -> str:

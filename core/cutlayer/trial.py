@@ -70,6 +70,8 @@ class Broker(_Table, frozen=True):
 
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
+    tls: str = ""
+    """A folder with the server's certificate, as `cutlayer certs` makes it, relative to the trial file."""
 
 
 class Trial(_Table, frozen=True):
@@ -127,6 +129,9 @@ def read_trial(path: Path) -> Trial:
     if trial.model.weights:
         model = msgspec.structs.replace(trial.model, weights=str(path.parent / trial.model.weights))
         trial = msgspec.structs.replace(trial, model=model)
+    if trial.broker.tls:
+        broker = msgspec.structs.replace(trial.broker, tls=str(path.parent / trial.broker.tls))
+        trial = msgspec.structs.replace(trial, broker=broker)
     return trial
 
 

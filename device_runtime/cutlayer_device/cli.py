@@ -17,7 +17,7 @@ from cutlayer.console import exit_status, stop_on_sigterm
 from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.errors import UserError
 from cutlayer.inputs import read_inputs
-from cutlayer.transports import LastWill, MqttTransport
+from cutlayer.transports import LastWill, MqttTransport, load_tls
 from cutlayer_device.agent import Agent, birth_of
 from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
 from cutlayer_device.ranking import Ranking
@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 
 _Bundle = Annotated[Path, typer.Option(help="What `cutlayer export` wrote: a directory or a .zip.")]
+_Tls = Annotated[
+    Path | None, typer.Option(help="The folder of this device that `cutlayer certs` made; without it, no encryption.")
+]
 _Threads = Annotated[int, typer.Option(min=0, help="Threads for the engine; 0: as many as it likes.")]
 _Name = Annotated[str, typer.Option(help="Name of this device in the trial file; default: the host name.")]
 _TrialName = Annotated[str, typer.Option(help="Name of the trial; default: the one the bundle was exported for.")]
@@ -49,6 +52,7 @@ def run(
     state: Annotated[
         Path, typer.Option(help="A folder for what the board needs to go on after a crash, a sub-folder a device.")
     ] = Path("cutlayer-state"),
+    tls: _Tls = None,
     threads: _Threads = 0,
 ) -> None:
     """Join a trial and train until its server ends it."""
@@ -61,12 +65,13 @@ def run(
         device_name = topics.check_name(name or platform.node(), "the device name")
         trial_name = topics.check_name(trial or manifest.trial, "the trial name")
         training = data.load(samples, manifest.client.input, manifest.client.classes)
-        host, port = split_address(broker)
+        host, port = split_address(broker, tls is not None)
+        secured = load_tls(tls) if tls else None
         birth = birth_of(loaded, trial_name, device_name, len(training.y))
         states = States(state / trial_name / device_name, manifest.client.fingerprint)
 
         def connect(will: LastWill, wait_s: float) -> MqttTransport:
-            transport = MqttTransport(host, port, f"cutlayer-{new_epoch():x}", will, wait_s)
+            transport = MqttTransport(host, port, f"cutlayer-{new_epoch():x}", will, wait_s, secured)
             about = (device_name, len(training.y), manifest.engine, host, port)
             _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
             return transport
@@ -83,6 +88,7 @@ def infer(
     broker: Annotated[str, typer.Option(help="Have a server do the part after the cut: HOST or HOST:PORT.")] = "",
     name: _Name = "",
     trial: _TrialName = "",
+    tls: _Tls = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
     patience_s: Annotated[float, typer.Option(min=0.1, help="How long the server may be silent.")] = 60.0,
     threads: _Threads = 0,
@@ -94,7 +100,7 @@ def infer(
     with exit_status(), stop_on_sigterm():
         loaded = read_bundle(bundle)
         found = read_inputs(inputs, loaded.manifest.client.input)
-        with _classifier(loaded, broker, name, trial, patience_s, threads) as classifier:
+        with _classifier(loaded, broker, name, trial, tls, patience_s, threads) as classifier:
             report = Ranking(loaded.manifest.client.classes, top, as_json)
             for number, probabilities in enumerate(classify(classifier, loaded, found.x, batch_size)):
                 report.show(found.names[number], probabilities, None if found.y is None else int(found.y[number]))
@@ -103,7 +109,7 @@ def infer(
 
 @contextmanager
 def _classifier(
-    bundle: Bundle, broker: str, name: str, trial: str, patience_s: float, threads: int
+    bundle: Bundle, broker: str, name: str, trial: str, tls: Path | None, patience_s: float, threads: int
 ) -> Iterator[Classifier]:
     if not broker:
         yield LocalClassifier(bundle, threads)
@@ -111,8 +117,9 @@ def _classifier(
     device_name = topics.check_name(name or platform.node(), "the device name")
     birth = birth_of(bundle, topics.check_name(trial or bundle.manifest.trial, "the trial name"), device_name, 0)
     will = will_of(topics.state(birth.trial, device_name), birth)
-    host, port = split_address(broker)
-    transport = MqttTransport(host, port, f"cutlayer-{birth.epoch:x}", will)
+    host, port = split_address(broker, tls is not None)
+    secured = load_tls(tls) if tls else None
+    transport = MqttTransport(host, port, f"cutlayer-{birth.epoch:x}", will, tls=secured)
     try:
         yield SplitClassifier(bundle, birth, transport, patience_s, threads)
     finally:
@@ -125,10 +132,10 @@ def forbid_torch() -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """``host`` or ``host:port``, port 1883 by default. Raises `UserError` for anything else."""
+def split_address(address: str, secured: bool = False) -> tuple[str, int]:
+    """``host`` or ``host:port``, by default port 1883, with TLS 8883. Raises `UserError` for anything else."""
     match = re.fullmatch(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:]+\])(?::(?P<port>\d{1,5}))?", address)
-    port = int(match["port"] or 1883) if match else 0
+    port = int(match["port"] or (8883 if secured else 1883)) if match else 0
     if match is None or not 0 < port < 65536:
         raise UserError(f"--broker: found {address!r}, allowed: HOST or HOST:PORT")
     return match["host"].strip("[]"), port

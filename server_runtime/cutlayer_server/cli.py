@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 from cutlayer import data, topics
 from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.record import Record, Summary
-from cutlayer.transports import LastWill, MqttTransport
+from cutlayer.transports import LastWill, MqttTransport, load_tls
 from cutlayer.trial import Trial, read_trial
 from cutlayer_profiles.report import write_report
 from cutlayer_server.coordinator import Coordinator, birth_of
@@ -76,7 +76,9 @@ def infer(trial_file: Path, weights: Path, threads: int) -> None:
 
 
 def _connect(trial: Trial, will: LastWill | None = None, wait_s: float = 10.0) -> MqttTransport:
-    return MqttTransport(trial.broker.host, trial.broker.port, f"cutlayer-{new_epoch():x}", will, wait_s)
+    broker = trial.broker
+    tls = load_tls(Path(broker.tls)) if broker.tls else None
+    return MqttTransport(broker.host, broker.port, f"cutlayer-{new_epoch():x}", will, wait_s, tls)
 
 
 def free_run_dir(root: Path, name: str) -> Path:

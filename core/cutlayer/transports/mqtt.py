@@ -8,6 +8,7 @@ MQTT 3.1.1 is spoken, which every broker understands; nothing here needs more. T
 import logging
 import queue
 import socket
+import ssl
 import time
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from cutlayer.errors import TransportError
 from cutlayer.transports.base import LastWill, Packet, publish_bytes
+from cutlayer.transports.tls import check_broker, refusal_of
 
 __all__ = ["MqttTransport"]
 
@@ -38,13 +40,20 @@ class MqttTransport:
         client_id: unique at the broker; a second process with the same one throws the first out.
         will: what the broker publishes if this process vanishes.
         connect_timeout_s: how long to wait for the first connection.
+        tls: from `load_tls`; without it everything travels in the clear.
 
     Raises:
         TransportError: no broker answered in time, or it refused; the text says which.
     """
 
     def __init__(
-        self, host: str, port: int, client_id: str, will: LastWill | None = None, connect_timeout_s: float = 10.0
+        self,
+        host: str,
+        port: int,
+        client_id: str,
+        will: LastWill | None = None,
+        connect_timeout_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._inbox: queue.Queue[Packet] = queue.Queue(_MAX_WAITING)
         self._filters: list[str] = []
@@ -59,6 +68,9 @@ class MqttTransport:
         self._client.reconnect_delay_set(min_delay=1, max_delay=8)
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1, retain=True)
+        self._address, self._tls = (host, port), tls
+        if tls is not None:
+            self._client.tls_set_context(tls)
         self._connect(host, port, connect_timeout_s)
 
     def subscribe(self, topic_filter: str) -> None:
@@ -101,8 +113,12 @@ class MqttTransport:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
+                if self._tls is not None:
+                    check_broker(host, port, self._tls)  # paho would leave its socket behind
                 self._client.connect(host, port, keepalive=_KEEP_ALIVE_S)
                 break
+            except TransportError:
+                raise
             except (OSError, ValueError) as error:  # ValueError: a host that can be no host's name
                 if isinstance(error, ValueError) or time.monotonic() > deadline:
                     raise TransportError(f"no MQTT broker answers at {host}:{port} ({error})") from error
@@ -127,7 +143,9 @@ class MqttTransport:
             _log.warning("connected to the broker again (connection %d)", self._connections)
 
     def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if reason.is_failure:
+        if reason.is_failure and not self._connections:
+            self._refusal = refusal_of(*self._address, self._tls)
+        elif reason.is_failure:
             _log.warning("lost the connection to the broker (%s); trying again", reason)
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
