@@ -188,7 +188,7 @@ def read_bundle(path: Path) -> Bundle:
     if _CERTIFICATE in files:
         try:
             certificate = msgspec.json.decode(files[_CERTIFICATE], type=Certificate)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise UserError(f"bundle {path}: {_CERTIFICATE} cannot be read: {error}") from error
     return Bundle(manifest, files, certificate)
 

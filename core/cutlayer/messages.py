@@ -222,7 +222,7 @@ def decode(data: bytes) -> Message:
         raise MessageError(f"a message of {len(data)} bytes cannot hold the header it announces")
     try:
         header = _decoder.decode(memoryview(data)[4 : 4 + length])
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"a message header cannot be read: {error}") from error
     return Message(header, data[4 + length :])
 

@@ -1,0 +1,220 @@
+"""Feed mutated inputs to everything that reads what others wrote, and see that it takes them or refuses them by name.
+
+    python tests/fuzz/campaign.py --inputs 10000000 --seed 1
+
+An input may be accepted, or refused with the one error its reader promises; anything else, or more than a second, ends the
+campaign with the input as hexadecimal. Inputs that broke something once stand in ``seeds/<reader>/`` and are read first.
+"""
+
+import argparse
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cutlayer.bundle import read_bundle
+from cutlayer.chunks import HEADER_BYTES, parse, split
+from cutlayer.codecs import Fp8, Fp16, Raw
+from cutlayer.errors import ChunkError, CodecError, MessageError, UserError
+from cutlayer.messages import (
+    Begin,
+    Gradient,
+    Message,
+    Position,
+    Presence,
+    Smashed,
+    Tensor,
+    Weights,
+    decode,
+    decode_weights,
+    encode,
+    encode_weights,
+)
+from cutlayer.schedules import Mode
+from cutlayer.session import Link
+from cutlayer.trial import read_trial
+from cutlayer_device.engines.onnx_file import require_self_contained
+
+LONGEST_S = 1.0
+MOST_MIB = 700
+"""Resident at the most: two messages of 64 MiB being put together, with copies, on top of Python, numpy and torch."""
+SEEDS = Path(__file__).parent / "seeds"
+INTERESTING = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x03FFFFFF, 0x04000001]
+
+
+class Target(NamedTuple):
+    """Something that reads: ``read`` may raise ``refusal``; ``examples`` are what it is meant for."""
+
+    read: Callable[[bytes], object]
+    refusal: type[Exception]
+    examples: list[bytes]
+    share: int
+    """Of a thousand inputs."""
+
+
+def mutated(rng, example):
+    """One to four small changes, as a damaged disk, a rewritten header or a spliced stream would make."""
+    data = bytearray(example)
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        at = rng.randrange(len(data)) if data else 0
+        kind = rng.randrange(7)
+        if kind == 0 and data:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and data:
+            data[at] = rng.choice(INTERESTING) & 0xFF
+        elif kind == 2:
+            del data[at:]
+        elif kind == 3:
+            data[at:at] = rng.randbytes(rng.randrange(1, 9))
+        elif kind == 4:
+            data[at : at + rng.choice([1, 2, 4, 8])] = b""
+        elif kind == 5 and len(data) >= 4:
+            at = min(at, len(data) - 4)
+            data[at : at + 4] = struct.pack(rng.choice("<>") + "I", rng.choice(INTERESTING))
+        elif kind == 6:
+            other = rng.randrange(len(data) + 1)
+            data[at:at] = data[min(at, other) : max(at, other)][:64]
+    return bytes(data)
+
+
+class Reassembly:
+    """A receiving link; frames get their CRC-32 made right, so that what comes after it is reached."""
+
+    def __init__(self):
+        self._link, self._count = Link(1, 7), 0
+
+    def __call__(self, frame):
+        self._count += 1
+        if self._count % 1000 == 0:
+            self._link = Link(1, 7)
+        if len(frame) >= HEADER_BYTES:
+            crc = zlib.crc32(frame[HEADER_BYTES:], zlib.crc32(frame[: HEADER_BYTES - 4]))
+            frame = frame[: HEADER_BYTES - 4] + struct.pack("<I", crc) + frame[HEADER_BYTES:]
+        self._link.receive(frame, self._count * 0.01)
+        self._link.frames_to_send(self._count * 0.01)
+
+
+def file_reader(path, read):
+    def from_bytes(data):
+        path.write_bytes(data)
+        return read()
+
+    return from_bytes
+
+
+def decoder(codec):
+    def read(data):
+        shape = tuple(1 + each % 9 for each in data[:2])
+        return codec.decode(data[3:], {"exponent": int.from_bytes(data[2:3], "little", signed=True)}, shape)
+
+    return read
+
+
+def messages():
+    tensor = Tensor("fp8", {"exponent": -3}, (2, 3, 4))
+    headers = [
+        Presence(trial="t", device="a", online=True, epoch=5, server=6, run=9, held=(Position(0, 4), Position(1, 2))),
+        Begin(trial="t", device="a", epoch=1, mode=Mode.EXCHANGE, steps=3),
+        Smashed(trial="t", device="a", epoch=0, step=2, tensor=tensor, labels=b"\0\1" * 2),
+        Gradient(trial="t", device="a", epoch=0, step=2, tensor=tensor, loss=0.5, keep=True),
+        Weights(trial="t", device="a", epoch=0, steps=2, phases_s={"forward": 0.25}),
+    ]
+    return [encode(Message(header, bytes(range(24)))) for header in headers]
+
+
+def targets(folder, bundle, trial):
+    """Every reader of foreign bytes; ``bundle`` and ``trial`` are files that are right."""
+    like = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3)}
+    frames = [chunk.pack() for number in range(4) for chunk in split(bytes(300), 7, number, 100)]
+    zipped, text, graph = folder / "b.zip", folder / "t.toml", (bundle / "backward.onnx").read_bytes()
+    copy = folder / "copy"
+    copy.mkdir()
+    for path in bundle.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    import zipfile
+
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for path in bundle.iterdir():
+            archive.write(path, path.name)
+    small = [bytes([2, 3, 1]) + bytes(12), bytes([2, 3, 1]) + bytes(24), bytes([2, 3, 1]) + bytes(48)]
+    return {
+        "chunk": Target(parse, ChunkError, frames, 300),
+        "link": Target(Reassembly(), ChunkError, frames, 250),
+        "message": Target(decode, MessageError, messages(), 250),
+        "weights": Target(lambda data: decode_weights(data, like), MessageError, [encode_weights(like)], 50),
+        "raw": Target(decoder(Raw()), CodecError, small, 50),
+        "fp16": Target(decoder(Fp16()), CodecError, small, 40),
+        "fp8": Target(decoder(Fp8()), CodecError, small, 40),
+        "graph": Target(require_self_contained, UserError, [graph[:4000], graph], 14),
+        "manifest": Target(
+            file_reader(copy / "manifest.json", lambda: read_bundle(copy)),
+            UserError,
+            [(bundle / "manifest.json").read_bytes()],
+            2,
+        ),
+        "zip": Target(
+            file_reader(folder / "x.zip", lambda: read_bundle(folder / "x.zip")), UserError, [zipped.read_bytes()], 2
+        ),
+        "trial": Target(file_reader(text, lambda: read_trial(text)), UserError, [trial.read_bytes()], 2),
+    }
+
+
+def feed(name, target, data):
+    begun = time.perf_counter()
+    try:
+        target.read(data)
+    except target.refusal:
+        pass
+    except BaseException as error:
+        raise SystemExit(f"{name}: {type(error).__name__}: {error}\n{data.hex()}") from error
+    if time.perf_counter() - begun > LONGEST_S:
+        raise SystemExit(f"{name}: took {time.perf_counter() - begun:.1f} s\n{data.hex()}")
+
+
+def campaign(folder, bundle, trial, inputs, seed, report=lambda line: None):
+    """Feed that many inputs, of each reader its share; returns how many."""
+    rng, fed = random.Random(seed), 0
+    for name, target in targets(folder, bundle, trial).items():
+        begun = time.perf_counter()
+        for path in sorted((SEEDS / name).glob("*")):
+            feed(name, target, path.read_bytes())
+        count = -(-inputs * target.share // 1000)
+        for _ in range(count):
+            feed(name, target, mutated(rng, rng.choice(target.examples)))
+        fed += count
+        mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if mib > MOST_MIB:
+            raise SystemExit(f"{name}: {mib:.0f} MiB resident, more than {MOST_MIB}")
+        report(
+            f"{name:9} {count:10,} inputs, {time.perf_counter() - begun:6.1f} s, {mib:4.0f} MiB resident at the most"
+        )
+    return fed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=10_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    from cutlayer.demo import prepare
+    from cutlayer_export import export_bundle
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(folder / "digits")
+        trial = folder / "digits" / "trial.toml"
+        export_bundle(read_trial(trial).recipe, folder / "client.bundle")
+        fed = campaign(folder, folder / "client.bundle", trial, options.inputs, options.seed, print)
+    print(f"{fed:,} inputs: every one taken, or refused by name, within {LONGEST_S:g} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
