@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+trial_app = typer.Typer(help="Watch a trial.", no_args_is_help=True)
+app.add_typer(trial_app, name="trial")
+
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 _Trial = Annotated[Path, typer.Argument(help="The trial file.", metavar="TRIAL.TOML")]
 
@@ -124,6 +127,19 @@ def demo(
         else:
             package.prepare(prepare)
             print(f"{prepare}: trial.toml, mosquitto.conf, test.npz, board-1.npz, board-2.npz")
+
+
+@trial_app.command()
+def status(
+    trial: _Trial,
+    watch_s: Annotated[float, typer.Option(min=0, help="Watch for so long; 0: until Ctrl-C, in a terminal.")] = 0.0,
+    as_json: _Json = False,
+) -> None:
+    """Show who takes part, how far they are, and how good their links are."""
+    with _command("server"):
+        from cutlayer_server.status import status as run
+
+        run(trial, watch_s, as_json)
 
 
 @app.command()

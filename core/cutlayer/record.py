@@ -29,6 +29,7 @@ __all__ = [
     "Ended",
     "EpochDone",
     "Event",
+    "Quarantined",
     "Record",
     "Resumed",
     "Run",
@@ -106,6 +107,13 @@ class Resumed(_Line, frozen=True, tag="resumed"):
     reason: str
 
 
+class Quarantined(_Line, frozen=True, tag="quarantined"):
+    """A device sent what cannot be, so the others go on without it, from before it did."""
+
+    device: str
+    reason: str
+
+
 class Ended(_Line, frozen=True, tag="ended"):
     """The run is over."""
 
@@ -113,7 +121,7 @@ class Ended(_Line, frozen=True, tag="ended"):
     reason: str
 
 
-Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Ended
+Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Quarantined | Ended
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +144,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Float32 size of the tensors that travelled, one way."""
     resumed: int = 0
     """How often a side had started anew; nothing of what was then done twice is counted."""
+    quarantined: dict[str, str] = {}
+    """Devices that were sent away, and why."""
 
 
 class Record:
@@ -172,6 +182,8 @@ class Record:
         _write_json(path / "environment.json", _environment())
         self.count = len(_counting(lines))
         """How many of the events written so far count."""
+        self.quarantined = _quarantined(lines)
+        """Devices that were sent away, and why."""
         self._file = (path / "events.jsonl").open("ab", buffering=0)
         self._start = time.monotonic() - (lines[-1].time_s if lines else 0.0)
 
@@ -183,6 +195,7 @@ class Record:
         """Append one event."""
         self._file.write(msgspec.json.encode(event) + b"\n")
         self.count = 1 + (event.kept if isinstance(event, Resumed) else self.count)
+        self.quarantined |= _quarantined([event])
         self._watch(event)
 
     def steps_of(self, epoch: int) -> list[Step]:
@@ -249,6 +262,10 @@ def _counting(lines: list[Event]) -> list[Event]:
     return events
 
 
+def _quarantined(lines: list[Event]) -> dict[str, str]:
+    return {line.device: line.reason for line in lines if isinstance(line, Quarantined)}
+
+
 def _lines(path: Path) -> Iterator[Event]:
     decoder = msgspec.json.Decoder(Event)
     with (path / "events.jsonl").open("rb") as file:
@@ -278,6 +295,7 @@ def _summarise(name: str, lines: list[Event]) -> Summary:
         down_payload_bytes=sum(event.down_payload_bytes for event in steps),
         raw_payload_bytes=sum(event.raw_payload_bytes for event in steps),
         resumed=sum(isinstance(line, Resumed) for line in lines),
+        quarantined=_quarantined(lines),
     )
 
 

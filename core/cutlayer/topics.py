@@ -5,7 +5,19 @@ from typing import NamedTuple
 
 from cutlayer.errors import UserError
 
-__all__ = ["SERVER", "Address", "check_name", "control", "down", "every_state", "every_up", "parse", "state", "up"]
+__all__ = [
+    "SERVER",
+    "Address",
+    "check_name",
+    "control",
+    "down",
+    "every_down",
+    "every_state",
+    "every_up",
+    "parse",
+    "state",
+    "up",
+]
 
 _ROOT = "cutlayer/1"
 SERVER = "all"
@@ -50,6 +62,11 @@ def control(trial: str) -> str:
 def every_up(trial: str) -> str:
     """Filter: what all devices send."""
     return f"{_ROOT}/{trial}/+/up"
+
+
+def every_down(trial: str) -> str:
+    """Filter: what the server sends to all devices."""
+    return f"{_ROOT}/{trial}/+/down"
 
 
 def every_state(trial: str) -> str:

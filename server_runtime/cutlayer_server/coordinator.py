@@ -1,7 +1,7 @@
 """A trial from the server's side, top to bottom."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -9,10 +9,10 @@ from safetensors.torch import save as save_safetensors
 
 from cutlayer import data, topics
 from cutlayer.endpoint import new_epoch, will_of
-from cutlayer.errors import CutlayerError, PeerStartedAnew
+from cutlayer.errors import CutlayerError, PeerStartedAnew, RemoteError
 from cutlayer.files import replace_file
 from cutlayer.messages import Presence
-from cutlayer.record import Ended, Record, Resumed, Started, Summary
+from cutlayer.record import Ended, Quarantined, Record, Resumed, Started, Summary
 from cutlayer.transports import LastWill, Transport
 from cutlayer.trial import Trial
 from cutlayer_cut import Halves, client_of, cut_model
@@ -39,7 +39,8 @@ class Coordinator:
     """Leads the devices of a trial through its epochs.
 
     When a device starts anew, everybody goes back to the newest checkpoint that all hold, as if the server had started
-    anew, too: there is one way to recover, whoever died.
+    anew, too: there is one way to recover, whoever died. When a device sends what cannot be, the others do the same and
+    go on without it, so nothing stays of what it did after that checkpoint.
 
     Args:
         trial: what to do.
@@ -66,7 +67,7 @@ class Coordinator:
 
         Raises:
             PeerLost: a device died and did not come back, or fell silent; the others were told.
-            RemoteError: a device sent what does not belong; the others were told.
+            RemoteError: the only device that was left sent what does not belong.
             CutlayerError: the training diverged, or a device has lost the state that it needs.
             OSError: a checkpoint cannot be written; the one before it is there still.
         """
@@ -74,12 +75,18 @@ class Coordinator:
         try:
             while not ok:
                 try:
-                    with self._fleet(connect) as fleet:
+                    with self._fleet(connect, record.quarantined) as fleet:
                         reason = self._lead(fleet, record, waiting_for, why)
                         fleet.dismiss(reason, ok=True)
                     ok = True
                 except PeerStartedAnew as error:
                     why = str(error)
+                except RemoteError as error:
+                    left = set(self._trial.devices) - record.quarantined.keys() - {error.device}
+                    if not error.device or not left:
+                        raise
+                    record.write(Quarantined(time_s=record.now(), device=error.device, reason=str(error)))
+                    why = f"{error.device} is left out"
         except BaseException as error:
             reason = _reason(error)
             raise
@@ -89,15 +96,21 @@ class Coordinator:
         return summary
 
     @contextmanager
-    def _fleet(self, connect: Connect) -> Iterator[Fleet]:
+    def _fleet(self, connect: Connect, quarantined: Mapping[str, str]) -> Iterator[Fleet]:
         """The devices, who are told if what is done with them fails."""
         birth = birth_of(self._trial)
         transport = connect(will_of(topics.control(self._trial.name), birth))
-        fleet = Fleet(self._trial, self._client.fingerprint, birth, transport)
+        fleet = Fleet(self._trial, self._client.fingerprint, birth, transport, dict(quarantined))
         try:
             yield fleet
         except PeerStartedAnew:
             fleet.leave()
+            raise
+        except RemoteError as error:
+            if error.device:
+                fleet.expel(error.device, str(error))
+            else:
+                fleet.dismiss(_reason(error), ok=False)
             raise
         except BaseException as error:
             fleet.dismiss(_reason(error), ok=False)

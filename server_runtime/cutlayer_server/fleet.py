@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
+from typing import TypeVar
 
 from cutlayer import topics
 from cutlayer.codecs import Payload
 from cutlayer.endpoint import Endpoint
-from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew
+from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError
 from cutlayer.messages import Assignment, End, Header, Message, Position, Presence
 from cutlayer.session import Role
 from cutlayer.transports import Transport
@@ -15,6 +17,7 @@ from cutlayer.trial import Trial
 
 __all__ = ["Fleet", "assignment_of"]
 
+_T = TypeVar("_T")
 _MAX_REFUSED = 64
 _log = logging.getLogger(__name__)
 
@@ -37,10 +40,16 @@ class Fleet:
         fingerprint: of the client-side model; a device with another one is refused.
         birth: the server's own presence.
         transport: connected, with the last will that belongs to ``birth``.
+        quarantined: devices that have to stay away, and why.
     """
 
-    def __init__(self, trial: Trial, fingerprint: str, birth: Presence, transport: Transport) -> None:
+    def __init__(
+        self, trial: Trial, fingerprint: str, birth: Presence, transport: Transport, quarantined: Mapping[str, str]
+    ) -> None:
         self._trial, self._fingerprint, self._birth, self._transport = trial, fingerprint, birth, transport
+        self._quarantined = quarantined
+        self.devices = [name for name in trial.devices if name not in quarantined]
+        """Those that take part, in the trial's order."""
         self.endpoint = Endpoint(Role.SERVER, trial.name, transport, birth.epoch, self._meet)
         self._admitted: dict[str, Presence] = {}
         self._online: set[str] = set()
@@ -60,18 +69,18 @@ class Fleet:
         self._transport.subscribe(topics.every_state(self._trial.name))
         reported: list[str] | None = None
         while True:
-            missing = [name for name in self._trial.devices if name not in self._online]
+            missing = [name for name in self.devices if name not in self._online]
             if missing != reported:
                 report(missing)
                 reported = missing
             if not missing:
                 self._phase = _Phase.TRAINING
-                return {name: self._admitted[name] for name in self._trial.devices}
-            self.endpoint.pump(1.0)
+                return {name: self._admitted[name] for name in self.devices}
+            self._serve_on(lambda: self.endpoint.pump(1.0))
 
     def assign(self, run: int, positions: Mapping[str, Position]) -> None:
         """Tell every device what to obey, and from which of its states to go on."""
-        for name in self._trial.devices:
+        for name in self.devices:
             self.say(name, assignment_of(self._trial, name, run, positions.get(name)))
 
     def say(self, device: str, header: Header, payload: Payload = b"") -> None:
@@ -81,12 +90,14 @@ class Fleet:
     def hear(self, device: str) -> Message:
         """The next message of a device. Raises `PeerLost` if it is gone or silent for longer than the patience."""
         try:
-            return self.endpoint.expect(device, self._trial.patience_s)
+            while (message := self._serve_on(lambda: self.endpoint.expect(device, self._trial.patience_s))) is None:
+                pass
         except PeerLost as error:
             if device in self._online:
                 raise
             patience = f"did not come back within {self._trial.patience_s:g} s"
             raise PeerLost(f"{device} is gone: it was killed, or lost power or network, and {patience}") from error
+        return message
 
     def dismiss(self, reason: str, ok: bool) -> None:
         """End the trial for every device that is still there, and say goodbye."""
@@ -103,9 +114,32 @@ class Fleet:
             _log.warning("while ending the trial: %s", error)
         self.leave()
 
+    def expel(self, device: str, reason: str) -> None:
+        """Send one device away, and `leave` the others."""
+        self._phase = _Phase.DISMISSED
+        with suppress(KeyError, CutlayerError):  # it may be gone, or talk nonsense on
+            self.say(device, End(reason=reason, ok=False))
+            self.endpoint.drain(timeout_s=1.0)
+        self.leave()
+
     def leave(self) -> None:
         """Go without a word: devices wait for the next server, and answer it anew."""
         self.endpoint.leave(self._birth)
+
+    def _serve_on(self, wait: Callable[[], _T]) -> _T | None:
+        """Do not let one who was refused disturb those who take part; None if one tried.
+
+        Raises:
+            RemoteError: one who takes part does not keep to the protocol.
+        """
+        try:
+            return wait()
+        except RemoteError as error:
+            if error.device in self.devices:
+                raise
+            _log.warning("no longer listening to %s", error)
+            self.endpoint.close(error.device)
+            return None
 
     def _meet(self, presence: Presence) -> None:
         name, admitted = presence.device, self._admitted.get(presence.device)
@@ -117,6 +151,8 @@ class Fleet:
             return  # the will of an earlier process, or nothing that was said to us
         elif name not in self._trial.devices:
             self._refuse(presence, f"the trial lists {', '.join(self._trial.devices)} and no {name!r}: give it --name")
+        elif name in self._quarantined:
+            self._refuse(presence, f"it is left out of this run: {self._quarantined[name]}")
         elif presence.bundle != self._fingerprint:
             self._refuse(
                 presence, "its bundle is of another model, data or optimizer than the trial file: export again"

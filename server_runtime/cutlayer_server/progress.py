@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cutlayer.record import Ended, EpochDone, Event, Resumed, Started, Step
+from cutlayer.record import Ended, EpochDone, Event, Quarantined, Resumed, Started, Step
 
 __all__ = ["ProgressDisplay"]
 
@@ -55,6 +55,8 @@ class ProgressDisplay:
                 self._finish_epoch(event)
             case Resumed():
                 self._go_back(event)
+            case Quarantined():
+                self._console.print(f"{event.device} is left out from now on: {event.reason}", soft_wrap=True)
             case Ended(ok=True):
                 self._console.print(event.reason)
 

@@ -59,7 +59,7 @@ class Trainer:
         checkpoints: Checkpoints,
         run: int,
     ) -> None:
-        self.devices = trial.devices
+        self.devices = tuple(fleet.devices)
         self.losses: list[float] = []
         """Mean training losses of the epochs that are over."""
         self._trial, self._client, self._fleet, self._model, self._record = trial, client, fleet, model, record
@@ -97,7 +97,10 @@ class Trainer:
         duration_s, (up, down) = self._record.now() - self._started_s, self._traffic_so_far()
         samples = sum(step.samples for step in self._steps)
         test = evaluate()
-        _check_finite(test.loss, f"the test loss after epoch {self._round.epoch + 1}")
+        if not math.isfinite(test.loss):
+            raise CutlayerError(
+                f"the test loss after epoch {self._round.epoch + 1} is {test.loss}: lower the learning rates"
+            )
         done = EpochDone(
             time_s=self._record.now(),
             epoch=self._round.epoch,
@@ -135,10 +138,14 @@ class Trainer:
         for device in devices:
             with self._phases("wait"):
                 message = self._fleet.hear(device)
-            if isinstance(message.header, Smashed):
-                self._train(device, message, keep=due)
-            else:
-                self._round.returned[device] = self._finish(device, message)
+            try:
+                if isinstance(message.header, Smashed):
+                    self._train(device, message, keep=due)
+                else:
+                    self._round.returned[device] = self._finish(device, message)
+            except RemoteError as error:
+                error.device = device
+                raise
         if due:
             passing = [device for device in devices if device not in self._round.returned]
             self._keep([device for device in self.devices if device not in passing])
@@ -174,7 +181,10 @@ class Trainer:
             smashed, labels = self._decode(device, header, message.payload)
         with self._phases("train"):
             result = self._model.step(smashed, labels)
-        _check_finite(result.loss, f"the training loss in step {header.step} of epoch {header.epoch + 1}")
+        if not math.isfinite(result.loss):
+            # Whose fault it is shows when the others go on without this device: if theirs is no better, it was nobody's.
+            where = f"in step {header.step} of epoch {header.epoch + 1}"
+            raise RemoteError(f"{device}: the training loss {where} is {result.loss}: lower the learning rates")
         self._round.steps[device] += 1
         self._round.samples[device] += len(labels)
         payload: Payload = b""
@@ -242,8 +252,3 @@ class Trainer:
         """Bytes up and down since the start, over all devices."""
         endpoint = self._fleet.endpoint
         return endpoint.received_bytes.total(), endpoint.sent_bytes.total()
-
-
-def _check_finite(loss: float, what: str) -> None:
-    if not math.isfinite(loss):
-        raise CutlayerError(f"{what} is {loss}: lower the learning rates")

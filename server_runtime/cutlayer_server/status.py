@@ -1,0 +1,92 @@
+"""``cutlayer trial status``: who is there, how far they are, and how good their links are."""
+
+import time
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cutlayer import topics
+from cutlayer.endpoint import new_epoch
+from cutlayer.observer import DeviceStatus, Observer
+from cutlayer.transports import MqttTransport, Transport, load_tls
+from cutlayer.trial import Trial, read_trial
+
+__all__ = ["status"]
+
+_REFRESH_S = 0.5
+
+
+def status(trial_file: Path, watch_s: float, as_json: bool) -> None:
+    """Watch a trial for ``watch_s``, or in a terminal until Ctrl-C. Raises what `MqttTransport` raises."""
+    trial, console = read_trial(trial_file), Console()
+    observer = Observer(trial.name, trial.devices)
+    transport = _connect(trial)
+    try:
+        for topic in (topics.control, topics.every_state, topics.every_up, topics.every_down):
+            transport.subscribe(topic(trial.name))
+        if console.is_terminal and not as_json and not watch_s:
+            with Live(_table(trial, observer), console=console, auto_refresh=False) as live:
+                while True:
+                    _follow(transport, observer, _REFRESH_S)
+                    live.update(_table(trial, observer), refresh=True)
+        _follow(transport, observer, watch_s or 2.0)
+    finally:
+        transport.close()
+    if as_json:
+        found = {"trial": trial.name, "server": observer.server_online, "devices": observer.statuses(time.monotonic())}
+        print(msgspec.json.encode(found).decode())
+    else:
+        console.print(_table(trial, observer))
+
+
+def _connect(trial: Trial) -> Transport:
+    broker = trial.broker
+    tls = load_tls(Path(broker.tls)) if broker.tls else None
+    return MqttTransport(broker.host, broker.port, f"cutlayer-{new_epoch():x}", tls=tls)
+
+
+def _follow(transport: Transport, observer: Observer, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        packet = transport.receive(min(left, 0.2))
+        if packet is not None:
+            observer.take(packet.topic, packet.payload, time.monotonic())
+
+
+def _table(trial: Trial, observer: Observer) -> Table:
+    server = "a server leads it" if observer.server_online else "no server"
+    table = Table(title=f"trial {trial.name}: {server}", title_justify="left", box=None, header_style="bold")
+    for name in (
+        "device",
+        "state",
+        "epoch",
+        "step",
+        "seen",
+        "kB/s up",
+        "kB/s down",
+        "round trip",
+        "repeated",
+        "backlog",
+    ):
+        table.add_column(name, justify="left" if name in ("device", "state") else "right")
+    for each in observer.statuses(time.monotonic()):
+        table.add_row(*_row(each))
+    return table
+
+
+def _row(of: DeviceStatus) -> list[str]:
+    return [
+        of.device,
+        of.state,
+        "" if of.epoch is None else str(of.epoch),
+        "" if of.step is None else str(of.step),
+        "" if of.last_seen_s is None else f"{of.last_seen_s:.1f} s ago",
+        f"{of.up_kb_s:.1f}",
+        f"{of.down_kb_s:.1f}",
+        "" if of.round_trip_ms is None else f"{of.round_trip_ms:.1f} ms",
+        "" if of.repeated is None else f"{of.repeated:.1%}",
+        f"{of.backlog_bytes / 1e3:.1f} kB",
+    ]
