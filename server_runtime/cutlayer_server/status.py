@@ -17,6 +17,7 @@ from cutlayer.trial import Trial, read_trial
 __all__ = ["status"]
 
 _REFRESH_S = 0.5
+_COLUMNS = ("device", "state", "epoch", "step", "seen s", "kB/s up", "down", "rtt ms", "again", "queue")
 
 
 def status(trial_file: Path, watch_s: float, as_json: bool) -> None:
@@ -59,19 +60,8 @@ def _follow(transport: Transport, observer: Observer, seconds: float) -> None:
 def _table(trial: Trial, observer: Observer) -> Table:
     server = "a server leads it" if observer.server_online else "no server"
     table = Table(title=f"trial {trial.name}: {server}", title_justify="left", box=None, header_style="bold")
-    for name in (
-        "device",
-        "state",
-        "epoch",
-        "step",
-        "seen",
-        "kB/s up",
-        "kB/s down",
-        "round trip",
-        "repeated",
-        "backlog",
-    ):
-        table.add_column(name, justify="left" if name in ("device", "state") else "right")
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in _COLUMNS[:2] else "right", no_wrap=True)
     for each in observer.statuses(time.monotonic()):
         table.add_row(*_row(each))
     return table
@@ -83,10 +73,10 @@ def _row(of: DeviceStatus) -> list[str]:
         of.state,
         "" if of.epoch is None else str(of.epoch),
         "" if of.step is None else str(of.step),
-        "" if of.last_seen_s is None else f"{of.last_seen_s:.1f} s ago",
+        "" if of.last_seen_s is None else f"{of.last_seen_s:.1f}",
         f"{of.up_kb_s:.1f}",
         f"{of.down_kb_s:.1f}",
-        "" if of.round_trip_ms is None else f"{of.round_trip_ms:.1f} ms",
+        "" if of.round_trip_ms is None else f"{of.round_trip_ms:.1f}",
         "" if of.repeated is None else f"{of.repeated:.1%}",
         f"{of.backlog_bytes / 1e3:.1f} kB",
     ]
