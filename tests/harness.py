@@ -1,7 +1,7 @@
 """A whole trial in one process: the real coordinator and real agents, over a memory broker or a real one."""
 
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -88,8 +88,8 @@ class Board(threading.Thread):
             self.transport = transport if dies_after is None else MortalTransport(transport, dies_after)
             return self.transport
 
-        states = States(self._folder, self._bundle.manifest.client.fingerprint)
-        return Agent(self._bundle, self._samples, self._birth, connect, states, threads=1).run()
+        with closing(States(self._folder, self._bundle.manifest.client.fingerprint)) as states:
+            return Agent(self._bundle, self._samples, self._birth, connect, states, threads=1).run()
 
 
 def shares(folder: Path, trial: Trial) -> dict[str, data.Samples]:

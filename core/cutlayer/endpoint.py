@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import msgspec
+
 from cutlayer import topics
 from cutlayer.codecs import Payload
 from cutlayer.errors import ChunkError, MessageError, PeerLost, RemoteProtocolError
@@ -17,6 +19,8 @@ __all__ = ["Endpoint", "new_epoch", "will_of"]
 
 _RETAINED_S = 0.3
 """How long the broker may take to hand over what it retained."""
+_ECHO_S = 3.0
+"""How long the broker may take to hand back what we said."""
 _LONGEST_WILL_S = 45.0
 """A broker publishes the will of a silent client after one and a half to two keep-alives, of 20 s here."""
 _MAX_STRANGERS = 64
@@ -60,7 +64,8 @@ class Endpoint:
         self._sessions: dict[str, Session] = {}
         self._last_heard: dict[str, float] = {}
         self._reconnections = 0
-        self._own_name, self._rival = "", False
+        self._own_name, self._earlier, self._rival = "", 0, False
+        self._echoed = False
         self._topic, self._birth = "", b""  # of our own presence, once the name is ours
         self._strangers: set[str] = set()
         self.sent_bytes: Counter[str] = Counter()
@@ -68,15 +73,16 @@ class Endpoint:
         self.received_bytes: Counter[str] = Counter()
         """Bytes of the MQTT packets received in each device's conversation."""
 
-    def claim(self, topic: str, birth: Presence, wait_s: float = _LONGEST_WILL_S) -> None:
+    def claim(self, topic: str, birth: Presence, wait_s: float = _LONGEST_WILL_S, earlier: int = 0) -> None:
         """Announce ``birth`` on its retained topic, once no other process is online there.
 
-        A process that lost power stays online until the broker publishes its will, so that is waited for.
+        A process that lost power stays online until the broker publishes its will, so that is waited for, unless it was
+        this one: ``earlier`` is the number of the birth before this.
 
         Raises:
             PeerLost: another process keeps the name.
         """
-        self._own_name = birth.device
+        self._own_name, self._earlier = birth.device, earlier
         self._transport.subscribe(topic)
         begun, waited_s = self._clock(), _RETAINED_S
         while (left := begun + waited_s - self._clock()) > 0:
@@ -90,6 +96,14 @@ class Endpoint:
             raise self._name_taken()
         self._topic = topic
         self.announce(birth)
+        until = self._clock() + _ECHO_S
+        while not self._echoed:
+            if (left := until - self._clock()) <= 0:
+                _log.warning(
+                    "the broker does not hand back our own birth on %s: does the name fit the certificate?", topic
+                )
+                break
+            self.pump(left)
 
     def announce(self, birth: Presence) -> None:
         """Say who we are, anew; after `claim`."""
@@ -99,7 +113,8 @@ class Endpoint:
     def leave(self, birth: Presence) -> None:
         """Say that we are no longer online, unless the name was never ours."""
         if self._topic:
-            self._transport.publish_retained(*will_of(self._topic, birth))
+            farewell = msgspec.structs.replace(birth, online=False)
+            self._transport.publish_retained(self._topic, encode(Message(farewell)))
             self._topic = ""
 
     def open(self, device: str, peer_epoch: int | None = None) -> None:
@@ -199,8 +214,10 @@ class Endpoint:
             _log.warning("dropped a message on the state topic of %r that is not its presence", sender)
         elif sender != self._own_name:
             self._on_presence(header)
-        elif header.epoch != self._epoch:
-            self._rival = header.online
+        elif header.epoch == self._epoch:
+            self._echoed = True
+        else:
+            self._rival = header.online and header.epoch != self._earlier
             if self._rival and self._topic:
                 raise self._name_taken()
             if self._topic:  # the will of another process of our name took the place of our birth

@@ -1,9 +1,29 @@
-"""Files that are whole after any crash."""
+"""Files that are whole after any crash, and folders that one process uses."""
 
+import fcntl
 import os
 from pathlib import Path
+from typing import IO
 
-__all__ = ["replace_file"]
+from cutlayer.errors import UserError
+
+__all__ = ["lock_folder", "replace_file"]
+
+
+def lock_folder(path: Path, mend: str) -> IO[bytes]:
+    """Keep a folder for this process until what is returned is closed, or the process ends in any way.
+
+    Raises:
+        UserError: another process has it; ``mend`` says what to do.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = (path / ".lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise UserError(f"{path}: another process uses it: {mend}") from error
+    return lock
 
 
 def replace_file(path: Path, content: bytes) -> None:

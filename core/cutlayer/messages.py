@@ -65,10 +65,10 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a device's training stands: after so many steps of an epoch."""
+    """Where a device's training stands: after so many steps of an epoch. Bounded, since it becomes a file's name."""
 
-    epoch: _Count
-    steps: _Count
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
+    steps: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
 
 
 class Presence(Header, frozen=True, tag="presence"):
@@ -87,9 +87,11 @@ class Presence(Header, frozen=True, tag="presence"):
     server: _Count = 0
     """The epoch of the server that this device answers; 0 before it has heard of one."""
     run: _Count = 0
-    """The run whose states the device holds, 0 for none."""
+    """The run whose states the device holds, or that the server leads; 0 for none."""
     held: Annotated[tuple[Position, ...], msgspec.Meta(max_length=16)] = ()
     """The states from which it can go on."""
+    over: str = ""
+    """Why the run is over, in the farewell of a server; a device that missed the end learns it from this."""
 
 
 class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

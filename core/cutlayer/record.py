@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cutlayer.errors import UserError
+from cutlayer.files import lock_folder, replace_file
 
 __all__ = [
     "ClientPass",
@@ -143,7 +144,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     raw_payload_bytes: int
     """Float32 size of the tensors that travelled, one way."""
     resumed: int = 0
-    """How often a side had started anew; nothing of what was then done twice is counted."""
+    """How often a side had started anew; no step that was then done twice is counted."""
     quarantined: dict[str, str] = {}
     """Devices that were sent away, and why."""
 
@@ -172,14 +173,14 @@ class Record:
         resume: bool = False,
     ) -> None:
         self.path, self._watch = path, watch
-        lines: list[Event] = []
-        if (path / "events.jsonl").exists():
-            if not resume:
-                raise UserError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
-            lines = _resumable(path, trial_text)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "trial.toml").write_text(trial_text, encoding="utf-8")
-        _write_json(path / "environment.json", _environment())
+        if (path / "events.jsonl").exists() and not resume:
+            raise UserError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
+        self._lock = lock_folder(path, "stop that server first, or give another --run-dir")
+        try:
+            lines = _resumable(path, trial_text) if (path / "events.jsonl").exists() else _begun(path, trial_text)
+        except (UserError, OSError):
+            self._lock.close()
+            raise
         self.count = len(_counting(lines))
         """How many of the events written so far count."""
         self.quarantined = _quarantined(lines)
@@ -198,6 +199,14 @@ class Record:
         self.quarantined |= _quarantined([event])
         self._watch(event)
 
+    def sync(self) -> None:
+        """Return once all that was written is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def devices(self) -> dict[str, int]:
+        """Samples of each device when the run began; read from the disk."""
+        return next((line.devices for line in _lines(self.path) if isinstance(line, Started)), {})
+
     def steps_of(self, epoch: int) -> list[Step]:
         """The steps of an epoch that count so far; read from the disk."""
         events = _counting(list(_lines(self.path)))
@@ -206,6 +215,7 @@ class Record:
     def close(self, name: str) -> Summary:
         """Write ``summary.json`` from the events, and close."""
         self._file.close()
+        self._lock.close()
         summary = _summarise(name, list(_lines(self.path)))
         _write_json(self.path / "summary.json", summary)
         return summary
@@ -240,15 +250,26 @@ def read_run(path: Path) -> Run:
     return Run(path, text, environment, _counting(lines), _summarise(path.resolve().name, lines))
 
 
+def _begun(path: Path, trial_text: str) -> list[Event]:
+    replace_file(path / "trial.toml", trial_text.encode())
+    _write_json(path / "environment.json", _environment())
+    return []
+
+
 def _resumable(path: Path, trial_text: str) -> list[Event]:
-    """The lines of a record to be added to, without the half line that a killed process may have left."""
+    """The lines of a record to be added to, without what a killed process or a power cut left half written."""
     lines = list(_lines(path))
-    if (path / "trial.toml").read_text(encoding="utf-8") != trial_text:
+    try:
+        same = (path / "trial.toml").read_text(encoding="utf-8") == trial_text
+    except OSError as error:
+        raise UserError(f"{path}: is no run record that can be resumed: {error}") from error
+    if not same:
         raise UserError(f"{path}: the trial file has changed since this run began; give another folder with --run-dir")
     if lines and isinstance(lines[-1], Ended) and lines[-1].ok:
         raise UserError(f"{path}: this run is over: {lines[-1].reason}")
-    written = (path / "events.jsonl").read_bytes()
-    os.truncate(path / "events.jsonl", written.rfind(b"\n") + 1)
+    with (path / "events.jsonl").open("rb+") as file:
+        whole = sum(len(file.readline()) for _ in lines)
+        file.truncate(whole)
     return lines
 
 
@@ -267,11 +288,17 @@ def _quarantined(lines: list[Event]) -> dict[str, str]:
 
 
 def _lines(path: Path) -> Iterator[Event]:
+    """Every line up to the first that is not whole: a killed process leaves half a line, a power cut may leave zeros."""
     decoder = msgspec.json.Decoder(Event)
     with (path / "events.jsonl").open("rb") as file:
         for line in file:
-            if line.endswith(b"\n"):  # a killed process may leave half a line
-                yield decoder.decode(line)
+            try:
+                event = decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield event
 
 
 def _summarise(name: str, lines: list[Event]) -> Summary:

@@ -5,7 +5,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +76,8 @@ def run(
             _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
             return transport
 
-        reason = Agent(loaded, training, birth, connect, states, threads).run()
+        with closing(states):
+            reason = Agent(loaded, training, birth, connect, states, threads).run()
         _log.info("the trial is over: %s", reason)
 
 

@@ -79,7 +79,8 @@ class Participation:
     def run(self) -> str:
         """Until the server ends the trial; returns its reason. Raises as `Agent.run` does, and `PeerStartedAnew`."""
         trial, device = self._birth.trial, self._birth.device
-        self._endpoint.claim(topics.state(trial, device), self._birth)
+        earlier = self._board.states.number(self._birth.epoch)
+        self._endpoint.claim(topics.state(trial, device), self._birth, earlier=earlier)
         self._transport.subscribe(topics.down(trial, device))
         self._transport.subscribe(topics.control(trial))
         _log.info("waiting for the server of the trial %r", trial)
@@ -87,6 +88,9 @@ class Participation:
             while self._server_epoch is None:
                 self._endpoint.pump(1.0)
             return self._take_part()
+        except _Over as over:
+            self._board.states.clear()
+            return str(over)
         finally:
             self._endpoint.leave(self._birth)
 
@@ -175,10 +179,13 @@ class Participation:
         self._endpoint.drain(timeout_s=2.0)
         if not end.ok:
             raise TrialFailed(end.reason)
+        self._board.states.clear()
         return end.reason
 
     def _meet_server(self, presence: Presence) -> None:
         """Answer a server that is there, and notice when it goes and comes back; what an earlier one left means nothing."""
+        if presence.over and presence.run == self._board.states.run and not self._leaving:
+            raise _Over(presence.over)
         if self._leaving or (presence.epoch != self._server_epoch and not presence.online):
             return
         if self._server_epoch is None:
@@ -191,6 +198,10 @@ class Participation:
             self._server_online = presence.online
             _log.warning("the server is %s", "back" if presence.online else "offline")
             raise _ServerMoved
+
+
+class _Over(Exception):
+    """The run of our states is over; we missed the end."""
 
 
 class _ServerMoved(Exception):

@@ -1,23 +1,26 @@
 """A device's states on disk: what it needs to go on exactly where it stood when it, or the server, died."""
 
+import logging
 import re
+import zlib
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cutlayer.errors import RemoteProtocolError, UserError
-from cutlayer.files import replace_file
+from cutlayer.files import lock_folder, replace_file
 from cutlayer.messages import Position
 from cutlayer_device.engines import EngineState
 
 __all__ = ["States"]
 
-_FILE = re.compile(r"(?P<run>[0-9a-f]{16})-(?P<epoch>\d{1,9})-(?P<steps>\d{1,9})\.safetensors")
+_FILE = re.compile(r"(?P<run>[0-9a-f]{16})-(?P<epoch>\d{1,9})-(?P<steps>\d{1,9})-(?P<crc>[0-9a-f]{8})\.safetensors")
 _KEPT = 3
 """That of the server's newest checkpoint; the one before, if another device died before it kept its part of the newest;
 and the one after, if the server, or a device that had yet to speak, dies before the next checkpoint is written."""
 _STEPS, _BUNDLE = "steps", "bundle"
+_log = logging.getLogger(__name__)
 
 
 class States:
@@ -27,28 +30,49 @@ class States:
     last call of `keep` are there still, up to its last line.
 
     Args:
-        folder: theirs alone; made when the first state is kept.
+        folder: theirs alone, and this process's until `close`; made if it is not there.
         fingerprint: of the bundle's client.
 
     Raises:
-        UserError: the folder holds states of another bundle.
+        UserError: the folder holds states of another bundle, or another process uses it.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
+        self._lock = lock_folder(folder, "each device needs a name of its own, or another --state")
         self.run = 0
         """The run that the states are of, 0 for none."""
         self._files: dict[Position, Path] = {}
-        found = [(match, path) for path in folder.glob("*.safetensors") if (match := _FILE.fullmatch(path.name))]
-        for match, path in sorted(found, key=lambda pair: pair[1].stat().st_mtime_ns):
-            self._check(path)
-            self.run = int(match["run"], 16)
-            self._files[Position(int(match["epoch"]), int(match["steps"]))] = path
+        try:
+            self._find()
+        except UserError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
 
     @property
     def held(self) -> tuple[Position, ...]:
         """The positions of the states that are there, oldest first."""
         return tuple(self._files)
+
+    def number(self, epoch: int) -> int:
+        """Remember the number of this participation, and return that of the one before, 0 if there was none."""
+        path = self._folder / "participation"
+        try:
+            before = int(path.read_text("ascii"))
+        except (OSError, ValueError):
+            before = 0
+        replace_file(path, str(epoch).encode())
+        return before
+
+    def clear(self) -> None:
+        """The run is over: its states are of no more use."""
+        for path in self._files.values():
+            path.unlink(missing_ok=True)
+        self.run, self._files = 0, {}
 
     def enter(self, run: int, restored: Position | None) -> None:
         """From now on states are of this run; those of another, and those after the one restored, are removed.
@@ -69,8 +93,10 @@ class States:
         Raises:
             OSError: it cannot be written; those that were there are there still.
         """
-        path = self._folder / f"{self.run:016x}-{position.epoch}-{position.steps}.safetensors"
-        replace_file(path, save(state.arrays, {_STEPS: str(state.steps), _BUNDLE: self._fingerprint}))
+        content = save(state.arrays, {_STEPS: str(state.steps), _BUNDLE: self._fingerprint})
+        name = f"{self.run:016x}-{position.epoch}-{position.steps}-{zlib.crc32(content):08x}.safetensors"
+        path = self._folder / name
+        replace_file(path, content)
         self._files.pop(position, None)
         self._files[position] = path
         for old in self.held[:-_KEPT]:
@@ -94,6 +120,21 @@ class States:
         if described != wanted or steps < 0:
             raise UserError(f"state {path}: is not this bundle's; remove {self._folder} to start anew")
         return EngineState(arrays, steps)
+
+    def _find(self) -> None:
+        """Take up what is there and whole, oldest first."""
+        for unfinished in self._folder.glob("*.part"):
+            unfinished.unlink()
+        paths = self._folder.glob("*.safetensors")
+        found = [(match, path) for path in paths if (match := _FILE.fullmatch(path.name))]
+        for match, path in sorted(found, key=lambda pair: (int(pair[0]["epoch"]), int(pair[0]["steps"]))):
+            if zlib.crc32(path.read_bytes()) != int(match["crc"], 16):
+                _log.warning("removed the state %s: it was damaged on the disk", path)
+                path.unlink()
+                continue
+            self._check(path)
+            self.run = int(match["run"], 16)
+            self._files[Position(int(match["epoch"]), int(match["steps"]))] = path
 
     def _check(self, path: Path) -> None:
         try:

@@ -7,7 +7,9 @@ access list lets a device write and read its own topics only. Elliptic curve P-2
 import datetime as dt
 import ipaddress
 import os
+import re
 import secrets
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cutlayer.errors import UserError
+from cutlayer.files import replace_file
 from cutlayer.topics import SERVER, check_name
 from cutlayer.transports.tls import AUTHORITY, CERTIFICATE, KEY
 
@@ -27,6 +30,8 @@ __all__ = ["Made", "certs", "make_certificates"]
 _BACKDATED = dt.timedelta(days=2)
 """A board without a clock's battery boots in the past."""
 _AUTHORITY_DAYS = 3650
+_RESERVED = ("authority", "broker", "server")
+"""Folders of ours beside those of the devices."""
 
 _MOSQUITTO = """\
 # Mutual TLS: a client is who its certificate says. mosquitto must be able to read the keys; started by root, it becomes
@@ -84,13 +89,18 @@ def make_certificates(folder: Path, hosts: Sequence[str], devices: Sequence[str]
     Raises:
         UserError: a name that cannot be a device's; files of another authority.
     """
+    for device in devices:
+        if check_name(device, "--device") in _RESERVED:
+            raise UserError(f"--device {device!r}: the folder of that name holds something else; use another name")
+    for host in hosts:
+        _host(host)
     made = Made([], [])
     folder = folder.resolve()
     authority = _authority(folder / "authority", made)
     _identity(folder / "broker", authority, "broker", days, made, hosts)
     _identity(folder / "server", authority, SERVER, days, made)
     for device in devices:
-        _identity(folder / check_name(device, "--device"), authority, device, days, made)
+        _identity(folder / device, authority, device, days, made)
     for name, text in (("mosquitto.conf", _MOSQUITTO), ("acl", _ACL)):
         path = folder / name
         path.write_text(text.format(folder=folder, port=port, server=SERVER), "utf-8")
@@ -111,7 +121,7 @@ def certs(folder: Path, hosts: list[str], devices: list[str], port: int, days: i
 
 
 def _authority(folder: Path, made: Made) -> _Authority:
-    if not (folder / KEY).exists():
+    if not (folder / CERTIFICATE).exists():
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"cutlayer authority {secrets.token_hex(4)}")])
         builder = _builder(name, name, key, _AUTHORITY_DAYS)
@@ -132,7 +142,7 @@ def _authority(folder: Path, made: Made) -> _Authority:
 def _identity(folder: Path, authority: _Authority, name: str, days: int, made: Made, hosts: Sequence[str] = ()) -> None:
     """Certificate and key of the broker, for ``hosts``, or of a client of it."""
     if (folder / CERTIFICATE).exists():
-        _check_signed(folder / CERTIFICATE, authority)
+        _check(folder, authority, name, hosts)
         made.kept.append(folder)
         return
     key = ec.generate_private_key(ec.SECP256R1())
@@ -143,8 +153,9 @@ def _identity(folder: Path, authority: _Authority, name: str, days: int, made: M
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
-    _write(folder, builder.sign(authority.key, hashes.SHA256()), key, made)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / AUTHORITY).write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
+    _write(folder, builder.sign(authority.key, hashes.SHA256()), key, made)
 
 
 def _builder(
@@ -166,24 +177,41 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", host):
+            raise UserError(f"--broker {host!r}: use a host name or an address, without a port") from None
         return x509.DNSName(host)
 
 
-def _check_signed(path: Path, authority: _Authority) -> None:
+def _check(folder: Path, authority: _Authority, name: str, hosts: Sequence[str]) -> None:
+    """Whether what is there is what would be made."""
+    again = "remove the folder to have it made anew"
     try:
-        x509.load_pem_x509_certificate(path.read_bytes()).verify_directly_issued_by(authority.certificate)
-    except (InvalidSignature, ValueError, TypeError) as error:
-        raise UserError(f"{path}: is of another authority; remove its folder to have it made anew") from error
+        found = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
+        found.verify_directly_issued_by(authority.certificate)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
+    except (InvalidSignature, ValueError, TypeError, OSError) as error:
+        raise UserError(f"{folder}: is of another authority, or damaged; {again}") from error
+    if [each.value for each in found.subject] != [name]:
+        raise UserError(f"{folder}: is not the certificate of {name}; {again}")
+    if found.not_valid_after_utc < dt.datetime.now(dt.timezone.utc):
+        raise UserError(f"{folder}: its certificate has expired; {again}")
+    if hosts:
+        named = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if not {_host(host) for host in hosts} <= set(named):
+            raise UserError(f"{folder}: is for other names of the broker than {', '.join(hosts)}; {again}")
 
 
 def _write(folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, made: Made) -> None:
+    """The certificate last: where there is one, there is all that belongs to it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CERTIFICATE).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     content = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    (folder / KEY).unlink(missing_ok=True)
     # Never readable by others, not even for a moment.
     descriptor = os.open(folder / KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+    replace_file(folder / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
     made.written.append(folder)

@@ -72,19 +72,26 @@ class Checkpoints:
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Add one, and remove the oldest. Raises `OSError` if it cannot be written; those that were there are there."""
+        for unfinished in self._folder.glob("*.part"):
+            unfinished.unlink()
         numbers = self._numbers()
         replace_file(self._path(numbers[-1] + 1 if numbers else 1), _to_bytes(checkpoint))
         for number in self._numbers()[:-_KEPT]:
             self._path(number).unlink(missing_ok=True)
 
-    def newest_held_by(self, devices: dict[str, Presence]) -> Checkpoint | None:
+    def newest_held_by(self, devices: dict[str, Presence], events: int) -> Checkpoint | None:
         """The newest from which all devices can go on, and those after it are removed; None if there is none at all.
+
+        ``events`` is how many the run record has: one that a power cut made shorter cannot be gone on with from a
+        checkpoint that came later.
 
         Raises:
             CutlayerError: there are some, but a device cannot go on from any.
         """
         lacking = ""
         for number, checkpoint in self._newest_first():
+            if checkpoint.books.events > events:
+                continue
             lacking = next((name for name, each in devices.items() if not checkpoint.is_held_by(each)), "")
             if not lacking:
                 for later in [each for each in self._numbers() if each > number]:

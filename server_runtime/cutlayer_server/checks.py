@@ -34,6 +34,8 @@ def check_halves(trial: Trial, client: Client, server: nn.Module, test: data.Sam
         ) from error
     finally:
         server.train(training)
+    if extra := [name for name in server.state_dict() if name.endswith("_extra_state")]:
+        raise UserError(f"model.factory: {extra[0]} is state that is no tensor, which no checkpoint can hold")
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise UserError(f"model.factory: {client.factory} gives no class scores of shape (batch, classes)")
     if int(test.y.max()) >= logits.shape[1]:

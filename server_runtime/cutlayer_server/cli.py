@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 
 from cutlayer import data, topics
 from cutlayer.endpoint import new_epoch, will_of
-from cutlayer.record import Record, Summary
+from cutlayer.record import Record, Summary, read_run
 from cutlayer.transports import LastWill, MqttTransport, load_tls
 from cutlayer.trial import Trial, read_trial
 from cutlayer_profiles.report import write_report
@@ -40,7 +40,7 @@ def serve(trial_file: Path, run_dir: Path | None, resume: bool, threads: int, as
     display = ProgressDisplay(trial.epochs, console)
     _connect(trial).close()
     # Last, so that a mistake found before, or a broker that is not there, leaves no folder behind.
-    path = run_dir or (Path("runs") / trial.name if resume else free_run_dir(Path("runs"), trial.name))
+    path = run_dir or free_run_dir(Path("runs"), trial.name, resume=resume)
     record = Record(path, trial_file.read_text("utf-8"), display.show, resume=resume)
     try:
         with display:
@@ -81,12 +81,17 @@ def _connect(trial: Trial, will: LastWill | None = None, wait_s: float = 10.0) -
     return MqttTransport(broker.host, broker.port, f"cutlayer-{new_epoch():x}", will, wait_s, tls)
 
 
-def free_run_dir(root: Path, name: str) -> Path:
-    """``root/name``, or the first of ``root/name-2``, ``-3``, ... that does not exist."""
-    path, number = root / name, 2
+def free_run_dir(root: Path, name: str, *, resume: bool = False) -> Path:
+    """``root/name``, or the first of ``root/name-2``, ``-3``, ... that does not exist.
+
+    To resume, it is the newest that does exist, unless its run is over.
+    """
+    path, number, newest = root / name, 2, None
     while path.exists():
+        newest = path
         path, number = root / f"{name}-{number}", number + 1
-    return path
+    unfinished = newest is not None and (newest / "events.jsonl").exists() and not read_run(newest).summary.ok
+    return newest if resume and newest is not None and unfinished else path
 
 
 def _closing_line(summary: Summary) -> str:

@@ -9,7 +9,7 @@ from safetensors.torch import save as save_safetensors
 
 from cutlayer import data, topics
 from cutlayer.endpoint import new_epoch, will_of
-from cutlayer.errors import CutlayerError, PeerStartedAnew, RemoteError
+from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError, UserError
 from cutlayer.files import replace_file
 from cutlayer.messages import Presence
 from cutlayer.record import Ended, Quarantined, Record, Resumed, Started, Summary
@@ -76,9 +76,10 @@ class Coordinator:
             while not ok:
                 try:
                     with self._fleet(connect, record.quarantined) as fleet:
-                        reason = self._lead(fleet, record, waiting_for, why)
+                        reason, ok = self._lead(fleet, record, waiting_for, why), True
+                        # First, since a run whose devices have left cannot be resumed.
+                        record.write(Ended(time_s=record.now(), ok=True, reason=reason))
                         fleet.dismiss(reason, ok=True)
-                    ok = True
                 except PeerStartedAnew as error:
                     why = str(error)
                 except RemoteError as error:
@@ -91,7 +92,8 @@ class Coordinator:
             reason = _reason(error)
             raise
         finally:
-            record.write(Ended(time_s=record.now(), ok=ok, reason=reason))
+            if not ok:
+                record.write(Ended(time_s=record.now(), ok=False, reason=reason))
             summary = record.close(self._trial.name)
         return summary
 
@@ -103,7 +105,10 @@ class Coordinator:
         fleet = Fleet(self._trial, self._client.fingerprint, birth, transport, dict(quarantined))
         try:
             yield fleet
-        except PeerStartedAnew:
+        except PeerLost as error:
+            fleet.dismiss(_reason(error), ok=False)
+            raise
+        except (PeerStartedAnew, KeyboardInterrupt, OSError):  # the devices wait for who resumes the run
             fleet.leave()
             raise
         except RemoteError as error:
@@ -122,7 +127,8 @@ class Coordinator:
         """Gather, go on from where all can, or begin; and train. Returns why the training ended."""
         devices = fleet.gather(waiting_for)
         checkpoints = Checkpoints(record.path / "checkpoints")
-        checkpoint = checkpoints.newest_held_by(devices)
+        checkpoint = checkpoints.newest_held_by(devices, record.count)
+        _check_samples(record.devices() if checkpoint else {}, devices)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
         halves = cut_model(self._trial.recipe)
         model = ServerModel(halves.server, self._trial.optimizer.server)
@@ -138,6 +144,7 @@ class Coordinator:
             torch.manual_seed(self._trial.seeds.weights)
             state = Round(0, client_weights(halves.client, [*self._client.params, *self._client.buffers]))
             trainer.start(state)
+            trainer.checkpoint()
         fleet.assign(run, checkpoint.positions if checkpoint else {})
         return self._train(trainer, halves, state, record)
 
@@ -159,6 +166,15 @@ class Coordinator:
     def _evaluate(self, halves: Halves) -> Evaluation:
         batches = data.whole(self._test, self._prepare, _EVALUATION_BATCH)
         return evaluate(halves.client, halves.server, batches)
+
+
+def _check_samples(began: dict[str, int], devices: dict[str, Presence]) -> None:
+    for name, each in devices.items():
+        if began.get(name, each.samples) != each.samples:
+            raise UserError(
+                f"{name} has {each.samples} samples, it had {began[name]} when this run began: give it the same --data, "
+                "or start the trial anew with another --run-dir"
+            )
 
 
 def _save(halves: Halves, record: Record) -> None:

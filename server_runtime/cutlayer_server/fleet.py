@@ -6,6 +6,8 @@ from contextlib import suppress
 from enum import Enum
 from typing import TypeVar
 
+import msgspec
+
 from cutlayer import topics
 from cutlayer.codecs import Payload
 from cutlayer.endpoint import Endpoint
@@ -80,6 +82,7 @@ class Fleet:
 
     def assign(self, run: int, positions: Mapping[str, Position]) -> None:
         """Tell every device what to obey, and from which of its states to go on."""
+        self._birth = msgspec.structs.replace(self._birth, run=run)
         for name in self.devices:
             self.say(name, assignment_of(self._trial, name, run, positions.get(name)))
 
@@ -112,6 +115,7 @@ class Fleet:
                 _log.warning("not every device confirmed the end of the trial")
         except CutlayerError as error:
             _log.warning("while ending the trial: %s", error)
+        self._birth = msgspec.structs.replace(self._birth, over=reason if ok else "")
         self.leave()
 
     def expel(self, device: str, reason: str) -> None:

@@ -66,20 +66,21 @@ class ServerModel:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that decides what later steps do: ``half/<name>``, ``optimizer/<parameter>/<name>``, ``random``."""
-        state = {f"half/{name}": tensor for name, tensor in self.half.state_dict().items()}
+        state = {f"half/{name}": tensor for name, tensor in _tensors(self.half).items()}
         for number, values in self._optimizer.state_dict()["state"].items():
             state |= {f"optimizer/{number}/{name}": value for name, value in values.items() if value is not None}
-        return {name: tensor.clone() for name, tensor in state.items()} | {"random": torch.get_rng_state()}
+        return {name: tensor.detach().clone() for name, tensor in state.items()} | {"random": torch.get_rng_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on exactly as from where ``state`` was taken. Raises `KeyError` or `RuntimeError` if it is another model's."""
-        half = {name.removeprefix("half/"): tensor for name, tensor in state.items() if name.startswith("half/")}
+        with torch.no_grad():
+            for name, tensor in _tensors(self.half).items():
+                tensor.copy_(state[f"half/{name}"])
         found: dict[int, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             if key.startswith("optimizer/"):
                 _, number, name = key.split("/", 2)
                 found.setdefault(int(number), {})[name] = tensor
-        self.half.load_state_dict(half)
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": found})
         torch.set_rng_state(state["random"])
 

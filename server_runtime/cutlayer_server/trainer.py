@@ -77,6 +77,7 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> Round:
         """Go on as from where the checkpoint was written; returns how far its epoch had got."""
         self._model.restore(checkpoint.model)
+        self._kept_at_s = float("-inf")  # however often somebody dies, each life gets further than the one before
         self.losses, self._positions = list(checkpoint.losses), dict(checkpoint.positions)
         self.start(checkpoint.round)
         self._steps = self._record.steps_of(checkpoint.round.epoch)
@@ -149,9 +150,7 @@ class Trainer:
         if due:
             passing = [device for device in devices if device not in self._round.returned]
             self._keep([device for device in self.devices if device not in passing])
-            with self._phases("checkpoint"):
-                self._checkpoints.write(self._checkpoint())
-            self._kept_at_s = time.monotonic()
+            self.checkpoint()
 
     def _keep(self, devices: Iterable[str]) -> None:
         """Have these devices, which are between two passes, keep their states."""
@@ -162,7 +161,14 @@ class Trainer:
             self._fleet.hear(device)
             self._unkept.discard(device)
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> None:
+        """Write one of now; every device must have kept its state, or be about to. Raises `OSError`."""
+        with self._phases("checkpoint"):
+            self._record.sync()
+            self._checkpoints.write(self._state())
+        self._kept_at_s = time.monotonic()
+
+    def _state(self) -> Checkpoint:
         up, down = self._traffic_so_far()
         books = Books(
             events=self._record.count,

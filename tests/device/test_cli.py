@@ -45,7 +45,7 @@ def device(digits, **changes):
         ({"data": "none.npz"}, 2, "cutlayer: data none.npz: does not exist"),
         ({"name": "a/b"}, 2, "cutlayer: the device name 'a/b': use 1 to 64"),
         ({"broker": "x:y"}, 2, "cutlayer: --broker: found 'x:y'"),
-        ({}, 1, "cutlayer: no MQTT broker answers at 127.0.0.1:1"),
+        pytest.param({}, 1, "cutlayer: no MQTT broker answers at 127.0.0.1:1", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_a_status(digits, change, status, message):

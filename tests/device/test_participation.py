@@ -1,11 +1,13 @@
 """What a board makes of the server's births and wills, in whatever order the broker hands them over."""
 
+from contextlib import closing
+
 import pytest
 
 from cutlayer import data, topics
 from cutlayer.bundle import read_bundle
 from cutlayer.errors import PeerStartedAnew
-from cutlayer.messages import Presence, decode
+from cutlayer.messages import Message, Presence, decode, encode
 from cutlayer.transports import MemoryBroker
 from cutlayer_device.agent import birth_of
 from cutlayer_device.engines import load_engine
@@ -22,8 +24,9 @@ def broker():
 def part(digits, tmp_path, broker):
     bundle = read_bundle(digits / "client.bundle")
     samples = data.load(digits / "board-1.npz", bundle.manifest.client.input)
-    board = Board(bundle, load_engine(bundle, 1), samples, States(tmp_path, "abc"))
-    return Participation(board, birth_of(bundle, "demo", "board-1", 10), broker.connect())
+    with closing(States(tmp_path, "abc")) as states:
+        board = Board(bundle, load_engine(bundle, 1), samples, states)
+        yield Participation(board, birth_of(bundle, "demo", "board-1", 10), broker.connect())
 
 
 def server(epoch, *, online):
@@ -58,6 +61,18 @@ def test_a_server_that_goes_and_comes_back_is_noticed_both_times(part):
     for online in (False, True):
         with pytest.raises(_ServerMoved):
             part._meet_server(server(1, online=online))
+
+
+def test_who_missed_the_end_of_its_run_learns_it_from_the_farewell(part, broker):
+    part._board.states.enter(7, None)
+    farewell = Presence(trial="demo", device="all", online=False, epoch=3, run=7, over="all 3 epochs are done")
+    broker.connect().publish_retained(topics.control("demo"), encode(Message(farewell)))
+    assert part.run() == "all 3 epochs are done"
+    assert part._board.states.run == 0
+
+
+def test_the_end_of_another_run_means_nothing(part):
+    part._meet_server(Presence(trial="demo", device="all", online=False, epoch=3, run=7, over="done"))
 
 
 def test_what_the_server_does_after_the_end_does_not_matter(part):

@@ -1,5 +1,7 @@
 """What a board finds on its disk after a crash."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
@@ -17,11 +19,24 @@ def state(value):
 def states(tmp_path):
     found = States(tmp_path / "board", "abc")
     found.enter(7, None)
-    return found
+    yield found
+    found.close()
 
 
 def again(states, fingerprint="abc"):
-    return States(states._folder, fingerprint)
+    """What the next process finds."""
+    states.close()
+    with closing(States(states._folder, fingerprint)) as found:
+        return found
+
+
+def files(states):
+    return [path for path in states._folder.iterdir() if path.suffix == ".safetensors"]
+
+
+def test_a_folder_has_one_process(states):
+    with pytest.raises(UserError, match="another process uses it: each device needs a name of its own"):
+        States(states._folder, "abc")
 
 
 def test_the_newest_three_are_there_after_a_restart_to_the_last_bit(states):
@@ -33,7 +48,7 @@ def test_the_newest_three_are_there_after_a_restart_to_the_last_bit(states):
     read = found.read(Position(0, 2), like=state(0))
     np.testing.assert_array_equal(read.arrays["params.w"], state(2 / 3).arrays["params.w"])
     assert read.steps == 0
-    assert len(list(states._folder.iterdir())) == 3
+    assert len(files(states)) == 3
 
 
 def test_going_back_removes_what_comes_after(states):
@@ -57,14 +72,32 @@ def test_a_state_that_is_not_held_is_refused_and_nothing_is_removed(states, run,
     assert again(states).held == (Position(0, 1),)
 
 
-def test_states_of_another_bundle_or_damaged_ones_are_refused_by_name(states):
+def test_a_damaged_state_is_not_held_and_half_written_ones_are_removed(states):
+    states.keep(Position(0, 1), state(1))
+    states.keep(Position(0, 2), state(2))
+    damaged = bytearray(states._files[Position(0, 2)].read_bytes())
+    damaged[-1] ^= 1
+    states._files[Position(0, 2)].write_bytes(damaged)
+    (states._folder / "x.safetensors.part").write_bytes(b"half")
+    assert again(states).held == (Position(0, 1),)
+    assert len(files(states)) == 1
+
+
+def test_the_end_of_a_run_leaves_no_states(states):
+    states.keep(Position(0, 1), state(1))
+    states.clear()
+    assert (again(states).run, again(states).held) == (0, ())
+
+
+def test_the_number_of_the_participation_before_is_known_after_a_reboot(states):
+    assert states.number(5) == 0
+    assert again(states).number(6) == 5
+
+
+def test_states_of_another_bundle_are_refused_by_name(states):
     states.keep(Position(0, 1), state(1))
     with pytest.raises(UserError, match="is of another bundle; give another --state"):
         again(states, "def")
-    (path,) = states._folder.iterdir()
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match=rf"state {path}: cannot be read; remove it"):
-        again(states)
 
 
 def test_a_state_of_other_shapes_is_refused(states):
@@ -85,4 +118,4 @@ def test_a_full_disk_leaves_the_states_before(states, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             states.keep(Position(0, 2), state(2))
     assert again(states).held == states.held == (Position(0, 1),)
-    assert len(list(states._folder.iterdir())) == 1
+    assert len(files(states)) == 1

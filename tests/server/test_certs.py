@@ -7,11 +7,17 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
 from cutlayer import topics
+from cutlayer.endpoint import Endpoint
 from cutlayer.errors import TransportError, UserError
+from cutlayer.messages import Presence
+from cutlayer.session import Role
 from cutlayer.transports import MqttTransport, load_tls
 from cutlayer_server import certs
 from cutlayer_server.certs import make_certificates
@@ -64,11 +70,13 @@ def test_server_and_device_reach_each_other(lab):
 
 
 def test_a_device_can_neither_write_nor_read_what_is_anothers(lab):
-    server, board, thief = connect(lab, "server"), connect(lab, "board-1"), connect(lab, "board-2")
+    server, board, thief, listeners = connect(lab, "server"), connect(lab, "board-1"), connect(lab, "board-2"), []
     server.subscribe("cutlayer/1/x/#")
     board.subscribe(topics.down("x", "board-1"))
     for topic in (topics.down("x", "board-1"), topics.up("x", "board-1"), topics.state("x", "board-1"), "cutlayer/1/#"):
-        thief.subscribe(topic)
+        listener = connect(lab, "board-2")
+        listener.subscribe(topic)
+        listeners.append(listener)
     time.sleep(0.3)
     for topic in (topics.up("x", "board-1"), topics.down("x", "board-1"), topics.control("x"), "elsewhere"):
         thief.publish(topic, b"forged")
@@ -76,13 +84,15 @@ def test_a_device_can_neither_write_nor_read_what_is_anothers(lab):
     board.publish(topics.up("x", "board-1"), b"smashed")
     assert set(heard(server)) == {(topics.down("x", "board-1"), b"gradient"), (topics.up("x", "board-1"), b"smashed")}
     assert heard(board) == [(topics.down("x", "board-1"), b"gradient")]
-    assert not [packet for packet in heard(thief) if packet[0] != topics.control("t")]
-    for transport in (server, board, thief):
+    for listener in listeners:
+        with suppress(TransportError):  # the broker may say so, or deliver nothing
+            assert not [packet for packet in heard(listener) if packet[0] != topics.control("t")]
+    for transport in (server, board, thief, *listeners):
         transport.close()
 
 
 def test_without_a_certificate_the_broker_says_what_it_wants(lab):
-    with pytest.raises(TransportError, match="it wants a certificate: give --tls"):
+    with pytest.raises(TransportError, match="it wants a certificate: give a folder"):
         MqttTransport("localhost", lab[1], "nobody", connect_timeout_s=3.0)
 
 
@@ -116,6 +126,50 @@ def test_devices_can_be_added_and_what_is_there_is_kept(tmp_path):
     assert (tmp_path / "board-1" / "own.crt").read_bytes() == before
     assert {path.name for path in made.kept} == {"authority", "broker", "server", "board-1"}
     assert {path.name for path in made.written} == {"board-2", "mosquitto.conf", "acl"}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "devices", "message"),
+    [
+        (["localhost"], ["server"], "the folder of that name holds something else"),
+        (["localhost"], ["authority"], "the folder of that name holds something else"),
+        (["localhost:8883"], ["board-1"], "without a port"),
+        (["other"], ["board-1"], "is for other names of the broker"),
+    ],
+)
+def test_what_would_not_work_or_give_too_much_is_refused(tmp_path, hosts, devices, message):
+    make_certificates(tmp_path, ["localhost"], ["board-1"], 1, days=30)
+    with pytest.raises(UserError, match=message):
+        make_certificates(tmp_path, hosts, devices, 1, days=30)
+
+
+def test_half_of_an_identity_is_made_whole_and_a_foreign_one_refused(tmp_path):
+    make_certificates(tmp_path, ["localhost"], DEVICES, 1, days=30)
+    (tmp_path / "board-1" / "own.crt").unlink()
+    make_certificates(tmp_path, ["localhost"], DEVICES, 1, days=30)
+    load_tls(tmp_path / "board-1")
+    for name in ("own.crt", "own.key"):
+        shutil.copy(tmp_path / "board-2" / name, tmp_path / "board-1" / name)
+    with pytest.raises(UserError, match="is not the certificate of board-1"):
+        make_certificates(tmp_path, ["localhost"], DEVICES, 1, days=30)
+
+
+def test_a_device_whose_name_does_not_fit_its_certificate_is_told(lab, caplog):
+    board = connect(lab, "board-1")
+    for name, warnings in (("board-1", 0), ("board-2", 1)):
+        birth = Presence(trial="u", device=name, online=True, epoch=5)
+        endpoint = Endpoint(Role.DEVICE, "u", board, 5, lambda presence: None)
+        endpoint.claim(topics.state("u", name), birth)
+        assert caplog.text.count("does the name fit the certificate?") == warnings
+    board.close()
+
+
+def test_a_subscription_that_the_broker_refuses_is_an_error(lab):
+    board = connect(lab, "board-1")
+    board._on_subscribe(board._client, None, 1, [ReasonCode(PacketTypes.SUBACK, identifier=0x80)], None)
+    with pytest.raises(TransportError, match="does the name of the device fit its certificate"):
+        board.receive(0.1)
+    board.close()
 
 
 def test_keys_are_nobody_elses_to_read(tmp_path):

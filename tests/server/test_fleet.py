@@ -215,7 +215,7 @@ def test_smashed_data_that_do_not_fit_end_the_trial_for_all_with_the_reason(
 
 
 def test_a_device_is_told_when_another_one_died(digits, tmp_path):
-    trial = digits_trial(digits, epochs=50, patience_s=5.0)
+    trial = digits_trial(digits, epochs=50, patience_s=2.0)
     broker, bundle = MemoryBroker(), read_bundle(digits / "client.bundle")
     server = Server(broker, digits, trial, tmp_path / "run")
     boards = [Board(broker, bundle, trial, name, samples, tmp_path) for name, samples in shares(digits, trial).items()]
@@ -288,12 +288,12 @@ def test_a_device_under_a_name_that_the_trial_lacks_is_told_at_once(server, digi
 
 def test_a_second_device_of_the_same_name_steps_back(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("cutlayer.endpoint._LONGEST_WILL_S", 0.5)
-    monkeypatch.setattr(Endpoint.claim, "__defaults__", (0.5,))
+    monkeypatch.setattr(Endpoint.claim, "__defaults__", (0.5, 0))
     trial = digits_trial(digits, devices=("board-1",), epochs=40, patience_s=5.0)
     broker, bundle = MemoryBroker(), read_bundle(digits / "client.bundle")
     (samples,) = shares(digits, trial).values()
     server = Server(broker, digits, trial, tmp_path / "run")
-    first, second = (Board(broker, bundle, trial, "board-1", samples, tmp_path) for _ in range(2))
+    first, second = (Board(broker, bundle, trial, "board-1", samples, tmp_path / name) for name in "ab")
     first.start()
     time.sleep(0.5)
     second.start()
@@ -305,7 +305,7 @@ def test_a_second_device_of_the_same_name_steps_back(digits, tmp_path, monkeypat
 
 
 def test_a_second_server_of_the_same_trial_steps_back(server, digits, trial, tmp_path, monkeypatch):
-    monkeypatch.setattr(Endpoint.claim, "__defaults__", (0.5,))
+    monkeypatch.setattr(Endpoint.claim, "__defaults__", (0.5, 0))
     server.await_missing(["board-1"])
     second = Server(server.broker, digits, trial, tmp_path / "second")
     second.start()

@@ -57,7 +57,7 @@ def test_every_step_is_recorded_once_in_order(counted, digits, trial):
 def test_phases_are_recorded_and_never_exceed_the_time_that_passed(counted):
     run, _ = counted
     for done in run.all(EpochDone):
-        assert set(done.phases_s) == {"wait", "decode", "train", "encode", "send"}
+        assert set(done.phases_s) - {"checkpoint"} == {"wait", "decode", "train", "encode", "send"}
         assert 0 < sum(done.phases_s.values()) <= done.duration_s
     for each in run.all(ClientPass):
         assert set(each.phases_s) == {"forward", "encode", "send", "wait", "decode", "backward"}

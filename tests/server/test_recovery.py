@@ -3,6 +3,7 @@
 import threading
 from contextlib import suppress
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -10,8 +11,9 @@ from safetensors.numpy import load_file
 from cutlayer import data
 from cutlayer.aggregation import Sequential, SplitFed
 from cutlayer.bundle import read_bundle
+from cutlayer.errors import UserError
 from cutlayer.record import Record, Step, read_run
-from cutlayer.transports import MemoryBroker
+from cutlayer.transports import MemoryBroker, MemoryTransport
 from cutlayer_server.coordinator import Coordinator
 from harness import Board, Killed, MortalTransport, digits_trial, run_trial, shares
 
@@ -83,3 +85,60 @@ def test_a_server_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
     run = disturbed(digits, trial, tmp_path / "run", server_deaths=(40, 100, 60))
     same(run, undisturbed[1])
     assert run.summary.resumed == 3
+
+
+@pytest.mark.parametrize("packet", [4, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_device_that_is_killed_around_the_first_checkpoint(digits, undisturbed, tmp_path, packet):
+    trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=0.0)
+    same(disturbed(digits, trial, tmp_path / "run", board_1=(packet,)), undisturbed[1])
+
+
+def test_a_board_that_loses_power_takes_its_name_back_at_once(digits, undisturbed, tmp_path, monkeypatch):
+    """No will is published: the broker has not noticed yet."""
+    monkeypatch.setattr(MemoryTransport, "die", MemoryTransport.close)
+    trial = trial_of(digits, undisturbed[0].aggregation, patience_s=3.0)
+    same(disturbed(digits, trial, tmp_path / "run", board_2=(50,)), undisturbed[1])
+
+
+class Interrupted(MortalTransport):
+    """Ctrl-C at the n-th packet; what is said after it still gets through."""
+
+    def publish(self, topic, payload):
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+        return self._transport.publish(topic, payload)
+
+    def publish_retained(self, topic, payload):
+        self._transport.publish_retained(topic, payload)
+
+
+def test_an_interrupted_server_is_waited_for(digits, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setitem(lead.__globals__, "MortalTransport", Interrupted)
+    monkeypatch.setitem(lead.__globals__, "Killed", KeyboardInterrupt)
+    same(disturbed(digits, undisturbed[0], tmp_path / "run", server_deaths=(60,)), undisturbed[1])
+
+
+def test_other_samples_than_before_are_refused(digits, undisturbed, tmp_path):
+    trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=0.0, devices=("board-1",))
+    broker, bundle, run_dir = MemoryBroker(), read_bundle(digits / "client.bundle"), tmp_path / "run"
+    samples = shares(digits, trial)["board-1"]
+    test = data.load(digits / trial.data.test, trial.model.input, part="test")
+    first = Board(broker, bundle, trial, "board-1", samples, run_dir / "states", deaths=(30,))
+    first.start()
+
+    def swap(missing):
+        if not missing:  # it is there; its next life will have others
+            first._birth = msgspec.structs.replace(first._birth, samples=300)
+
+    with pytest.raises(UserError, match="board-1 has 300 samples, it had 719 when this run began"):
+        Coordinator(trial, test).run(broker.connect, Record(run_dir, ""), swap)
+    first.join(timeout=20)
+
+
+def test_one_run_has_one_server(tmp_path):
+    record = Record(tmp_path / "run", "")
+    with pytest.raises(UserError, match="another process uses it: stop that server first"):
+        Record(tmp_path / "run", "", resume=True)
+    record.close("x")
+    Record(tmp_path / "run", "", resume=True).close("x")

@@ -10,7 +10,6 @@ import queue
 import socket
 import ssl
 import time
-from contextlib import suppress
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -29,6 +28,8 @@ _MAX_PACKET_BYTES = 1 << 18
 """Twice the longest frame of ours; what is larger is not for us and is dropped."""
 _MAX_WAITING = 256
 """Packets that may wait to be taken; those beyond are dropped, as QoS 0 allows, so a flood fills no memory."""
+_BIRTHS, _MAX_BIRTHS = ("/state", "/control"), 4096
+"""The same for births and wills, which nobody sends again."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +56,7 @@ class MqttTransport:
         connect_timeout_s: float = 10.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._inbox: queue.Queue[Packet] = queue.Queue(_MAX_WAITING)
+        self._inbox: queue.SimpleQueue[Packet] = queue.SimpleQueue()
         self._filters: list[str] = []
         self._retained: dict[str, bytes] = {}
         self._connections = 0
@@ -65,6 +66,7 @@ class MqttTransport:
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
+        self._client.on_subscribe = self._on_subscribe
         self._client.reconnect_delay_set(min_delay=1, max_delay=8)
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1, retain=True)
@@ -148,12 +150,21 @@ class MqttTransport:
         elif reason.is_failure:
             _log.warning("lost the connection to the broker (%s); trying again", reason)
 
+    def _on_subscribe(self, _client: paho.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._refusal = (
+                f"the MQTT broker does not let us read all of {', '.join(self._filters)}: does the name of the device "
+                "fit its certificate?"
+            )
+
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         payload = bytes(message.payload)
-        if len(payload) > _MAX_PACKET_BYTES:
+        waiting = self._inbox.qsize()
+        if len(payload) > _MAX_PACKET_BYTES or waiting >= (
+            _MAX_BIRTHS if message.topic.endswith(_BIRTHS) else _MAX_WAITING
+        ):
             return
-        with suppress(queue.Full):
-            self._inbox.put_nowait(Packet(message.topic, payload, publish_bytes(message.topic, payload)))
+        self._inbox.put(Packet(message.topic, payload, publish_bytes(message.topic, payload)))
 
 
 def _tune_socket(_client: paho.Client, _data: Any, connection: Any) -> None:

@@ -16,7 +16,7 @@ _ALERTS = {
     "CERTIFICATE_EXPIRED": "our certificate has expired, or this machine's clock is wrong: have a new one made",
     "UNKNOWN_CA": "our certificate is of another authority than the broker's",
     "BAD_CERTIFICATE": "our certificate is not one that it accepts",
-    "CERTIFICATE_REQUIRED": "it wants a certificate: give --tls a folder that `cutlayer certs` made",
+    "CERTIFICATE_REQUIRED": "it wants a certificate: give a folder that `cutlayer certs` made, --tls on a board, broker.tls in a trial file",
     "CERTIFICATE_REVOKED": "our certificate was revoked",
 }
 
@@ -57,6 +57,8 @@ def check_broker(host: str, port: int, context: ssl.SSLContext) -> None:
             pass
     except ssl.SSLCertVerificationError as error:
         raise TransportError(f"the broker's certificate is not to be trusted: {error.verify_message}") from error
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        raise  # it went away in the middle, and may come back
     except ssl.SSLError as error:
         raise TransportError(f"{host}:{port} does not speak TLS with us: {error.reason or error}") from error
 
