@@ -228,6 +228,9 @@ class Run(msgspec.Struct, frozen=True):
     trial_text: str
     environment: dict[str, Any]
     events: list[Event]
+    """Those that count."""
+    faults: list[Resumed | Quarantined]
+    """Every return to an earlier state, and every device that was sent away."""
     summary: Summary
 
     def all(self, kind: type[Any]) -> list[Any]:
@@ -247,7 +250,8 @@ def read_run(path: Path) -> Run:
         environment = msgspec.json.decode((path / "environment.json").read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: is not a run record: {error}") from error
-    return Run(path, text, environment, _counting(lines), _summarise(path.resolve().name, lines))
+    faults = [line for line in lines if isinstance(line, Resumed | Quarantined)]
+    return Run(path, text, environment, _counting(lines), faults, _summarise(path.resolve().name, lines))
 
 
 def _begun(path: Path, trial_text: str) -> list[Event]:

@@ -1,6 +1,8 @@
 """The server's checkpoints: everything that it needs to go on exactly where it stood."""
 
+import logging
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +12,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from cutlayer.errors import CutlayerError, UserError
@@ -21,9 +23,10 @@ from cutlayer_server.rounds import Arrays, Round
 
 __all__ = ["Books", "Checkpoint", "Checkpoints"]
 
-_FILE = re.compile(r"(\d{8})\.safetensors")
+_FILE = re.compile(r"(\d{8})-[0-9a-f]{8}\.safetensors")
 _KEPT = 2
 """The newest may be one of which a device died before it had kept its own part."""
+_log = logging.getLogger(__name__)
 
 
 class Books(msgspec.Struct, frozen=True):
@@ -61,7 +64,7 @@ class Checkpoints:
     """The newest checkpoints of one run, a file each.
 
     Invariant: after a crash at any moment, or on a full disk, every file is whole, and the one before the newest is
-    there still.
+    there still. A name holds the CRC-32 of its file, so one that the disk has damaged is passed over.
 
     Args:
         folder: theirs alone.
@@ -74,10 +77,12 @@ class Checkpoints:
         """Add one, and remove the oldest. Raises `OSError` if it cannot be written; those that were there are there."""
         for unfinished in self._folder.glob("*.part"):
             unfinished.unlink()
-        numbers = self._numbers()
-        replace_file(self._path(numbers[-1] + 1 if numbers else 1), _to_bytes(checkpoint))
-        for number in self._numbers()[:-_KEPT]:
-            self._path(number).unlink(missing_ok=True)
+        content = _to_bytes(checkpoint)
+        number = max(self._paths(), default=0) + 1
+        replace_file(self._folder / f"{number:08d}-{zlib.crc32(content):08x}.safetensors", content)
+        paths = self._paths()
+        for old in sorted(paths)[:-_KEPT]:
+            paths[old].unlink(missing_ok=True)
 
     def newest_held_by(self, devices: dict[str, Presence], events: int) -> Checkpoint | None:
         """The newest from which all devices can go on, and those after it are removed; None if there is none at all.
@@ -94,8 +99,9 @@ class Checkpoints:
                 continue
             lacking = next((name for name, each in devices.items() if not checkpoint.is_held_by(each)), "")
             if not lacking:
-                for later in [each for each in self._numbers() if each > number]:
-                    self._path(later).unlink()
+                for later, path in self._paths().items():
+                    if later > number:
+                        path.unlink()
                 return checkpoint
         if lacking:
             raise CutlayerError(
@@ -105,15 +111,17 @@ class Checkpoints:
         return None
 
     def _newest_first(self) -> Iterator[tuple[int, Checkpoint]]:
-        for number in reversed(self._numbers()):
-            yield number, _read(self._path(number))
+        """Those that are whole."""
+        for number, path in sorted(self._paths().items(), reverse=True):
+            content = path.read_bytes()
+            if path.stem.endswith(f"-{zlib.crc32(content):08x}"):
+                yield number, _from_bytes(content, path)
+            else:
+                _log.warning("passed over the checkpoint %s: it was damaged on the disk", path)
 
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.safetensors"
-
-    def _numbers(self) -> list[int]:
-        names = (path.name for path in self._folder.glob("*.safetensors"))
-        return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
+    def _paths(self) -> dict[int, Path]:
+        paths = self._folder.glob("*.safetensors")
+        return {int(match[1]): path for path in paths if (match := _FILE.fullmatch(path.name))}
 
 
 class _About(msgspec.Struct):
@@ -149,16 +157,15 @@ def _to_bytes(checkpoint: Checkpoint) -> bytes:
     return content
 
 
-def _read(path: Path) -> Checkpoint:
+def _from_bytes(content: bytes, path: Path) -> Checkpoint:
     """Raises `UserError` if it is not a checkpoint."""
     try:
-        with safe_open(path, "pt") as file:
-            about = msgspec.json.decode((file.metadata() or {})["about"], type=_About)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, msgspec.MsgspecError) as error:
-        raise UserError(
-            f"checkpoint {path}: cannot be read; remove it to go on from the one before: {error}"
-        ) from error
+        length = int.from_bytes(content[:8], "little")
+        metadata = msgspec.json.decode(content[8 : 8 + length], type=dict[str, dict[str, Any]])["__metadata__"]
+        about = msgspec.json.decode(metadata["about"], type=_About)
+        tensors = load(content)
+    except (SafetensorError, KeyError, msgspec.MsgspecError) as error:
+        raise UserError(f"checkpoint {path}: is none of this version; start the trial anew: {error}") from error
     state = Round(
         epoch=about.epoch,
         weights=_arrays("weights", tensors),

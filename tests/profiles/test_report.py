@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cutlayer.record import Ended, Record, Started, read_run
+from cutlayer.record import Ended, Quarantined, Record, Resumed, Started, read_run
 from cutlayer_profiles.report import write_report
 from cutlayer_profiles.report.charts import phase_chart
 from harness import digits_trial, run_trial
@@ -75,6 +75,17 @@ def test_a_run_that_failed_before_its_first_epoch_has_a_page_that_says_so(tmp_pa
     text = write_report(tmp_path / "r").read_text()
     assert 'class="reason failed">board-1 is gone' in text
     assert "<svg" not in text
+
+
+def test_faults_are_listed(tmp_path):
+    record = Record(tmp_path / "r", "")
+    record.write(Quarantined(time_s=3.0, device="board-2", reason="it sent <nonsense>"))
+    record.write(Resumed(time_s=4.5, kept=0, epoch=2, step=31, reason="board-1 started anew"))
+    record.write(Ended(time_s=9.0, ok=True, reason="done"))
+    record.close("r")
+    text = write_report(tmp_path / "r").read_text()
+    assert "board-2 was left out: it sent &lt;nonsense&gt;" in text
+    assert "<td>board-1 started anew</td><td>step 31 of epoch 3</td>" in text
 
 
 def test_an_unknown_phase_is_drawn_too():

@@ -63,6 +63,20 @@ def test_one_that_is_ahead_of_the_record_is_passed_over(checkpoints):
     assert checkpoints.newest_held_by({"a": device(2, 3)}, events=29).round.steps["a"] == 2
 
 
+def test_a_damaged_one_is_passed_over(checkpoints):
+    newest = max(checkpoints._folder.iterdir())
+    damaged = bytearray(newest.read_bytes())
+    damaged[-1] ^= 1
+    newest.write_bytes(damaged)
+    assert checkpoints.newest_held_by({"a": device(2, 3)}, events=99).round.steps["a"] == 2
+
+
+def test_two_are_kept_and_half_written_ones_removed(checkpoints):
+    (checkpoints._folder / "x.part").write_bytes(b"half")
+    checkpoints.write(checkpoint(4))
+    assert len(list(checkpoints._folder.iterdir())) == 2
+
+
 def test_there_may_be_none(tmp_path):
     assert Checkpoints(tmp_path / "none").newest_held_by({"a": device()}, events=0) is None
 

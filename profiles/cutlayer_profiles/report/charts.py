@@ -20,6 +20,8 @@ _PHASES = {
     "encode": "#4fae8c",
     "decode": "#9bd3bd",
     "send": "#e0793a",
+    "checkpoint": "#8a7f5c",
+    "keep": "#8a7f5c",
     "wait": "#d9dde4",
 }
 _STYLE: Any = {
