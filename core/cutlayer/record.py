@@ -3,7 +3,7 @@
     runs/<name>/
         trial.toml          the trial file, byte for byte
         environment.json    versions and machine
-        events.jsonl        one of the events below a line, in order of time
+        events.jsonl        an event a line (`cutlayer.events`), in order of time
         summary.json        written when the run ends
         model.safetensors   weights of the whole model, client and server, after the last epoch
         report.html         the same for people
@@ -18,111 +18,17 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from cutlayer.errors import UserError
+from cutlayer.events import Ended, EpochDone, Event, Quarantined, Resumed, Started, Step
 from cutlayer.files import lock_folder, replace_file
 
-__all__ = [
-    "ClientPass",
-    "Ended",
-    "EpochDone",
-    "Event",
-    "Quarantined",
-    "Record",
-    "Resumed",
-    "Run",
-    "Started",
-    "Step",
-    "Summary",
-    "read_run",
-]
+__all__ = ["Record", "Run", "Summary", "read_run"]
 
 _PACKAGES = ("cutlayer", "numpy", "msgspec", "paho-mqtt", "torch", "onnx", "onnxruntime")
-
-
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", kw_only=True):
-    time_s: float
-    """Since the record was opened."""
-
-
-class Started(_Line, frozen=True, tag="started"):
-    """All devices joined."""
-
-    devices: dict[str, int]
-    """Samples by device."""
-
-
-class Step(_Line, frozen=True, tag="step"):
-    """The server updated on one batch."""
-
-    epoch: int
-    step: int
-    device: str
-    samples: int
-    loss: float
-    correct: int
-    up_payload_bytes: int
-    down_payload_bytes: int
-    raw_payload_bytes: int
-    """What each way would have been as float32."""
-
-
-class ClientPass(_Line, frozen=True, tag="client_pass"):
-    """A device finished its pass over its samples."""
-
-    epoch: int
-    device: str
-    steps: int
-    phases_s: dict[str, float]
-
-
-class EpochDone(_Line, frozen=True, tag="epoch"):
-    """Every device finished the epoch, and the model was evaluated on the test set."""
-
-    epoch: int
-    mode: str
-    loss: float
-    accuracy: float
-    test_loss: float
-    test_accuracy: float
-    steps: int
-    duration_s: float
-    """Training only, without the evaluation."""
-    up_bytes: int
-    down_bytes: int
-    phases_s: dict[str, float]
-    """The server's time by phase."""
-
-
-class Resumed(_Line, frozen=True, tag="resumed"):
-    """A side had started anew, so both went back to where both could go on; what came between happens again."""
-
-    kept: int
-    """How many of the events before this one still count: the first ones."""
-    epoch: int
-    step: int
-    """Where it goes on: steps of this epoch that are done, over all devices."""
-    reason: str
-
-
-class Quarantined(_Line, frozen=True, tag="quarantined"):
-    """A device sent what cannot be, so the others go on without it, from before it did."""
-
-    device: str
-    reason: str
-
-
-class Ended(_Line, frozen=True, tag="ended"):
-    """The run is over."""
-
-    ok: bool
-    reason: str
-
-
-Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Quarantined | Ended
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

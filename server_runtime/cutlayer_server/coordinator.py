@@ -10,9 +10,10 @@ from safetensors.torch import save as save_safetensors
 from cutlayer import data, topics
 from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError, UserError
+from cutlayer.events import Ended, Quarantined, Resumed, Started
 from cutlayer.files import replace_file
 from cutlayer.messages import Presence
-from cutlayer.record import Ended, Quarantined, Record, Resumed, Started, Summary
+from cutlayer.record import Record, Summary
 from cutlayer.transports import LastWill, Transport
 from cutlayer.trial import Trial
 from cutlayer_cut import Halves, client_of, cut_model

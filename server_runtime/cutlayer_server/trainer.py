@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cutlayer.bundle import Client
 from cutlayer.codecs import Payload
 from cutlayer.errors import CodecError, CutlayerError, RemoteError
+from cutlayer.events import ClientPass, EpochDone, Step
 from cutlayer.messages import (
     Begin,
     Gradient,
@@ -23,7 +24,7 @@ from cutlayer.messages import (
     encode_weights,
 )
 from cutlayer.phases import Phases
-from cutlayer.record import ClientPass, EpochDone, Record, Step
+from cutlayer.record import Record
 from cutlayer.schedules import Mode
 from cutlayer.trial import Trial
 from cutlayer_server.checkpoints import Books, Checkpoint, Checkpoints

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from chaos.relay import Relay
 from cutlayer.broker import mosquitto_conf
 from cutlayer.demo import prepare
-from cutlayer.record import Resumed, Step, _lines, read_run
+from cutlayer.events import Resumed, Step
+from cutlayer.record import _lines, read_run
 
 DEVICES = ("board-1", "board-2")
 EPOCHS, FAULTS_A_TRIAL, MEAN_PAUSE_S, LONGEST_S = 100, 20, 0.8, 240.0

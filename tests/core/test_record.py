@@ -3,7 +3,8 @@ import json
 import pytest
 
 from cutlayer.errors import UserError
-from cutlayer.record import ClientPass, Ended, EpochDone, Record, Started, Step, read_run
+from cutlayer.events import ClientPass, Ended, EpochDone, Started, Step
+from cutlayer.record import Record, read_run
 
 EVENTS = [
     Started(time_s=0.1, devices={"a": 10}),

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cutlayer.record import Ended, Quarantined, Record, Resumed, Started, read_run
+from cutlayer.events import Ended, Quarantined, Resumed, Started
+from cutlayer.record import Record, read_run
 from cutlayer_profiles.report import write_report
 from cutlayer_profiles.report.charts import phase_chart
 from harness import digits_trial, run_trial

@@ -12,8 +12,8 @@ from cutlayer import data
 from cutlayer.bundle import read_bundle
 from cutlayer.codecs import Raw
 from cutlayer.errors import UserError
+from cutlayer.events import EpochDone
 from cutlayer.optimizers import Adam
-from cutlayer.record import EpochDone
 from cutlayer.schedules import Forward
 from cutlayer.trial import Codecs, Optimizers, read_trial
 from cutlayer_cut import build_model

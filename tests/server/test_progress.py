@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from cutlayer.record import Ended, EpochDone, Started, Step
+from cutlayer.events import Ended, EpochDone, Started, Step
 from cutlayer_server.progress import ProgressDisplay
 
 EVENTS = [

@@ -9,7 +9,8 @@ from safetensors.numpy import load_file
 from cutlayer import data
 from cutlayer.aggregation import Sequential, SplitFed
 from cutlayer.bundle import read_bundle
-from cutlayer.record import Record, Step, read_run
+from cutlayer.events import Step
+from cutlayer.record import Record, read_run
 from cutlayer.transports import MemoryBroker
 from cutlayer_device.participation import TrialFailed
 from cutlayer_server.coordinator import Coordinator

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from cutlayer import data
-from cutlayer.record import ClientPass, EpochDone, Started, Step
+from cutlayer.events import ClientPass, EpochDone, Started, Step
 from cutlayer.transports import MemoryBroker
 from cutlayer_cut import build_model
 from cutlayer_server.server_model import evaluate

@@ -12,7 +12,8 @@ from cutlayer import data
 from cutlayer.aggregation import Sequential, SplitFed
 from cutlayer.bundle import read_bundle
 from cutlayer.errors import UserError
-from cutlayer.record import Record, Step, read_run
+from cutlayer.events import Step
+from cutlayer.record import Record, read_run
 from cutlayer.transports import MemoryBroker, MemoryTransport
 from cutlayer_server.coordinator import Coordinator
 from harness import Board, Killed, MortalTransport, digits_trial, run_trial, shares

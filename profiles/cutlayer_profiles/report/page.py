@@ -5,7 +5,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from cutlayer.record import ClientPass, EpochDone, Run, read_run
+from cutlayer.events import ClientPass, EpochDone
+from cutlayer.record import Run, read_run
 from cutlayer_profiles.report.charts import accuracy_chart, loss_chart, phase_chart, traffic_chart
 
 __all__ = ["render", "write_report"]

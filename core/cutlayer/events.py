@@ -1,0 +1,89 @@
+"""The lines of a run record: what happened, one typed event each."""
+
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = ["ClientPass", "Ended", "EpochDone", "Event", "Quarantined", "Resumed", "Started", "Step"]
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", kw_only=True):
+    time_s: float
+    """Since the record was opened."""
+
+
+class Started(_Line, frozen=True, tag="started"):
+    """All devices joined."""
+
+    devices: dict[str, int]
+    """Samples by device."""
+
+
+class Step(_Line, frozen=True, tag="step"):
+    """The server updated on one batch."""
+
+    epoch: int
+    step: int
+    device: str
+    samples: int
+    loss: float
+    correct: int
+    up_payload_bytes: int
+    down_payload_bytes: int
+    raw_payload_bytes: int
+    """What each way would have been as float32."""
+
+
+class ClientPass(_Line, frozen=True, tag="client_pass"):
+    """A device finished its pass over its samples."""
+
+    epoch: int
+    device: str
+    steps: int
+    phases_s: dict[str, float]
+
+
+class EpochDone(_Line, frozen=True, tag="epoch"):
+    """Every device finished the epoch, and the model was evaluated on the test set."""
+
+    epoch: int
+    mode: str
+    loss: float
+    accuracy: float
+    test_loss: float
+    test_accuracy: float
+    steps: int
+    duration_s: float
+    """Training only, without the evaluation."""
+    up_bytes: int
+    down_bytes: int
+    phases_s: dict[str, float]
+    """The server's time by phase."""
+
+
+class Resumed(_Line, frozen=True, tag="resumed"):
+    """A side had started anew, so both went back to where both could go on; what came between happens again."""
+
+    kept: int
+    """How many of the events before this one still count: the first ones."""
+    epoch: int
+    step: int
+    """Where it goes on: steps of this epoch that are done, over all devices."""
+    reason: str
+
+
+class Quarantined(_Line, frozen=True, tag="quarantined"):
+    """A device sent what cannot be, so the others go on without it, from before it did."""
+
+    device: str
+    reason: str
+
+
+class Ended(_Line, frozen=True, tag="ended"):
+    """The run is over."""
+
+    ok: bool
+    reason: str
+
+
+Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Quarantined | Ended
