@@ -5,9 +5,12 @@ import torch
 from safetensors.torch import load_file
 
 from cutlayer import data
-from cutlayer.events import ClientPass, EpochDone, Started, Step
+from cutlayer.errors import UserError
+from cutlayer.events import ClientPass, Ended, EpochDone, Started, Step
+from cutlayer.record import Record, read_run
 from cutlayer.transports import MemoryBroker
 from cutlayer_cut import build_model
+from cutlayer_server.cli import free_run_dir
 from cutlayer_server.server_model import evaluate
 from harness import digits_trial, run_trial, shares
 
@@ -71,3 +74,34 @@ def test_the_saved_model_is_the_users_own_and_as_good_as_the_record_says(counted
     prepare = data.Preparation(trial.model.input, trial.data.mean, trial.data.std)
     found = evaluate(model, torch.nn.Identity(), data.whole(test, prepare, 100))
     assert found.accuracy == run.summary.test_accuracy
+
+
+def test_resuming_finds_the_newest_run_unless_it_is_over(tmp_path):
+    assert free_run_dir(tmp_path, "t", resume=True) == tmp_path / "t"
+    for name, ok in (("t", True), ("t-2", False)):
+        record = Record(tmp_path / name, "")
+        record.write(Ended(time_s=0.0, ok=ok, reason="for a test"))
+        record.close(name)
+    assert free_run_dir(tmp_path, "t", resume=True) == tmp_path / "t-2"
+    assert free_run_dir(tmp_path, "t") == tmp_path / "t-3"
+    Record(tmp_path / "t-2", "", resume=True).close("t-2")
+    with pytest.raises(UserError, match=r"already holds a run: go on with it by --resume"):
+        Record(tmp_path / "t-2", "")
+
+
+def test_what_a_power_cut_left_half_written_is_dropped(tmp_path):
+    record = Record(tmp_path / "r", "")
+    record.write(Started(time_s=0.5, devices={"a": 3}))
+    record.close("r")
+    with (tmp_path / "r" / "events.jsonl").open("ab") as file:
+        file.write(b'{"event":"started","time' + bytes(40) + b"\n")
+    resumed = Record(tmp_path / "r", "", resume=True)
+    assert resumed.count == 1
+    assert resumed.devices() == {"a": 3}
+    resumed.write(Ended(time_s=1.0, ok=True, reason="done"))
+    resumed.close("r")
+    assert [type(event) for event in read_run(tmp_path / "r").events] == [Started, Ended]
+    with pytest.raises(UserError, match="this run is over: done"):
+        Record(tmp_path / "r", "", resume=True)
+    with pytest.raises(UserError, match="the trial file has changed"):
+        Record(tmp_path / "r", "other", resume=True)
