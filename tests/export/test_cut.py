@@ -132,7 +132,7 @@ ZOO = {
 }
 
 
-SLOW = {"MobileNetV2", "ResNet18 for ImageNet", "ResNet9", "VGG13 with BatchNorm"}
+SLOW = {"ResNet18", "MobileNetV2", "ResNet18 for ImageNet", "ResNet9", "VGG13 with BatchNorm"}
 
 
 @pytest.mark.parametrize("model", [pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in ZOO])
