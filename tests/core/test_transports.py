@@ -128,6 +128,7 @@ def test_nagle_is_off_so_that_a_round_trip_does_not_wait_for_delayed_acknowledge
     a, b = (MqttTransport(broker.host, broker.port, name) for name in ("nagle-a", "nagle-b"))
     a.subscribe("nagle/down")
     b.subscribe("nagle/up")
+    time.sleep(0.5)  # what is published before the broker has a subscription goes nowhere
     for transport in (a, b):
         assert transport._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert transport._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
