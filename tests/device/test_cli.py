@@ -26,8 +26,9 @@ def test_a_wrong_address_is_the_users_mistake(address):
         split_address(address)
 
 
-def device(digits, **changes):
+def device(digits, tmp_path, **changes):
     options = {
+        "state": tmp_path,
         "bundle": digits / "client.bundle",
         "broker": "127.0.0.1:1",
         "data": digits / "board-1.npz",
@@ -48,8 +49,8 @@ def device(digits, **changes):
         pytest.param({}, 1, "cutlayer: no MQTT broker answers at 127.0.0.1:1", marks=pytest.mark.slow),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_a_status(digits, change, status, message):
-    finished = device(digits, **change)
+def test_a_mistake_ends_in_one_line_and_a_status(digits, tmp_path, change, status, message):
+    finished = device(digits, tmp_path, **change)
     assert finished.returncode == status
     (line,) = finished.stderr.strip().splitlines()
     assert line.startswith(message)

@@ -81,7 +81,7 @@ def test_a_board_in_training_obeys_sigterm_at_once(broker, digits, tmp_path):
         "board-1",
     ]
     command += ["--broker", f"{broker.host}:{broker.port}", "--data", digits / "board-1.npz", "--trial", "term"]
-    board = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    board = subprocess.Popen([*command, "--state", tmp_path], stderr=subprocess.PIPE, text=True)
     assert any("waiting for the server" in line for line in iter(board.stderr.readline, ""))
     start = time.monotonic()
     board.terminate()
