@@ -1,4 +1,4 @@
-"""Files that are whole after any crash, and folders that one process uses."""
+"""Files that are whole after any crash, and files that one process holds."""
 
 import fcntl
 import os
@@ -7,22 +7,22 @@ from typing import IO
 
 from cutlayer.errors import UserError
 
-__all__ = ["lock_folder", "replace_file"]
+__all__ = ["lock_file", "replace_file"]
 
 
-def lock_folder(path: Path, mend: str) -> IO[bytes]:
-    """Keep a folder for this process until what is returned is closed, or the process ends in any way.
+def lock_file(path: Path, mend: str) -> IO[bytes]:
+    """Hold a file, which stands for its folder, until what is returned is closed, or the process ends in any way.
 
     Raises:
         UserError: another process has it; ``mend`` says what to do.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    lock = (path / ".lock").open("ab")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise UserError(f"{path}: another process uses it: {mend}") from error
+        raise UserError(f"{path.parent}: another process uses it: {mend}") from error
     return lock
 
 

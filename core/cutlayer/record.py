@@ -24,7 +24,7 @@ import msgspec
 
 from cutlayer.errors import UserError
 from cutlayer.events import Ended, EpochDone, Event, Quarantined, Resumed, Started, Step
-from cutlayer.files import lock_folder, replace_file
+from cutlayer.files import lock_file, replace_file
 
 __all__ = ["Record", "Run", "Summary", "read_run"]
 
@@ -81,7 +81,7 @@ class Record:
         self.path, self._watch = path, watch
         if (path / "events.jsonl").exists() and not resume:
             raise UserError(f"{path} already holds a run: go on with it by --resume, or give another --run-dir")
-        self._lock = lock_folder(path, "stop that server first, or give another --run-dir")
+        self._lock = lock_file(path / ".lock", "stop that server first, or give another --run-dir")
         try:
             lines = _resumable(path, trial_text) if (path / "events.jsonl").exists() else _begun(path, trial_text)
         except (UserError, OSError):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cutlayer.errors import RemoteProtocolError, UserError
-from cutlayer.files import lock_folder, replace_file
+from cutlayer.files import lock_file, replace_file
 from cutlayer.messages import Position
 from cutlayer_device.engines import EngineState
 
@@ -39,7 +39,7 @@ class States:
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
-        self._lock = lock_folder(folder, "each device needs a name of its own, or another --state")
+        self._lock = lock_file(folder / ".lock", "each device needs a name of its own, or another --state")
         self.run = 0
         """The run that the states are of, 0 for none."""
         self._files: dict[Position, Path] = {}
@@ -103,12 +103,12 @@ class States:
             self._files.pop(old).unlink(missing_ok=True)
 
     def read(self, position: Position, like: EngineState) -> EngineState:
-        """The state at ``position``, accepted only with the names, shapes and dtypes of ``like``.
+        """The state at a position that is held, accepted only with the names, shapes and dtypes of ``like``.
 
         Raises:
-            UserError: it is not there, or damaged.
+            UserError: it was damaged meanwhile, or is of another bundle.
         """
-        path = self._files.get(position, self._folder)
+        path = self._files[position]
         try:
             with safe_open(path, "numpy") as file:
                 steps = int((file.metadata() or {})[_STEPS])

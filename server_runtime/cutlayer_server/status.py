@@ -9,10 +9,10 @@ from rich.live import Live
 from rich.table import Table
 
 from cutlayer import topics
-from cutlayer.endpoint import new_epoch
 from cutlayer.observer import DeviceStatus, Observer
-from cutlayer.transports import MqttTransport, Transport, load_tls
+from cutlayer.transports import Transport
 from cutlayer.trial import Trial, read_trial
+from cutlayer_server.connection import connect
 
 __all__ = ["status"]
 
@@ -24,7 +24,7 @@ def status(trial_file: Path, watch_s: float, as_json: bool) -> None:
     """Watch a trial for ``watch_s``, or in a terminal until Ctrl-C. Raises what `MqttTransport` raises."""
     trial, console = read_trial(trial_file), Console()
     observer = Observer(trial.name, trial.devices)
-    transport = _connect(trial)
+    transport = connect(trial)
     try:
         for topic in (topics.control, topics.every_state, topics.every_up, topics.every_down):
             transport.subscribe(topic(trial.name))
@@ -41,12 +41,6 @@ def status(trial_file: Path, watch_s: float, as_json: bool) -> None:
         print(msgspec.json.encode(found).decode())
     else:
         console.print(_table(trial, observer))
-
-
-def _connect(trial: Trial) -> Transport:
-    broker = trial.broker
-    tls = load_tls(Path(broker.tls)) if broker.tls else None
-    return MqttTransport(broker.host, broker.port, f"cutlayer-{new_epoch():x}", tls=tls)
 
 
 def _follow(transport: Transport, observer: Observer, seconds: float) -> None:

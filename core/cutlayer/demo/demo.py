@@ -1,6 +1,5 @@
 """Run the four commands of a trial as processes of this machine, and clean up after them."""
 
-import fcntl
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from rich.console import Console
 from cutlayer.broker import mosquitto_conf, start_broker
 from cutlayer.demo.digits import write_digits
 from cutlayer.errors import CutlayerError, UserError
+from cutlayer.files import lock_file
 from cutlayer.processes import start, stop
 
 __all__ = ["prepare", "run_demo"]
@@ -68,12 +68,7 @@ def _own(run_dir: Path) -> Iterator[None]:
     mark = run_dir / ".demo"
     if run_dir.exists() and any(run_dir.iterdir()) and not mark.exists():
         raise UserError(f"{run_dir} holds files that are no demo's: give --run-dir another folder")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with mark.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another demo is running in {run_dir}: give --run-dir another folder") from error
+    with lock_file(mark, "another demo runs there; give --run-dir another folder"):
         for name in _WRITTEN:
             (run_dir / name).unlink(missing_ok=True)
         for name in ("inputs", "checkpoints"):
