@@ -90,6 +90,8 @@ class Presence(Header, frozen=True, tag="presence"):
     """The run whose states the device holds, or that the server leads; 0 for none."""
     held: Annotated[tuple[Position, ...], msgspec.Meta(max_length=16)] = ()
     """The states from which it can go on."""
+    serves: bool = False
+    """Whether this server answers queries instead of training."""
     over: str = ""
     """Why the run is over, in the farewell of a server; a device that missed the end learns it from this."""
 

@@ -121,11 +121,8 @@ def _classifier(
     host, port = split_address(broker, tls is not None)
     secured = load_tls(tls) if tls else None
     transport = MqttTransport(host, port, f"cutlayer-{birth.epoch:x}", will, tls=secured)
-    try:
-        yield SplitClassifier(bundle, birth, transport, patience_s, threads)
-    finally:
-        transport.publish_retained(*will)
-        transport.close()
+    with closing(transport), closing(SplitClassifier(bundle, birth, transport, patience_s, threads)) as classifier:
+        yield classifier
 
 
 def forbid_torch() -> None:

@@ -83,12 +83,21 @@ class SplitClassifier:
     ) -> None:
         bundle.require_certificate()
         self._engine, self._name, self._patience_s = load_engine(bundle, threads), birth.device, patience_s
-        self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, lambda presence: None)
+        self._birth, self._step = birth, 0
+        self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, _require_answers)
         self._endpoint.open(self._name)
         self._endpoint.claim(topics.state(birth.trial, self._name), birth)
         transport.subscribe(topics.down(birth.trial, self._name))
-        self._codec = self._join()
-        self._step = 0
+        transport.subscribe(topics.control(birth.trial))
+        try:
+            self._codec = self._join()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Say goodbye."""
+        self._endpoint.leave(self._birth)
 
     def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Classifier`. Raises `PeerLost` if the server goes, `MessageError` if it answers nonsense."""
@@ -121,4 +130,9 @@ class SplitClassifier:
                 case End() as end:
                     raise CutlayerError(end.reason)
                 case _:
-                    raise CutlayerError("the server trains and does not answer queries: start it with --infer")
+                    raise MessageError(f"the server sent {type(message.header).__name__} before it serves")
+
+
+def _require_answers(server: Presence) -> None:
+    if server.online and not server.serves:
+        raise CutlayerError("the server trains and does not answer queries: start it with --infer")

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cutlayer import data, topics
-from cutlayer.endpoint import new_epoch, will_of
+from cutlayer.endpoint import will_of
 from cutlayer.record import Record, Summary, read_run
-from cutlayer.transports import LastWill, MqttTransport, load_tls
-from cutlayer.trial import Trial, read_trial
+from cutlayer.trial import read_trial
 from cutlayer_profiles.report import write_report
+from cutlayer_server.connection import connect
 from cutlayer_server.coordinator import Coordinator, birth_of
 from cutlayer_server.inference import InferenceService
 from cutlayer_server.progress import ProgressDisplay
@@ -38,13 +38,13 @@ def serve(trial_file: Path, run_dir: Path | None, resume: bool, threads: int, as
     test = data.load(trial_file.parent / trial.data.test, trial.model.input, trial.data.classes, part="test")
     coordinator = Coordinator(trial, test)
     display = ProgressDisplay(trial.epochs, console)
-    _connect(trial).close()
+    connect(trial).close()
     # Last, so that a mistake found before, or a broker that is not there, leaves no folder behind.
     path = run_dir or free_run_dir(Path("runs"), trial.name, resume=resume)
     record = Record(path, trial_file.read_text("utf-8"), display.show, resume=resume)
     try:
         with display:
-            summary = coordinator.run(lambda will: _connect(trial, will, _AGAIN_S), record, display.waiting_for)
+            summary = coordinator.run(lambda will: connect(trial, will, _AGAIN_S), record, display.waiting_for)
     finally:
         report = write_report(record.path)
         console.print(f"report: {report}", soft_wrap=True)
@@ -63,22 +63,14 @@ def infer(trial_file: Path, weights: Path, threads: int) -> None:
         torch.set_num_threads(threads)
     trial = read_trial(trial_file)
     service = InferenceService(trial, weights / "model.safetensors" if weights.is_dir() else weights)
-    birth = birth_of(trial)
-    will = will_of(topics.control(trial.name), birth)
-    transport = _connect(trial, will)
+    birth = birth_of(trial, serves=True)
+    transport = connect(trial, will_of(topics.control(trial.name), birth))
     console.print(f"answering {', '.join(trial.devices)} with {weights}; Ctrl-C ends it", soft_wrap=True)
     try:
         service.run(birth, transport)
     finally:
-        transport.publish_retained(*will)
         transport.close()
         console.print(f"{service.answered:,} samples classified")
-
-
-def _connect(trial: Trial, will: LastWill | None = None, wait_s: float = 10.0) -> MqttTransport:
-    broker = trial.broker
-    tls = load_tls(Path(broker.tls)) if broker.tls else None
-    return MqttTransport(broker.host, broker.port, f"cutlayer-{new_epoch():x}", will, wait_s, tls)
 
 
 def free_run_dir(root: Path, name: str, *, resume: bool = False) -> Path:

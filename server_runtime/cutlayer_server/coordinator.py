@@ -1,5 +1,6 @@
 """A trial from the server's side, top to bottom."""
 
+import copy
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,9 +32,9 @@ Connect = Callable[[LastWill], Transport]
 _EVALUATION_BATCH = 256
 
 
-def birth_of(trial: Trial) -> Presence:
-    """What the server announces itself with."""
-    return Presence(trial=trial.name, device="all", online=True, epoch=new_epoch())
+def birth_of(trial: Trial, *, serves: bool = False) -> Presence:
+    """What the server announces itself with; ``serves`` if it answers queries instead of training."""
+    return Presence(trial=trial.name, device=topics.SERVER, online=True, epoch=new_epoch(), serves=serves)
 
 
 class Coordinator:
@@ -53,10 +54,10 @@ class Coordinator:
 
     def __init__(self, trial: Trial, test: data.Samples) -> None:
         self._trial, self._test = trial, test
-        halves = cut_model(trial.recipe)
-        self._client, _ = client_of(trial.recipe, halves)
+        self._untrained = cut_model(trial.recipe)
+        self._client, _ = client_of(trial.recipe, self._untrained)
         self._prepare = data.Preparation(self._client.input, trial.data.mean, trial.data.std)
-        check_halves(trial, self._client, halves.server, test)
+        check_halves(trial, self._client, self._untrained.server, test)
 
     def run(self, connect: Connect, record: Record, waiting_for: Callable[[list[str]], None]) -> Summary:
         """Gather the devices, train, dismiss them; the record is complete even if this raises.
@@ -131,7 +132,7 @@ class Coordinator:
         checkpoint = checkpoints.newest_held_by(devices, record.count)
         _check_samples(record.devices() if checkpoint else {}, devices)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
-        halves = cut_model(self._trial.recipe)
+        halves = copy.deepcopy(self._untrained)  # much faster than cutting again
         model = ServerModel(halves.server, self._trial.optimizer.server)
         trainer = Trainer(self._trial, self._client, fleet, model, record, checkpoints, run)
         if record.count:

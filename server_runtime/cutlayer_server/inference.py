@@ -75,6 +75,7 @@ class InferenceService:
             for device in self._online:
                 endpoint.send(device, End(reason="the server was stopped"))
             endpoint.drain(timeout_s=2.0)
+            endpoint.leave(birth)
 
     def _pump(self, endpoint: Endpoint) -> None:
         """Take what arrives; who breaks the protocol is dismissed, and the others are served on."""

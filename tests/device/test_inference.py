@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import closing
 
 import msgspec
 import numpy as np
@@ -14,8 +15,8 @@ from typer.testing import CliRunner
 from cutlayer import data, topics
 from cutlayer.bundle import read_bundle
 from cutlayer.chunks import split
-from cutlayer.endpoint import will_of
-from cutlayer.errors import CutlayerError, UserError
+from cutlayer.endpoint import Endpoint, will_of
+from cutlayer.errors import CutlayerError, PeerLost, UserError
 from cutlayer.inputs import read_inputs
 from cutlayer.messages import Message, Query, Tensor, Weights, encode
 from cutlayer.transports import MemoryBroker
@@ -68,7 +69,7 @@ def test_a_part_of_a_model_does_not_classify_alone(digits):
 def service(digits, trained):
     """A running server, and the memory broker it is at."""
     trial = read_trial(digits / "trial.toml")
-    broker, going, birth = MemoryBroker(), threading.Event(), server_birth(trial)
+    broker, going, birth = MemoryBroker(), threading.Event(), server_birth(trial, serves=True)
     server = InferenceService(trial, trained / "model.safetensors")
     transport = broker.connect(will_of(topics.control(trial.name), birth))
     going.set()
@@ -83,12 +84,31 @@ def service(digits, trained):
 def ask(broker, bundle, name, samples):
     birth = birth_of(bundle, "demo", name, 0)
     transport = broker.connect(will_of(topics.state("demo", name), birth))
-    try:
-        classifier = SplitClassifier(bundle, birth, transport, patience_s=10.0, threads=1)
+    with (
+        closing(transport),
+        closing(SplitClassifier(bundle, birth, transport, patience_s=10.0, threads=1)) as classifier,
+    ):
         return np.stack(list(classify(classifier, bundle, samples, batch_size=16)))
-    finally:
-        transport.publish_retained(*will_of(topics.state("demo", name), birth))
-        transport.close()
+
+
+def test_a_server_that_trains_is_told_from_one_that_answers(digits, wanted):
+    broker, trial = MemoryBroker(), read_trial(digits / "trial.toml")
+    broker.connect().publish_retained(topics.control("demo"), encode(Message(server_birth(trial))))
+    with pytest.raises(CutlayerError, match="the server trains and does not answer queries: start it with --infer"):
+        ask(broker, read_bundle(digits / "client.bundle"), "board-1", wanted[0])
+
+
+def test_who_finds_the_name_taken_does_not_say_goodbye_for_its_owner(digits, service, wanted, monkeypatch):
+    monkeypatch.setattr(Endpoint.claim, "__defaults__", (0.5, 0))
+    _, broker = service
+    bundle, state = read_bundle(digits / "client.bundle"), topics.state("demo", "board-1")
+    owner = encode(Message(birth_of(bundle, "demo", "board-1", 10)))
+    broker.connect().publish_retained(state, owner)
+    with pytest.raises(PeerLost, match="there is another device named 'board-1'"):
+        ask(broker, bundle, "board-1", wanted[0])
+    watcher = broker.connect()
+    watcher.subscribe(state)
+    assert watcher.receive(1.0).payload == owner
 
 
 def test_board_and_server_together_give_what_torch_gives(digits, service, wanted):
