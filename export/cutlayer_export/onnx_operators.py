@@ -84,7 +84,7 @@ def _max_pool_grad(
 def _first_of_four(x: Any, y: Any) -> Any:
     """Where in x (B, C, H, W) the first greatest entry of each 2x2 window stands, counted through the whole tensor.
 
-    The runtime's pooling finds positions ten times as slowly as values, so they are found from values: those of the
+    The runtime's pooling is slow where it has to find positions, so they are found from values: those of the
     whole window, of its first place, its first row and its first column.
     """
     channels, height, width = sizes(x)[1:]

@@ -16,7 +16,8 @@ _ALERTS = {
     "CERTIFICATE_EXPIRED": "our certificate has expired, or this machine's clock is wrong: have a new one made",
     "UNKNOWN_CA": "our certificate is of another authority than the broker's",
     "BAD_CERTIFICATE": "our certificate is not one that it accepts",
-    "CERTIFICATE_REQUIRED": "it wants a certificate: give a folder that `cutlayer certs` made, --tls on a board, broker.tls in a trial file",
+    "CERTIFICATE_REQUIRED": "it wants a certificate: give a folder that `cutlayer certs` made, "
+    "--tls on a board, broker.tls in a trial file",
     "CERTIFICATE_REVOKED": "our certificate was revoked",
 }
 
