@@ -5,7 +5,8 @@ A frame is a 32-byte little-endian header and a body:
     offset  size  field
          0     4  magic ``CUTL``
          4     1  version (1)
-         5     1  kind: 1 data, 2 acknowledgement (no body; epoch, id, index, count and length echo the chunk it answers)
+         5     1  kind: 1 data; without a body: 2 acknowledgement (epoch, id, index, count and length echo the chunk it
+                  answers), 3 reset (the server no longer talks with the process of this epoch, which may join anew)
          6     2  flags (0)
          8     8  sender epoch: random per process start of the side that sent the *data*
         16     4  message id, counted from 0 within the epoch
@@ -26,7 +27,7 @@ from enum import IntEnum
 
 from cutlayer.errors import ChunkError
 
-__all__ = ["CHUNK_BYTES", "HEADER_BYTES", "MAX_MESSAGE_BYTES", "Assembly", "Chunk", "Kind", "parse", "split"]
+__all__ = ["CHUNK_BYTES", "HEADER_BYTES", "MAX_MESSAGE_BYTES", "Assembly", "Chunk", "Kind", "parse", "reset", "split"]
 
 CHUNK_BYTES = 120_000
 """Body size that keeps line rate while a heartbeat behind it waits least; below every hosted broker's limit."""
@@ -45,6 +46,7 @@ class Kind(IntEnum):
 
     DATA = 1
     ACK = 2
+    RESET = 3
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Chunk:
     def acknowledgement(self) -> "Chunk":
         """The frame that tells the sender that this chunk arrived."""
         return replace(self, kind=Kind.ACK, body=memoryview(b""))
+
+
+def reset(peer_epoch: int) -> bytes:
+    """The frame that tells a process that nobody talks with it any longer."""
+    return Chunk(Kind.RESET, peer_epoch, 0, 0, 1, 1, memoryview(b"")).pack()
 
 
 def split(message: bytes, sender_epoch: int, message_id: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
@@ -101,7 +108,7 @@ def parse(frame: bytes) -> Chunk:
     body = memoryview(frame)[HEADER_BYTES:]
     if _CRC.unpack_from(frame, _FIELDS.size)[0] != zlib.crc32(body, zlib.crc32(frame[: _FIELDS.size])):
         raise ChunkError(f"chunk {index} of message {message_id} arrived damaged: its CRC-32 does not match")
-    if kind not in (Kind.DATA, Kind.ACK):
+    if kind not in tuple(Kind):
         raise ChunkError(f"chunk kind {kind} does not exist")
     if index >= count or not 1 <= total <= MAX_MESSAGE_BYTES:
         raise ChunkError(f"chunk {index} of {count} of a {total}-byte message is impossible")
@@ -109,7 +116,7 @@ def parse(frame: bytes) -> Chunk:
     if chunk.kind is Kind.DATA:
         _offset(chunk)
     elif chunk.body:
-        raise ChunkError("an acknowledgement has no body")
+        raise ChunkError(f"a chunk of kind {kind} has no body")
     return chunk
 
 
@@ -121,6 +128,11 @@ class Assembly:
         self._count = first.count
         self._buffer = bytearray(first.total_bytes)
         self._missing = set(range(first.count))
+
+    @property
+    def missing(self) -> int:
+        """How many chunks have not arrived."""
+        return len(self._missing)
 
     def add(self, chunk: Chunk) -> bytes | None:
         """Take one chunk; a repeated one changes nothing. Returns the message when it is complete.

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import msgspec
 
 from cutlayer import topics
+from cutlayer.chunks import CHUNK_BYTES, HEADER_BYTES, reset
 from cutlayer.codecs import Payload
-from cutlayer.errors import ChunkError, MessageError, PeerLost, RemoteProtocolError
+from cutlayer.errors import ChunkError, MessageError, PeerLost, PeerStartedAnew, RemoteProtocolError
 from cutlayer.messages import Header, Message, Presence, decode, encode
 from cutlayer.session import Role, Session
 from cutlayer.transports import LastWill, Packet, Transport
@@ -24,6 +25,10 @@ _ECHO_S = 3.0
 _LONGEST_WILL_S = 45.0
 """A broker publishes the will of a silent client after one and a half to two keep-alives, of 20 s here."""
 _MAX_STRANGERS = 64
+_MOST_AT_ONCE = 256
+"""Packets taken before what is due is sent again."""
+_MQTT_ROOM = 128
+"""What an MQTT packet has beside topic and payload, generously."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +67,9 @@ class Endpoint:
         self._role, self._trial, self._transport, self._epoch = role, trial, transport, epoch
         self._on_presence, self._clock = on_presence, clock
         self._sessions: dict[str, Session] = {}
+        self._given_up: dict[str, int] = {}
         self._last_heard: dict[str, float] = {}
+        self._due = float("inf")  # nothing has to be sent again before; it may be too early, never too late
         self._reconnections = 0
         self._own_name, self._earlier, self._rival = "", 0, False
         self._echoed = False
@@ -120,74 +127,127 @@ class Endpoint:
     def open(self, device: str, peer_epoch: int | None = None) -> None:
         """Begin a conversation with ``device`` (on the server) or as ``device`` (on a board).
 
-        ``peer_epoch`` is the number in the peer's birth; None takes the first that is heard.
+        ``peer_epoch`` is the number in the peer's birth; None takes the first that is heard. The server's frames carry
+        its number with the device's mixed in, so that those for an earlier process of the device are not taken for ours.
         """
-        self._sessions[device] = Session(self._role, self._trial, device, self._epoch, peer_epoch)
+        self._given_up.pop(device, None)
+        room = self._transport.max_packet_bytes - len(self._route(device).encode()) - HEADER_BYTES - _MQTT_ROOM
+        chunk_bytes = min(CHUNK_BYTES, max(room, 1))
+        own = self._epoch
+        if peer_epoch is not None and self._role is Role.SERVER:
+            own ^= peer_epoch
+        elif peer_epoch is not None:
+            peer_epoch ^= own
+        self._sessions[device] = Session(self._role, self._trial, device, own, peer_epoch, chunk_bytes)
 
     def close(self, device: str) -> None:
         """Forget the conversation of a device that is gone; what was still to be sent to it is dropped."""
         self._sessions.pop(device, None)
+
+    def give_up(self, device: str, peer_epoch: int) -> None:
+        """`close`, and tell that process of the device so whenever it speaks again."""
+        self.close(device)
+        self._given_up[device] = peer_epoch
+
+    def has_given_up(self, device: str, peer_epoch: int) -> bool:
+        """Whether this process of the device was given up."""
+        return self._given_up.get(device) == peer_epoch
+
+    def reset(self, device: str) -> None:
+        """Tell a device that was given up that it was; one that never was is told nothing."""
+        if device not in self._given_up:
+            return
+        frame = reset(self._given_up[device])
+        self.sent_bytes[device] += self._transport.publish(self._route(device), frame)
 
     def send(self, device: str, header: Header, payload: Payload = b"") -> None:
         """Hand a message to the transport, as far as the window allows; `pump` and `expect` see to the rest."""
         self._sessions[device].send(Message(header, payload))
         self._flush(device)
 
-    def expect(self, device: str, patience_s: float) -> Message:
+    def expect(self, device: str, patience_s: float, since: float | None = None) -> Message:
         """The next message in the conversation of ``device``; messages of other devices wait for their turn.
+
+        ``since`` is when the waiting began, on our clock; without it, now.
 
         Raises:
             PeerLost: nothing at all was heard from the peer for ``patience_s``.
             RemoteError: the peer does not keep to the protocol.
             TransportError: the broker refuses us.
         """
-        session, begun = self._sessions[device], self._clock()
-        while (message := session.next_event()) is None:
+        begun = self._clock() if since is None else since
+        while (message := self.poll(device)) is None:
             left = max(begun, self._last_heard.get(device, begun)) + patience_s - self._clock()
-            if left <= 0:
+            if not self.pump(max(left, 0.0)) and left <= 0:  # what is here already counts as heard
                 peer = device if self._role is Role.SERVER else "the server"
                 raise PeerLost(f"nothing was heard from {peer} for {patience_s:g} s")
-            self.pump(left)
         return message
 
     def poll(self, device: str) -> Message | None:
         """The next message of ``device`` if it is here already."""
-        return self._sessions[device].next_event()
+        message = self._sessions[device].next_event()
+        if message is not None:
+            self._flush(device)  # acknowledgements that were held while messages waited
+        return message
+
+    def backlog(self, device: str) -> int:
+        """Chunks for ``device`` (on the server) or of it (on a board) that were not acknowledged yet."""
+        return self._sessions[device].backlog
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything sent was acknowledged; tells whether it was."""
-        deadline = self._clock() + timeout_s
+        """Wait until everything sent was acknowledged, or nothing arrived for ``timeout_s``; tells whether it was.
+
+        Whatever arrives, ten times as long is not waited.
+        """
+        now = self._clock()
+        deadline, last = now + timeout_s, now + 10 * timeout_s
         while not all(session.idle for session in self._sessions.values()):
-            if (left := deadline - self._clock()) <= 0:
+            if (left := min(deadline, last) - self._clock()) <= 0:
                 return False
-            self.pump(left)
+            if self.pump(left):
+                deadline = self._clock() + timeout_s
         return True
 
-    def pump(self, timeout_s: float) -> None:
-        """Take one packet if one arrives within ``timeout_s``, and publish what is due."""
-        due = (session.next_deadline() for session in self._sessions.values())
-        soonest = min((each for each in due if each is not None), default=float("inf"))
+    def pump(self, timeout_s: float) -> bool:
+        """Take packets up to the end of a message, waiting up to ``timeout_s`` for the first; publish what is due.
+
+        With a thousand devices it must not look at each of them for each packet. Tells whether there was a packet.
+        """
         # Below 1 s, so that Ctrl-C is obeyed; above 1 ms, lest rounding make a deadline of now a busy loop.
-        pause = min(timeout_s, max(soonest - self._clock(), 0.001), 0.5)
-        packet = self._transport.receive(pause)
-        if packet is not None:
-            self._take(packet)
+        pause = min(timeout_s, max(self._due - self._clock(), 0.001), 0.5)
+        taken, complete = 0, False
+        while not complete and taken < _MOST_AT_ONCE and (packet := self._transport.receive(pause)) is not None:
+            complete = self._take(packet)
+            taken, pause = taken + 1, 0.0
         if self._transport.reconnections() != self._reconnections:
             self._reconnections = self._transport.reconnections()
             for session in self._sessions.values():
                 session.reconnected()
-        for device in self._sessions:
-            self._flush(device)
+            self._due = 0.0
+        if self._due <= self._clock():
+            self._due = float("inf")
+            for device in self._sessions:
+                self._flush(device)
+        return taken > 0
+
+    def _route(self, device: str) -> str:
+        return (topics.up if self._role is Role.DEVICE else topics.down)(self._trial, device)
 
     def _flush(self, device: str) -> None:
-        route = topics.up if self._role is Role.DEVICE else topics.down
-        for frame in self._sessions[device].frames_to_send(self._clock()):
-            self.sent_bytes[device] += self._transport.publish(route(self._trial, device), frame)
+        session = self._sessions[device]
+        for frame in session.frames_to_send(self._clock()):
+            self.sent_bytes[device] += self._transport.publish(self._route(device), frame)
+        if (deadline := session.next_deadline()) is not None:
+            self._due = min(self._due, deadline)
 
-    def _take(self, packet: Packet) -> None:
+    def _take(self, packet: Packet) -> bool:
+        """Tells whether it was the end of a message, or a birth."""
         device, leaf = topics.parse(packet.topic)
         if leaf in ("state", "control"):
             self._take_presence(device, packet.payload)
+            return True
+        if device in self._given_up:
+            self.reset(device)
         elif device not in self._sessions:
             if device not in self._strangers and len(self._strangers) < _MAX_STRANGERS:
                 self._strangers.add(device)
@@ -195,14 +255,22 @@ class Endpoint:
         else:
             self.received_bytes[device] += packet.wire_bytes
             try:
-                self._sessions[device].receive(packet.payload, self._clock())
+                complete = self._sessions[device].receive(packet.payload, self._clock())
                 self._last_heard[device] = self._clock()
+                self._flush(device)
             except ChunkError as error:
                 _log.warning("dropped a frame from %r: %s", device, error)
+            except PeerStartedAnew as error:
+                if self._role is Role.DEVICE:
+                    raise
+                _log.warning("dropped a frame from %r: a device cannot give up a server (%s)", device, error)
             except (MessageError, RemoteProtocolError) as error:
                 named = type(error)(f"{device}: {error}")
                 named.device = device
                 raise named from error
+            else:
+                return complete
+        return False
 
     def _take_presence(self, sender: str, payload: bytes) -> None:
         try:
@@ -213,15 +281,26 @@ class Endpoint:
         if not isinstance(header, Presence) or (header.trial, header.device) != (self._trial, sender):
             _log.warning("dropped a message on the state topic of %r that is not its presence", sender)
         elif sender != self._own_name:
+            if header.online:
+                self._resend_to(sender)
             self._on_presence(header)
         elif header.epoch == self._epoch:
             self._echoed = True
+            if not header.online and self._topic:  # our own will, of a connection that was replaced
+                self._transport.publish_retained(self._topic, self._birth)
         else:
             self._rival = header.online and header.epoch != self._earlier
             if self._rival and self._topic:
                 raise self._name_taken()
             if self._topic:  # the will of another process of our name took the place of our birth
                 self._transport.publish_retained(self._topic, self._birth)
+
+    def _resend_to(self, peer: str) -> None:
+        """The peer has a new connection, perhaps; what was in flight to it may be lost."""
+        for device, session in self._sessions.items():
+            if peer in (device, topics.SERVER):
+                session.reconnected()
+                self._due = 0.0
 
     def _name_taken(self) -> PeerLost:
         what = "server of this trial" if self._role is Role.SERVER else f"device named {self._own_name!r}"

@@ -4,7 +4,18 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["ClientPass", "Ended", "EpochDone", "Event", "Quarantined", "Resumed", "Started", "Step"]
+__all__ = [
+    "ClientPass",
+    "Ended",
+    "EpochDone",
+    "Event",
+    "Joined",
+    "Missed",
+    "Quarantined",
+    "Resumed",
+    "Started",
+    "Step",
+]
 
 
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", kw_only=True):
@@ -13,7 +24,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class Started(_Line, frozen=True, tag="started"):
-    """All devices joined."""
+    """The devices joined, all or as many as the trial needs."""
 
     devices: dict[str, int]
     """Samples by device."""
@@ -59,6 +70,8 @@ class EpochDone(_Line, frozen=True, tag="epoch"):
     down_bytes: int
     phases_s: dict[str, float]
     """The server's time by phase."""
+    missing: tuple[str, ...] = ()
+    """Devices of the trial whose pass is not in it."""
 
 
 class Resumed(_Line, frozen=True, tag="resumed"):
@@ -79,6 +92,22 @@ class Quarantined(_Line, frozen=True, tag="quarantined"):
     reason: str
 
 
+class Missed(_Line, frozen=True, tag="missed"):
+    """A device was not there, or no longer; the others go on without it."""
+
+    epoch: int
+    device: str
+    reason: str
+
+
+class Joined(_Line, frozen=True, tag="joined"):
+    """A device takes part from this epoch on."""
+
+    epoch: int
+    device: str
+    samples: int
+
+
 class Ended(_Line, frozen=True, tag="ended"):
     """The run is over."""
 
@@ -86,4 +115,4 @@ class Ended(_Line, frozen=True, tag="ended"):
     reason: str
 
 
-Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Quarantined | Ended
+Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Quarantined | Missed | Joined | Ended

@@ -7,7 +7,7 @@ from typing import IO
 
 from cutlayer.errors import UserError
 
-__all__ = ["lock_file", "replace_file"]
+__all__ = ["lock_file", "replace_file", "swap_number"]
 
 
 def lock_file(path: Path, mend: str) -> IO[bytes]:
@@ -24,6 +24,16 @@ def lock_file(path: Path, mend: str) -> IO[bytes]:
         lock.close()
         raise UserError(f"{path.parent}: another process uses it: {mend}") from error
     return lock
+
+
+def swap_number(path: Path, number: int) -> int:
+    """Put a number in the place of the one that the file holds; returns that one, 0 if there was none. Raises `OSError`."""
+    try:
+        before = int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        before = 0
+    replace_file(path, str(number).encode())
+    return before
 
 
 def replace_file(path: Path, content: bytes) -> None:

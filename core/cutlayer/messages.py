@@ -117,6 +117,8 @@ class Assignment(Header, frozen=True, tag="assignment"):
     down: Codec
     augmentation: Augmentation
     patience_s: float
+    rejoins: bool = False
+    """Whether the training goes on without this device when it is lost, so that it shall join again."""
     run: _Count = 0
     restore: Position | None = None
 

@@ -71,7 +71,9 @@ class _Device:
         if key in self._in_flight:
             self.repeated += 1
             self._in_flight[key] = (None, len(chunk.body))  # an acknowledgement could be for either (Karn's rule)
-        elif len(self._in_flight) < _MAX_IN_FLIGHT:
+        else:
+            if len(self._in_flight) >= _MAX_IN_FLIGHT:  # acknowledgements that we missed; the oldest is long settled
+                self._in_flight.pop(next(iter(self._in_flight)))
             self._in_flight[key] = (now, len(chunk.body))
             if chunk.index == 0:
                 self._follow(chunk)

@@ -15,6 +15,7 @@ client weights, without TCP, IP and radio framing.
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import msgspec
 
 from cutlayer.errors import UserError
-from cutlayer.events import Ended, EpochDone, Event, Quarantined, Resumed, Started, Step
+from cutlayer.events import Ended, EpochDone, Event, Joined, Missed, Quarantined, Resumed, Started, Step
 from cutlayer.files import lock_file, replace_file
 
 __all__ = ["Record", "Run", "Summary", "read_run"]
@@ -53,6 +54,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """How often a side had started anew; no step that was then done twice is counted."""
     quarantined: dict[str, str] = {}
     """Devices that were sent away, and why."""
+    missed: dict[str, int] = {}
+    """Epochs without a device, by its name."""
 
 
 class Record:
@@ -99,8 +102,15 @@ class Record:
         return time.monotonic() - self._start
 
     def write(self, event: Event) -> None:
-        """Append one event."""
-        self._file.write(msgspec.json.encode(event) + b"\n")
+        """Append one event. Raises `OSError` on a full disk; what was written before is whole."""
+        line, start = msgspec.json.encode(event) + b"\n", self._file.tell()
+        try:
+            written = self._file.write(line)
+            while written < len(line):  # a disk that fills up takes a part, and says so only at the next call
+                written += self._file.write(line[written:])
+        except OSError:
+            self._file.truncate(start)
+            raise
         self.count = 1 + (event.kept if isinstance(event, Resumed) else self.count)
         self.quarantined |= _quarantined([event])
         self._watch(event)
@@ -110,8 +120,14 @@ class Record:
         os.fsync(self._file.fileno())
 
     def devices(self) -> dict[str, int]:
-        """Samples of each device when the run began; read from the disk."""
-        return next((line.devices for line in _lines(self.path) if isinstance(line, Started)), {})
+        """Samples of each device when it first took part; read from the disk."""
+        found: dict[str, int] = {}
+        for line in _lines(self.path):
+            if isinstance(line, Started):
+                found = line.devices | found
+            elif isinstance(line, Joined):
+                found.setdefault(line.device, line.samples)
+        return found
 
     def steps_of(self, epoch: int) -> list[Step]:
         """The steps of an epoch that count so far; read from the disk."""
@@ -135,8 +151,8 @@ class Run(msgspec.Struct, frozen=True):
     environment: dict[str, Any]
     events: list[Event]
     """Those that count."""
-    faults: list[Resumed | Quarantined]
-    """Every return to an earlier state, and every device that was sent away."""
+    faults: list[Resumed | Quarantined | Missed | Joined]
+    """Every return to an earlier state, and every device that was sent away, was missed, or came later."""
     summary: Summary
 
     def all(self, kind: type[Any]) -> list[Any]:
@@ -156,7 +172,7 @@ def read_run(path: Path) -> Run:
         environment = msgspec.json.decode((path / "environment.json").read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: is not a run record: {error}") from error
-    faults = [line for line in lines if isinstance(line, Resumed | Quarantined)]
+    faults = [line for line in lines if isinstance(line, Resumed | Quarantined | Missed | Joined)]
     return Run(path, text, environment, _counting(lines), faults, _summarise(path.resolve().name, lines))
 
 
@@ -233,6 +249,7 @@ def _summarise(name: str, lines: list[Event]) -> Summary:
         raw_payload_bytes=sum(event.raw_payload_bytes for event in steps),
         resumed=sum(isinstance(line, Resumed) for line in lines),
         quarantined=_quarantined(lines),
+        missed=Counter(name for event in epochs for name in event.missing),
     )
 
 

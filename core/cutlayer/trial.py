@@ -91,6 +91,8 @@ class Trial(_Table, frozen=True):
     broker: Broker = Broker()
     target_accuracy: _Share | None = None
     """Stop early once the test accuracy reaches this share."""
+    min_devices: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """With how many devices the training begins and goes on; the others join at the next epoch. 0: with all."""
     patience_s: _Seconds = 60.0
     """How long a silent peer is waited for before it counts as lost."""
     checkpoint_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
@@ -140,6 +142,8 @@ def _problems(trial: Trial) -> list[str]:
     found = [*_data_problems(trial), *_optimizer_problems(trial)]
     if len(set(trial.devices)) < len(trial.devices):
         found.append(f"devices: found {list(trial.devices)}, allowed: different names")
+    if trial.min_devices > len(trial.devices):
+        found.append(f"min_devices: found {trial.min_devices}, allowed: up to {len(trial.devices)}, one a device")
     found += trial.model.problems()
     if trial.model.cut == WHOLE:
         found.append("model.cut: found 'none', allowed: a module's name; a whole model can be exported, not trained")

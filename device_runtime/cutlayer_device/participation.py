@@ -40,6 +40,8 @@ from cutlayer_device.states import States
 __all__ = ["Board", "Participation", "TrialFailed"]
 
 _FOREVER = float("inf")
+_PATIENCES = 2
+"""The server waits one patience for other devices before it answers us."""
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +73,7 @@ class Participation:
         self._prepare = data.Preparation(client.input, client.mean, client.std)
         self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, self._meet_server)
         self._phases = Phases()
-        self._patience_s = _FOREVER
+        self._patience_s, self._rejoins = _FOREVER, False
         self._server_epoch: int | None = None
         self._server_online = True
         self._leaving = False
@@ -112,7 +114,7 @@ class Participation:
     def _take_up(self, assignment: Assignment) -> None:
         """Go on from the state that the server names, or from the beginning."""
         bundle, engine, _, states = self._board
-        restore, self._patience_s = assignment.restore, assignment.patience_s
+        restore, self._patience_s, self._rejoins = assignment.restore, assignment.patience_s, assignment.rejoins
         states.enter(assignment.run, restore)
         engine.restore(EngineState(bundle.arrays(), 0) if restore is None else states.read(restore, engine.state()))
         where = "" if restore is None else f", after step {restore.steps} of epoch {restore.epoch + 1}"
@@ -146,7 +148,7 @@ class Participation:
         """The second half of a step, after which the device stands at ``position``."""
         phases, board = self._phases, self._board
         with phases("wait"):
-            reply = self._hear(assignment.patience_s)
+            reply = self._hear(_PATIENCES * assignment.patience_s)
         if isinstance(reply.header, End):
             raise TrialFailed(self._leave(reply.header))
         assert isinstance(reply.header, Gradient), "the session lets nothing else through"
@@ -162,7 +164,12 @@ class Participation:
         self._endpoint.send(self._birth.device, header, payload)
 
     def _hear(self, patience_s: float) -> Message:
-        """The server's next message; while the server is offline, no longer than the trial's patience is waited."""
+        """The server's next message; while the server is offline, no longer than the trial's patience is waited.
+
+        Raises:
+            PeerLost: it does not come.
+            PeerStartedAnew: likewise, in a trial that goes on without this device, which shall join again.
+        """
         while True:
             try:
                 limit = patience_s if self._server_online else min(patience_s, self._patience_s)
@@ -170,9 +177,10 @@ class Participation:
             except _ServerMoved:
                 continue
             except PeerLost as error:
-                if self._server_online:
-                    raise
-                raise PeerLost("the server left without ending the trial") from error
+                why = str(error) if self._server_online else "the server left without ending the trial"
+                if self._rejoins:
+                    raise PeerStartedAnew(why) from error
+                raise PeerLost(why) from error
 
     def _leave(self, end: End) -> str:
         self._leaving = True
@@ -186,6 +194,9 @@ class Participation:
         """Answer a server that is there, and notice when it goes and comes back; what an earlier one left means nothing."""
         if presence.over and presence.run == self._board.states.run and not self._leaving:
             raise _Over(presence.over)
+        if presence.serves:  # it answers queries, and would have us forget what we hold of a training
+            _log.warning("the server of the trial %r answers queries; waiting for one that trains", self._birth.trial)
+            return
         if self._leaving or (presence.epoch != self._server_epoch and not presence.online):
             return
         if self._server_epoch is None:

@@ -3,13 +3,14 @@
 import logging
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cutlayer.errors import RemoteProtocolError, UserError
-from cutlayer.files import lock_file, replace_file
+from cutlayer.files import lock_file, replace_file, swap_number
 from cutlayer.messages import Position
 from cutlayer_device.engines import EngineState
 
@@ -41,7 +42,7 @@ class States:
         self._folder, self._fingerprint = folder, fingerprint
         self._lock = lock_file(folder / ".lock", "each device needs a name of its own, or another --state")
         self.run = 0
-        """The run that the states are of, 0 for none."""
+        """The run that this device takes part in, and its states are of; 0 for none."""
         self._files: dict[Position, Path] = {}
         try:
             self._find()
@@ -60,24 +61,22 @@ class States:
 
     def number(self, epoch: int) -> int:
         """Remember the number of this participation, and return that of the one before, 0 if there was none."""
-        path = self._folder / "participation"
-        try:
-            before = int(path.read_text("ascii"))
-        except (OSError, ValueError):
-            before = 0
-        replace_file(path, str(epoch).encode())
-        return before
+        return swap_number(self._folder / "participation", epoch)
 
     def clear(self) -> None:
         """The run is over: its states are of no more use."""
         for path in self._files.values():
             path.unlink(missing_ok=True)
+        (self._folder / "run").unlink(missing_ok=True)
         self.run, self._files = 0, {}
 
     def enter(self, run: int, restored: Position | None) -> None:
         """From now on states are of this run; those of another, and those after the one restored, are removed.
 
+        The run is on disk even before the first state, so that its end is known by a board that died before it heard it.
+
         Raises:
+            OSError: the disk is full.
             RemoteProtocolError: the state to be restored is not held; nothing was removed.
         """
         held = self.held
@@ -85,6 +84,7 @@ class States:
             raise RemoteProtocolError(f"the server names a state that this device does not hold: {restored}")
         for position in held[held.index(restored) + 1 :] if restored is not None else held:
             self._files.pop(position).unlink(missing_ok=True)
+        swap_number(self._folder / "run", run)
         self.run = run
 
     def keep(self, position: Position, state: EngineState) -> None:
@@ -125,6 +125,8 @@ class States:
         """Take up what is there and whole, oldest first."""
         for unfinished in self._folder.glob("*.part"):
             unfinished.unlink()
+        with suppress(OSError, ValueError):
+            self.run = int((self._folder / "run").read_text("ascii"))
         paths = self._folder.glob("*.safetensors")
         found = [(match, path) for path in paths if (match := _FILE.fullmatch(path.name))]
         for match, path in sorted(found, key=lambda pair: (int(pair[0]["epoch"]), int(pair[0]["steps"]))):

@@ -2,7 +2,7 @@
 
 import copy
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,8 +11,8 @@ from safetensors.torch import save as save_safetensors
 from cutlayer import data, topics
 from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError, UserError
-from cutlayer.events import Ended, Quarantined, Resumed, Started
-from cutlayer.files import replace_file
+from cutlayer.events import Ended, Missed, Quarantined, Resumed, Started
+from cutlayer.files import replace_file, swap_number
 from cutlayer.messages import Presence
 from cutlayer.record import Record, Summary
 from cutlayer.transports import LastWill, Transport
@@ -77,7 +77,7 @@ class Coordinator:
         try:
             while not ok:
                 try:
-                    with self._fleet(connect, record.quarantined) as fleet:
+                    with self._fleet(connect, record) as fleet:
                         reason, ok = self._lead(fleet, record, waiting_for, why), True
                         # First, since a run whose devices have left cannot be resumed.
                         record.write(Ended(time_s=record.now(), ok=True, reason=reason))
@@ -100,11 +100,13 @@ class Coordinator:
         return summary
 
     @contextmanager
-    def _fleet(self, connect: Connect, quarantined: Mapping[str, str]) -> Iterator[Fleet]:
+    def _fleet(self, connect: Connect, record: Record) -> Iterator[Fleet]:
         """The devices, who are told if what is done with them fails."""
         birth = birth_of(self._trial)
         transport = connect(will_of(topics.control(self._trial.name), birth))
-        fleet = Fleet(self._trial, self._client.fingerprint, birth, transport, dict(quarantined))
+        # A broker that died with the server may still have the birth of the one before, whose will never came.
+        earlier = swap_number(record.path / "server", birth.epoch)
+        fleet = Fleet(self._trial, self._client.fingerprint, birth, transport, dict(record.quarantined), earlier)
         try:
             yield fleet
         except PeerLost as error:
@@ -147,6 +149,8 @@ class Coordinator:
             state = Round(0, client_weights(halves.client, [*self._client.params, *self._client.buffers]))
             trainer.start(state)
             trainer.checkpoint()
+        for name in fleet.missing:
+            record.write(Missed(time_s=record.now(), epoch=state.epoch, device=name, reason="it has not joined"))
         fleet.assign(run, checkpoint.positions if checkpoint else {})
         return self._train(trainer, halves, state, record)
 

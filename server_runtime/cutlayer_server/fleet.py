@@ -1,6 +1,7 @@
 """The devices of a trial, as the server knows them."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -37,21 +38,36 @@ class Fleet:
     If it comes back as another process in the middle of the training, whatever is going on gets `PeerStartedAnew`.
     Only births that answer this server count: what a device told an earlier one means nothing.
 
+    While more than the trial's ``min_devices`` are there, one can be spared: it is `released` when it is lost or starts
+    anew, and `taken in` again between two rounds.
+
     Args:
         trial: names the devices and says what they must obey.
         fingerprint: of the client-side model; a device with another one is refused.
         birth: the server's own presence.
         transport: connected, with the last will that belongs to ``birth``.
         quarantined: devices that have to stay away, and why.
+        earlier: number of the birth of this run's server before this one.
     """
 
     def __init__(
-        self, trial: Trial, fingerprint: str, birth: Presence, transport: Transport, quarantined: Mapping[str, str]
+        self,
+        trial: Trial,
+        fingerprint: str,
+        birth: Presence,
+        transport: Transport,
+        quarantined: Mapping[str, str],
+        earlier: int = 0,
     ) -> None:
+        self._earlier = earlier
         self._trial, self._fingerprint, self._birth, self._transport = trial, fingerprint, birth, transport
         self._quarantined = quarantined
         self.devices = [name for name in trial.devices if name not in quarantined]
         """Those that take part, in the trial's order."""
+        self.listed = tuple(self.devices)
+        """Those that may take part."""
+        self._least = min(trial.min_devices or len(self.listed), len(self.listed))
+        self._joining: dict[str, Presence] = {}
         self.endpoint = Endpoint(Role.SERVER, trial.name, transport, birth.epoch, self._meet)
         self._admitted: dict[str, Presence] = {}
         self._online: set[str] = set()
@@ -59,26 +75,38 @@ class Fleet:
         self._phase = _Phase.GATHERING
 
     def gather(self, report: Callable[[list[str]], None]) -> dict[str, Presence]:
-        """Wait until every device of the trial is there; returns their births, in the trial's order.
+        """Wait for the devices of the trial; returns the births of those that are there, in the trial's order.
 
+        Once as many as the trial needs are there, the others are waited for as long as its patience.
         ``report`` is called with the names still missing, whenever that changes.
 
         Raises:
             PeerLost: another server leads a trial of this name.
         """
-        self.endpoint.claim(topics.control(self._trial.name), self._birth)
+        self.endpoint.claim(topics.control(self._trial.name), self._birth, earlier=self._earlier)
         self._transport.subscribe(topics.every_up(self._trial.name))
         self._transport.subscribe(topics.every_state(self._trial.name))
         reported: list[str] | None = None
         while True:
-            missing = [name for name in self.devices if name not in self._online]
+            missing = [name for name in self.listed if name not in self._online]
             if missing != reported:
                 report(missing)
-                reported = missing
-            if not missing:
-                self._phase = _Phase.TRAINING
-                return {name: self._admitted[name] for name in self.devices}
+                reported, changed_at = missing, time.monotonic()
+            enough = len(self.listed) - len(missing) >= self._least
+            if not missing or (enough and time.monotonic() > changed_at + self._trial.patience_s):
+                break
             self._serve_on(lambda: self.endpoint.pump(1.0))
+        for name in missing:
+            self._admitted.pop(name, None)
+            self.endpoint.close(name)
+        self.devices = [name for name in self.listed if name not in missing]
+        self._phase = _Phase.TRAINING
+        return {name: self._admitted[name] for name in self.devices}
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those that may take part and do not."""
+        return tuple(name for name in self.listed if name not in self.devices)
 
     def assign(self, run: int, positions: Mapping[str, Position]) -> None:
         """Tell every device what to obey, and from which of its states to go on."""
@@ -86,26 +114,71 @@ class Fleet:
         for name in self.devices:
             self.say(name, assignment_of(self._trial, name, run, positions.get(name)))
 
+    def take_in(self) -> dict[str, Presence]:
+        """Let those take part that came since the training began; returns their births.
+
+        Those that were released and did not come are told so again: they may wait for us, idle.
+        """
+        for name in self.missing:
+            self.endpoint.reset(name)
+        taken, self._joining = self._joining, {}
+        for name, presence in taken.items():
+            if name in self.devices:
+                self.release(name)
+            self._admitted[name] = presence
+            self._online.add(name)
+            self.devices = [each for each in self.listed if each in self.devices or each == name]
+            self.endpoint.open(name, presence.epoch)
+            self.say(name, assignment_of(self._trial, name, self._birth.run))
+        return taken
+
+    def can_spare(self, device: str) -> bool:
+        """Whether the training goes on without this device."""
+        return device in self.devices and len(self.devices) > self._least
+
+    def release(self, device: str) -> None:
+        """Go on without a device; if this process of it speaks again, it is told to join anew."""
+        self.devices.remove(device)
+        self._online.discard(device)
+        self.endpoint.give_up(device, self._admitted.pop(device).epoch)
+
     def say(self, device: str, header: Header, payload: Payload = b"") -> None:
         """Send a message to a device."""
         self.endpoint.send(device, header, payload)
 
-    def hear(self, device: str) -> Message:
-        """The next message of a device. Raises `PeerLost` if it is gone or silent for longer than the patience."""
-        try:
-            while (message := self._serve_on(lambda: self.endpoint.expect(device, self._trial.patience_s))) is None:
-                pass
-        except PeerLost as error:
-            if device in self._online:
-                raise
-            patience = f"did not come back within {self._trial.patience_s:g} s"
-            raise PeerLost(f"{device} is gone: it was killed, or lost power or network, and {patience}") from error
+    def hear(self, device: str, since: float | None = None) -> Message:
+        """The next message of a device.
+
+        Args:
+            device: who takes part.
+            since: when the waiting began, as `time.monotonic` says; without it, now.
+
+        Raises:
+            PeerLost: it is gone or silent for longer than the patience, or started anew and can be spared.
+            PeerStartedAnew: a device started anew and cannot be spared.
+        """
+        patience_s, message = self._trial.patience_s, None
+        while message is None:
+            if device in self._joining:
+                raise PeerLost(f"{device} started anew")
+            try:
+                message = self._serve_on(lambda: self.endpoint.expect(device, patience_s, since))
+            except _CameAnew:
+                continue
+            except PeerLost as error:
+                if device in self._online:
+                    raise
+                patience = f"did not come back within {patience_s:g} s"
+                raise PeerLost(f"{device} is gone: it was killed, or lost power or network, and {patience}") from error
         return message
 
     def dismiss(self, reason: str, ok: bool) -> None:
         """End the trial for every device that is still there, and say goodbye."""
         self._phase = _Phase.DISMISSED
-        for device in self._admitted:
+        for device, presence in self._joining.items():
+            self.endpoint.open(device, presence.epoch)
+            self._online.add(device)
+        for device in self._admitted | self._joining:
             if device in self._online:
                 self.say(device, End(reason=reason, ok=ok))
             else:
@@ -151,9 +224,18 @@ class Fleet:
             return  # who leaves now was told to
         if admitted is not None and admitted.epoch == presence.epoch:
             self._move(name, presence.online)
-        elif not presence.online or presence.server != self._birth.epoch:
-            return  # the will of an earlier process, or nothing that was said to us
-        elif name not in self._trial.devices:
+        elif self.endpoint.has_given_up(name, presence.epoch):
+            if presence.online:
+                self.endpoint.reset(name)
+        elif name in self._joining and self._joining[name].epoch == presence.epoch and not presence.online:
+            del self._joining[name]
+        elif presence.online and presence.server == self._birth.epoch:  # not said to another server
+            self._meet_new(presence)
+
+    def _meet_new(self, presence: Presence) -> None:
+        """Another process than the one that takes part, if one does."""
+        name = presence.device
+        if name not in self._trial.devices:
             self._refuse(presence, f"the trial lists {', '.join(self._trial.devices)} and no {name!r}: give it --name")
         elif name in self._quarantined:
             self._refuse(presence, f"it is left out of this run: {self._quarantined[name]}")
@@ -162,11 +244,23 @@ class Fleet:
                 presence, "its bundle is of another model, data or optimizer than the trial file: export again"
             )
         elif self._phase is _Phase.TRAINING:
-            raise PeerStartedAnew(f"{name} started anew")
+            self._meet_later(presence)
         else:
             self._admitted[name] = presence
             self._online.add(name)
             self.endpoint.open(name, presence.epoch)
+
+    def _meet_later(self, presence: Presence) -> None:
+        """A device comes while the training goes on."""
+        name = presence.device
+        if name in self.devices and not self.can_spare(name):
+            raise PeerStartedAnew(f"{name} started anew")
+        known = self._joining.get(name)
+        self._joining[name] = presence
+        if known is None:
+            _log.warning("%s is here, and takes part from the next round on", name)
+        if name in self.devices:
+            raise _CameAnew
 
     def _move(self, name: str, online: bool) -> None:
         if online and name not in self._online:
@@ -186,6 +280,10 @@ class Fleet:
             self.say(name, End(reason=f"{name} was refused: {reason}", ok=False))
 
 
+class _CameAnew(Exception):
+    """A device that takes part is another process now, and can be spared, so what is waited for may have changed."""
+
+
 def assignment_of(trial: Trial, device: str, run: int = 0, restore: Position | None = None) -> Assignment:
     """What a device of the trial must obey."""
     return Assignment(
@@ -199,4 +297,5 @@ def assignment_of(trial: Trial, device: str, run: int = 0, restore: Position | N
         down=trial.codec.down,
         augmentation=trial.data.augmentation,
         patience_s=trial.patience_s,
+        rejoins=0 < trial.min_devices < len(trial.devices),
     )

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cutlayer.events import Ended, EpochDone, Event, Quarantined, Resumed, Started, Step
+from cutlayer.events import Ended, EpochDone, Event, Joined, Missed, Quarantined, Resumed, Started, Step
 
 __all__ = ["ProgressDisplay"]
 
@@ -57,6 +57,12 @@ class ProgressDisplay:
                 self._go_back(event)
             case Quarantined():
                 self._console.print(f"{event.device} is left out from now on: {event.reason}", soft_wrap=True)
+            case Missed():
+                self._console.print(f"going on without {event.device}: {event.reason}", soft_wrap=True)
+            case Joined():
+                self._console.print(
+                    f"{event.device} takes part from epoch {event.epoch + 1} on ({event.samples} samples)"
+                )
             case Ended(ok=True):
                 self._console.print(event.reason)
 

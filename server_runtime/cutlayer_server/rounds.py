@@ -37,7 +37,9 @@ class Round:
 class Turns(Protocol):
     """The server's dealings with devices, as a round needs them."""
 
-    devices: tuple[str, ...]
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those that take part, in the trial's order; one that is lost in a turn is no longer among them."""
 
     def begin(self, device: str, weights: Arrays) -> None:
         """Tell a device to pass over its samples from these client weights, or to go on with its pass."""
@@ -55,11 +57,11 @@ def _sequential(turns: Turns, state: Round) -> Arrays:
     """Each device passes over its samples and hands its client weights to the next."""
     weights = state.weights
     for device in turns.devices:
-        if device not in state.returned:
+        if device in _passing(turns, state):
             turns.begin(device, weights)
-        while device not in state.returned:
+        while device in _passing(turns, state):
             turns.turn([device])
-        weights = state.returned[device]
+        weights = state.returned.get(device, weights)
     return weights
 
 
@@ -72,10 +74,11 @@ def _splitfed(turns: Turns, state: Round) -> Arrays:
         turns.begin(device, state.weights)
     while devices := _passing(turns, state):
         turns.turn(devices)
-    return average({device: state.returned[device] for device in turns.devices}, state.samples)
+    return average({device: state.returned[device] for device in sorted(state.returned)}, state.samples)
 
 
 def _passing(turns: Turns, state: Round) -> list[str]:
+    """Devices that take part and have not returned their weights; a turn may find that one no longer does."""
     return [device for device in turns.devices if device not in state.returned]
 
 

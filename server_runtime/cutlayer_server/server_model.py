@@ -1,5 +1,6 @@
 """The server-side half: one optimizer step for each batch of smashed data."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -48,20 +49,26 @@ class ServerModel:
         """Forward, backward, update on smashed data (B, *smashed) with B class numbers.
 
         Raises:
-            RemoteError: a label beyond the model's classes; nothing is updated.
+            RemoteError: a label beyond the model's classes, a batch that the model does not take, or a loss or gradient
+                that is not finite; nothing is updated.
         """
         z = torch.tensor(smashed, requires_grad=True)
         y = torch.from_numpy(labels.astype(np.int64))
         # A clone, since the half may begin with a module that works in place, such as ReLU.
-        logits: Tensor = self.half(z.clone())
+        try:
+            logits: Tensor = self.half(z.clone())
+        except (RuntimeError, ValueError) as error:  # BatchNorm over a single sample
+            raise RemoteError(f"the server-side model cannot train on a batch of {len(labels)}: {error}") from error
         if int(y.max()) >= logits.shape[1]:
             raise RemoteError(f"a label {int(y.max())} was sent, the model has {logits.shape[1]} classes")
         loss = cross_entropy(logits, y)
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
+        assert z.grad is not None
+        if not (math.isfinite(loss.item()) and math.isfinite(z.grad.norm().item())):
+            raise RemoteError(f"the training loss is {loss.item()}, its gradient {z.grad.norm().item()}")
         clip(self.half.parameters(), self._settings)
         self._optimizer.step()
-        assert z.grad is not None
         return StepResult(loss.item(), int((logits.argmax(1) == y).sum()), z.grad.numpy())
 
     def state(self) -> dict[str, Tensor]:

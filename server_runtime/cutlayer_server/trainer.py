@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cutlayer.bundle import Client
 from cutlayer.codecs import Payload
-from cutlayer.errors import CodecError, CutlayerError, RemoteError
-from cutlayer.events import ClientPass, EpochDone, Step
+from cutlayer.errors import CodecError, CutlayerError, PeerLost, RemoteError
+from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Step
 from cutlayer.messages import (
     Begin,
     Gradient,
@@ -35,6 +35,8 @@ from cutlayer_server.server_model import Evaluation, ServerModel, StepResult
 __all__ = ["Trainer"]
 
 _MAX_PHASES = 32
+_LARGEST = 1e6
+"""No network works with greater numbers; a single batch of them would ruin the model for all."""
 
 
 class Trainer:
@@ -60,7 +62,6 @@ class Trainer:
         checkpoints: Checkpoints,
         run: int,
     ) -> None:
-        self.devices = tuple(fleet.devices)
         self.losses: list[float] = []
         """Mean training losses of the epochs that are over."""
         self._trial, self._client, self._fleet, self._model, self._record = trial, client, fleet, model, record
@@ -74,6 +75,11 @@ class Trainer:
         self._mode = Mode.EXCHANGE
         self._steps: list[Step] = []
         self._started_s, self._traffic = 0.0, (0, 0)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """See `Turns`."""
+        return tuple(self._fleet.devices)
 
     def restore(self, checkpoint: Checkpoint) -> Round:
         """Go on as from where the checkpoint was written; returns how far its epoch had got."""
@@ -89,7 +95,11 @@ class Trainer:
         return checkpoint.round
 
     def start(self, state: Round) -> None:
-        """From now on, turns belong to this epoch."""
+        """From now on, turns belong to this epoch; devices that came meanwhile take part in it."""
+        for name, presence in self._fleet.take_in().items():
+            self._forget(name)
+            joined = Joined(time_s=self._record.now(), epoch=state.epoch, device=name, samples=presence.samples)
+            self._record.write(joined)
         self._round, self._steps = state, []
         self._mode = self._trial.schedule.decide(state.epoch, self.losses)
         self._started_s, self._traffic = self._record.now(), self._traffic_so_far()
@@ -116,6 +126,7 @@ class Trainer:
             up_bytes=up - self._traffic[0],
             down_bytes=down - self._traffic[1],
             phases_s=self._phases.take(),
+            missing=tuple(name for name in self._fleet.listed if name not in self._round.returned),
         )
         self._record.write(done)
         self.losses.append(done.loss)
@@ -126,6 +137,8 @@ class Trainer:
         exchanges, steps = self._mode is Mode.EXCHANGE, self._round.steps[device]
         if not exchanges:
             self._keep([device])  # while its state does not change, a checkpoint cannot ask for it
+            if device not in self.devices:
+                return
         payload = b"" if exchanges and steps else encode_weights(weights)
         self._fleet.say(device, Begin(epoch=self._round.epoch, mode=self._mode, steps=steps), payload)
 
@@ -133,13 +146,17 @@ class Trainer:
         """See `Turns`. Ends with a checkpoint, if one is due.
 
         Raises:
+            PeerLost: a device is gone, and the training cannot go on without it.
             RemoteError: a device sent what does not fit the model, or ended its pass as it must not.
             OSError: the checkpoint cannot be written.
         """
-        due = time.monotonic() - self._kept_at_s >= self._trial.checkpoint_s
+        began = time.monotonic()  # of several that are gone, each is waited for since then
+        due = began - self._kept_at_s >= self._trial.checkpoint_s
         for device in devices:
             with self._phases("wait"):
-                message = self._fleet.hear(device)
+                message = self._hear(device, began)
+            if message is None:
+                continue
             try:
                 if isinstance(message.header, Smashed):
                     self._train(device, message, keep=due)
@@ -149,7 +166,7 @@ class Trainer:
                 error.device = device
                 raise
         if due:
-            passing = [device for device in devices if device not in self._round.returned]
+            passing = [device for device in devices if device in self.devices and device not in self._round.returned]
             self._keep([device for device in self.devices if device not in passing])
             self.checkpoint()
 
@@ -158,9 +175,30 @@ class Trainer:
         asked = [device for device in devices if device in self._unkept]
         for device in asked:
             self._fleet.say(device, Keep(position=self._positions[device]))
+        began = time.monotonic()
         for device in asked:
-            self._fleet.hear(device)
+            self._hear(device, began)
             self._unkept.discard(device)
+
+    def _hear(self, device: str, since: float) -> Message | None:
+        """The next message of a device; None if it was lost, and the others go on. Raises as `Fleet.hear`."""
+        try:
+            return self._fleet.hear(device, since)
+        except PeerLost as error:
+            if not self._fleet.can_spare(device):
+                raise
+            self._fleet.release(device)
+            self._forget(device)
+            now, epoch = self._record.now(), self._round.epoch
+            self._record.write(Missed(time_s=now, epoch=epoch, device=device, reason=str(error)))
+            return None
+
+    def _forget(self, device: str) -> None:
+        """Its next process begins its next pass from the start."""
+        self._unkept.discard(device)
+        self._positions.pop(device, None)
+        if device not in self._round.returned:
+            del self._round.steps[device], self._round.samples[device]
 
     def checkpoint(self) -> None:
         """Write one of now; every device must have kept its state, or be about to. Raises `OSError`."""
@@ -186,12 +224,15 @@ class Trainer:
         assert isinstance(header, Smashed)
         with self._phases("decode"):
             smashed, labels = self._decode(device, header, message.payload)
-        with self._phases("train"):
-            result = self._model.step(smashed, labels)
-        if not math.isfinite(result.loss):
+        try:
+            with self._phases("train"):
+                result = self._model.step(smashed, labels)
+        except RemoteError as error:
             # Whose fault it is shows when the others go on without this device: if theirs is no better, it was nobody's.
             where = f"in step {header.step} of epoch {header.epoch + 1}"
-            raise RemoteError(f"{device}: the training loss {where} is {result.loss}: lower the learning rates")
+            raise RemoteError(
+                f"{device}: {where} {error}; if it is no other's fault, lower the learning rates"
+            ) from error
         self._round.steps[device] += 1
         self._round.samples[device] += len(labels)
         payload: Payload = b""
@@ -213,8 +254,11 @@ class Trainer:
         weights = decode_weights(message.payload, like=self._round.weights)
         if header.steps == 0:
             raise RemoteError(f"{device} ended its pass without sending a batch")
-        if not all(np.isfinite(array).all() for array in weights.values()):
-            raise RemoteError(f"{device} sent client weights that are not finite: lower the client's learning rate")
+        floats = [array for array in weights.values() if np.issubdtype(array.dtype, np.floating) and array.size]
+        if not all(np.abs(array).max() <= _LARGEST for array in floats):
+            raise RemoteError(
+                f"{device} sent client weights that are not finite, or above {_LARGEST:g}: lower the client's learning rate"
+            )
         phases = header.phases_s
         if len(phases) > _MAX_PHASES or not all(math.isfinite(spent) and spent >= 0 for spent in phases.values()):
             raise RemoteError(f"{device} sent times of its phases that cannot be")
@@ -235,8 +279,10 @@ class Trainer:
         if len(header.labels) != 2 * samples:
             raise RemoteError(f"{device} sent {len(header.labels)} bytes of labels for {samples} samples")
         smashed = codec.decode(payload, tensor.params, tensor.shape)
-        if not np.isfinite(smashed).all():
-            raise RemoteError(f"{device} sent smashed data that are not finite: lower the client's learning rate")
+        if not np.abs(smashed).max() <= _LARGEST:  # this way round, since nothing compares with what is no number
+            raise RemoteError(
+                f"{device} sent smashed data that are not finite, or above {_LARGEST:g}: lower the client's learning rate"
+            )
         return smashed, np.frombuffer(header.labels, "<u2")
 
     def _note(self, device: str, header: Smashed, up_bytes: int, down_bytes: int, result: StepResult) -> None:

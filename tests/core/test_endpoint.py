@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from cutlayer import topics
+from cutlayer.chunks import reset, split
 from cutlayer.endpoint import Endpoint, will_of
-from cutlayer.errors import PeerLost, RemoteProtocolError
-from cutlayer.messages import Begin, Message, Presence, Smashed, Tensor, encode
+from cutlayer.errors import PeerLost, PeerStartedAnew, RemoteProtocolError
+from cutlayer.messages import Begin, Message, Presence, Smashed, Tensor, decode, encode
 from cutlayer.schedules import Mode
 from cutlayer.session import Link, Role
 from cutlayer.transports import MemoryBroker
@@ -135,3 +136,91 @@ def test_a_peer_that_breaks_the_protocol_is_named(assignment):
     device.expect("a", 1.0)
     with pytest.raises(RemoteProtocolError, match=r"^a: the server broke the protocol"):
         device.expect("a", 1.0)
+
+
+def test_a_broker_that_takes_small_packets_gets_small_chunks(assignment):
+    broker = MemoryBroker(max_packet_bytes=5000)
+    server, device = server_on(broker), device_on(broker)
+    server.send("a", assignment)
+    server.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(100_000))
+    helper = threading.Thread(target=server.drain, args=(5.0,))
+    helper.start()
+    device.expect("a", 5.0)
+    assert len(device.expect("a", 5.0).payload) == 100_000
+    helper.join()
+
+
+def test_a_peer_that_was_cut_off_is_answered_as_soon_as_it_is_back(assignment):
+    """Not when the pause between repetitions, which has grown meanwhile, is over."""
+    lost = threading.Event()
+    lost.set()
+    broker = MemoryBroker(lambda packet: [] if lost.is_set() else [packet])
+    server, device = server_on(broker), device_on(broker)
+    server.send("a", assignment)
+    server._sessions["a"]._link._timeout_s = 60.0
+    lost.clear()
+    birth = Presence(trial="t", device="a", online=True, epoch=2, samples=3)
+    broker.connect().publish_retained(topics.state("t", "a"), encode(Message(birth)))
+    server.pump(0.5)
+    assert device.expect("a", 1.0).header.client == 0
+
+
+def test_a_device_that_was_given_up_is_told_when_it_speaks(assignment):
+    broker = MemoryBroker()
+    server, device = server_on(broker), device_on(broker)
+    server.send("a", assignment)
+    device.expect("a", 1.0)
+    server.give_up("a", 2)
+    server.pump(0.1)  # the acknowledgement
+    with pytest.raises(PeerStartedAnew):
+        device.expect("a", 1.0)
+
+
+def test_a_device_cannot_give_up_a_server(assignment):
+    broker = MemoryBroker()
+    server, device = server_on(broker), device_on(broker)
+    broker.connect().publish(topics.up("t", "a"), reset(1))
+    server.send("a", assignment)
+    assert device.expect("a", 1.0)
+    assert server.drain(1.0)
+
+
+def test_frames_for_an_earlier_process_of_a_device_are_not_taken_for_its_own(assignment):
+    broker = MemoryBroker()
+    server, stale = server_on(broker, devices=()), broker.connect()
+    stale.subscribe(topics.down("t", "a"))
+    server.open("a", 7)
+    server.send("a", assignment)
+    transport = broker.connect()
+    transport.subscribe(topics.down("t", "a"))
+    device = Endpoint(Role.DEVICE, "t", transport, 8, ignore)
+    device.open("a", 1)
+    broker.connect().publish(topics.down("t", "a"), stale.receive(1.0).payload)
+    with pytest.raises(PeerLost):
+        device.expect("a", 0.2)
+
+
+def test_our_own_will_of_a_replaced_connection_is_corrected():
+    broker = MemoryBroker()
+    transport, topic = broker.connect(), topics.state("t", "a")
+    birth = Presence(trial="t", device="a", online=True, epoch=2)
+    device = Endpoint(Role.DEVICE, "t", transport, 2, ignore)
+    device.claim(topic, birth)
+    broker.connect().publish_retained(*will_of(topic, birth))
+    device.pump(0.5)
+    watcher = broker.connect()
+    watcher.subscribe(topic)
+    assert decode(watcher.receive(1.0).payload).header.online
+
+
+def test_a_thousand_idle_conversations_cost_a_busy_one_nothing(assignment):
+    """Each packet looks at its own conversation, not at all of them."""
+    broker = MemoryBroker()
+    server = server_on(broker, devices=[f"d{number}" for number in range(1000)])
+    server.pump(0.0)
+    looked = []
+    for name, session in server._sessions.items():
+        session.frames_to_send = lambda now, name=name: looked.append(name) or []
+    broker.connect().publish(topics.up("t", "d7"), next(split(b"x" * 50, 9, 1)).pack())
+    server.pump(0.5)
+    assert looked == ["d7"]

@@ -98,3 +98,17 @@ def test_foreign_packets_are_passed_over(scene):
     assert scene.observer.statuses(scene.now) == before
     scene.observer.take(topics.up("t", "c"), b"nonsense", scene.now)
     assert scene.status("c").state == "offline"
+
+
+def test_an_onlooker_that_misses_acknowledgements_follows_on(scene):
+    scene.say(Role.SERVER, Begin(epoch=0, mode=Mode.FORWARD))
+    for step in range(400):
+        message = Message(Smashed(epoch=0, step=step, tensor=TENSOR, labels=b"\0\0"), b"1234")
+        scene.ends[Role.DEVICE].send(message)
+        for frame in scene.ends[Role.DEVICE].frames_to_send(scene.now):
+            scene.observer.take(topics.up("t", "a"), frame, scene.now)
+            scene.ends[Role.SERVER].receive(frame, scene.now)
+        scene.ends[Role.SERVER].next_event()
+        for frame in scene.ends[Role.SERVER].frames_to_send(scene.now):
+            scene.ends[Role.DEVICE].receive(frame, scene.now)
+    assert scene.status().step == 400

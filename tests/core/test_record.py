@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cutlayer.errors import UserError
-from cutlayer.events import ClientPass, Ended, EpochDone, Started, Step
+from cutlayer.events import ClientPass, Ended, EpochDone, Joined, Started, Step
 from cutlayer.record import Record, read_run
 
 EVENTS = [
@@ -65,3 +65,37 @@ def test_a_record_is_never_overwritten(tmp_path):
 def test_what_is_no_record_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run record"):
         read_run(tmp_path)
+
+
+class Disk:
+    """A disk with room for so many bytes, behind the file of a record."""
+
+    def __init__(self, file, room):
+        self._file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        written = self._file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_half_line(tmp_path):
+    written = record(tmp_path / "r", EVENTS[:1])
+    written._file = Disk(written._file, room=20)
+    with pytest.raises(OSError, match="No space left"):
+        written.write(EVENTS[1])
+    written._file.room = 10_000
+    written.write(EVENTS[2])
+    assert read_run(tmp_path / "r").events == [EVENTS[0], EVENTS[2]]
+    written.close("x")
+
+
+def test_devices_that_come_later_are_known_by_their_samples(tmp_path):
+    written = record(tmp_path / "r", [*EVENTS[:1], Joined(time_s=0.2, epoch=1, device="b", samples=7)])
+    assert written.devices() == {"a": 10, "b": 7}
+    written.close("x")

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from cutlayer.errors import ChunkError, LocalProtocolError, MessageError, RemoteProtocolError
-from cutlayer.messages import Begin, End, Message, Weights, encode
+from cutlayer.messages import Begin, End, Message, Smashed, Tensor, Weights, encode
 from cutlayer.schedules import Mode
 from cutlayer.session import Link, Role, Session, State
 
@@ -95,3 +95,60 @@ def test_what_was_said_before_the_end_was_heard_is_dropped(pair, assignment):
     assert pair.server.next_event() is None
     assert pair.server.idle
     assert pair.server.state is pair.device.state is State.CLOSED
+
+
+def streaming(pair, assignment):
+    """From now on the device may say as much as it likes."""
+    pair.server.send(Message(assignment))
+    pair.server.send(Message(Begin(epoch=0, mode=Mode.FORWARD)))
+    pair.settle()
+
+
+def take(session, frames):
+    for frame in frames:
+        session.receive(frame, 0.0)
+
+
+def smashed(step):
+    return Message(Smashed(epoch=0, step=step, tensor=Tensor("raw", {}, (1,)), labels=b""), b"1234")
+
+
+def test_a_device_that_is_faster_than_its_server_is_made_to_pause(pair, assignment):
+    streaming(pair, assignment)
+    for step in range(20):
+        pair.device.send(smashed(step))
+    pair.settle()
+    assert pair.device.backlog == 20  # four fill its window, and none is acknowledged
+    taken = 0
+    while pair.server.next_event() is not None:
+        taken += 1
+        pair.settle()
+    assert taken == 20
+    assert pair.device.idle
+
+
+def test_a_device_that_does_not_pause_breaks_the_protocol(pair, assignment):
+    streaming(pair, assignment)
+    link = Link(sender_epoch=2)
+    link._next_id = pair.device._link._next_id
+    for step in range(20):
+        header = msgspec.structs.replace(smashed(step).header, trial="trial", device="board")
+        link.send(encode(Message(header, b"1234")))
+    link._window = 20
+    with pytest.raises(RemoteProtocolError, match="sent message after message, though 16 wait to be taken"):
+        take(pair.server, link.frames_to_send(0.0))
+
+
+def test_a_flood_of_frames_that_bring_nothing_breaks_the_protocol(pair, assignment):
+    streaming(pair, assignment)
+    pair.device.send(smashed(0))
+    (frame,) = pair.device.frames_to_send(0.0)
+    with pytest.raises(RemoteProtocolError, match="1000 of its last 1000 frames brought nothing"):
+        take(pair.server, [frame] * 2000)
+
+
+def test_messages_travel_in_chunks_of_the_size_that_the_broker_takes(assignment):
+    session = Session(Role.SERVER, "trial", "board", 1, chunk_bytes=100)
+    session.send(Message(assignment))
+    assert {len(frame) <= 132 for frame in session.frames_to_send(0.0)} == {True}
+    assert session.backlog > 1

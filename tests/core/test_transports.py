@@ -3,15 +3,22 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
 from statistics import median
 
 import pytest
 
+from cutlayer import topics
 from cutlayer.broker import start_broker
+from cutlayer.endpoint import Endpoint
 from cutlayer.errors import TransportError
-from cutlayer.transports import LastWill, MemoryBroker, MqttTransport
+from cutlayer.messages import End
+from cutlayer.processes import start, stop
+from cutlayer.session import Role
+from cutlayer.transports import LastWill, MemoryBroker, MqttTransport, Packet
 from cutlayer.transports.base import publish_bytes
+from cutlayer.transports.inbox import Inbox
 
 
 def connect_memory(_broker):
@@ -57,11 +64,12 @@ def test_what_is_retained_reaches_who_subscribes_later(connect):
     assert b.receive(5).payload == b"birth"
 
 
-@pytest.mark.parametrize("length", [0, 1, 122, 123, 16_378, 16_379, 120_032, 2_097_145, 2_097_146])
-def test_sizes_are_those_of_the_mqtt_packet(length):
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("length", [0, 1, 121, 122, 123, 16_377, 16_378, 16_379, 120_032, 2_097_145, 2_097_146])
+def test_sizes_are_those_of_the_mqtt_packet(length, version):
     import paho.mqtt.client as paho
 
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=version)
     sent = bytearray()
 
     class Sink:
@@ -75,7 +83,7 @@ def test_sizes_are_those_of_the_mqtt_packet(length):
     client._sock = Sink()
     client.publish("t/a", bytes(length), qos=0)
     client.loop_write()
-    assert publish_bytes("t/a", bytes(length)) == len(sent)
+    assert publish_bytes("t/a", bytes(length), version=version) == len(sent)
 
 
 def test_bytes_counted_are_bytes_that_crossed_the_socket(broker):
@@ -162,16 +170,8 @@ def test_a_server_that_is_no_broker_is_named_as_such():
 
 
 def test_a_broker_that_restarts_is_found_again_and_subscriptions_survive(tmp_path):
-    from cutlayer.broker import mosquitto_conf
-    from cutlayer.processes import start, stop
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    conf = tmp_path / "m.conf"
-    conf.write_text(mosquitto_conf(port))
-    command = ["mosquitto", "-c", str(conf)]
-    first = start(command, tmp_path / "log")
+    first, port = configured(tmp_path)
+    command = first.args
     a, b = (MqttTransport("127.0.0.1", port, name) for name in "ab")
     b.subscribe("x/y")
     first.kill()
@@ -207,3 +207,100 @@ def test_a_broker_that_cannot_start_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr("cutlayer.broker.mosquitto_conf", lambda port: "no_such_option 1\n")
     with pytest.raises(TransportError, match="did not come up"), start_broker(tmp_path, "mosquitto"):
         pass
+
+
+def configured(folder, **settings):
+    """A mosquitto with more settings than the demo's."""
+    port = free_port()
+    conf = folder / f"{port}.conf"
+    lines = "".join(f"{key} {value}\n" for key, value in settings.items())
+    conf.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n{lines}")
+    process = start(["mosquitto", "-c", str(conf)], folder / "log")
+    deadline = time.monotonic() + 10
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process, port
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_no_packet_is_larger_than_the_broker_takes(tmp_path):
+    """Too large a packet would be a poison: the broker hangs up, the client comes back and sends it again."""
+    process, port = configured(tmp_path, max_packet_size=20_000)
+    a, b = (MqttTransport("127.0.0.1", port, name) for name in "ab")
+    assert a.max_packet_bytes == 20_000
+    device, server = Endpoint(Role.DEVICE, "t", a, 1, print), Endpoint(Role.SERVER, "t", b, 2, print)
+    for end, transport, topic in ((device, a, topics.down), (server, b, topics.up)):
+        transport.subscribe(topic("t", "x"))
+        end.open("x")
+    server.send("x", End(reason="?" * 200_000))
+    helper = threading.Thread(target=server.drain, args=(5.0,))
+    helper.start()
+    assert len(device.expect("x", 10.0).header.reason) == 200_000
+    helper.join()
+    assert (a.reconnections(), b.reconnections()) == (0, 0)
+    for transport in (a, b):
+        transport.close()
+    stop([process])
+
+
+def test_a_broker_that_takes_next_to_nothing_is_refused_by_name(tmp_path):
+    process, port = configured(tmp_path, max_packet_size=500)
+    with pytest.raises(TransportError, match="takes packets up to 500 bytes, needed are 2048: raise its limit"):
+        MqttTransport("127.0.0.1", port, "x")
+    stop([process])
+
+
+def test_a_connection_that_is_replaced_at_once_was_never_gone(broker):
+    watcher = MqttTransport(broker.host, broker.port, "replaced-watcher")
+    watcher.subscribe("replaced/+")
+    brief = MqttTransport(broker.host, broker.port, "replaced", LastWill("replaced/it", b"gone"))
+    brief._client.socket().shutdown(socket.SHUT_RDWR)
+    deadline = time.monotonic() + 10
+    while not brief.reconnections():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert watcher.receive(3.0) is None
+    brief.close()
+    watcher.close()
+
+
+def test_what_is_published_while_there_is_no_broker_is_lost_and_nothing_else_happens(tmp_path):
+    """paho answers such a packet with an error (rc 4), and keeps one at QoS 1 for later, which must not be sent again."""
+    process, port = configured(tmp_path)
+    a, b = (MqttTransport("127.0.0.1", port, name) for name in "ab")
+    b.subscribe("x/+")
+    process.kill()
+    process.wait()
+    while a._client.is_connected():
+        time.sleep(0.01)
+    a.publish("x/data", b"lost")
+    a.publish_retained("x/state", b"birth")
+    conf = tmp_path / f"{port}.conf"
+    process = start(["mosquitto", "-c", str(conf)], tmp_path / "log")
+    arrived, deadline = [], time.monotonic() + 20
+    while not (a.reconnections() and b.reconnections() and arrived) and time.monotonic() < deadline:
+        if (packet := b.receive(0.1)) is not None:
+            arrived.append(packet.payload)
+    assert set(arrived) == {b"birth"}
+    for transport in (a, b):
+        transport.close()
+    stop([process])
+
+
+def test_a_flood_on_one_topic_leaves_room_for_the_others():
+    inbox = Inbox()
+    taken = [inbox.put(Packet("t/a/up", bytes(100_000), 100_000)) for _ in range(100)]
+    assert sum(taken) == 32
+    assert inbox.put(Packet("t/b/up", b"x", 1))
+    assert not inbox.put(Packet("t/b/up", bytes(1 << 19), 1 << 19))
+    assert [inbox.get(0.0).topic for _ in range(33)] == ["t/a/up"] * 32 + ["t/b/up"]
+    assert inbox.get(0.0) is None
+    assert inbox.put(Packet("t/a/up", b"x", 1))

@@ -79,3 +79,11 @@ def test_what_the_server_does_after_the_end_does_not_matter(part):
     part._meet_server(server(1, online=True))
     part._leaving = True
     part._meet_server(server(1, online=False))
+
+
+def test_a_server_that_answers_queries_is_not_joined_and_nothing_is_forgotten(part, caplog):
+    part._board.states.enter(7, None)
+    part._meet_server(Presence(trial="demo", device="all", online=True, epoch=3, serves=True))
+    assert part._server_epoch is None
+    assert part._board.states.run == 7
+    assert "answers queries; waiting for one that trains" in caplog.text

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cutlayer.events import Ended, Quarantined, Resumed, Started
+from cutlayer.events import Ended, EpochDone, Joined, Missed, Quarantined, Resumed, Started
 from cutlayer.record import Record, read_run
 from cutlayer_profiles.report import write_report
 from cutlayer_profiles.report.charts import phase_chart
@@ -82,9 +82,20 @@ def test_faults_are_listed(tmp_path):
     record = Record(tmp_path / "r", "")
     record.write(Quarantined(time_s=3.0, device="board-2", reason="it sent <nonsense>"))
     record.write(Resumed(time_s=4.5, kept=0, epoch=2, step=31, reason="board-1 started anew"))
+    record.write(Missed(time_s=5.0, epoch=2, device="board-3", reason="nothing was heard"))
+    record.write(
+        EpochDone(
+            time_s=6.0, epoch=2, mode="exchange", loss=1.0, accuracy=0.5, test_loss=1.0, test_accuracy=0.5, steps=1,
+            duration_s=1.0, up_bytes=1, down_bytes=1, phases_s={"train": 1.0}, missing=("board-3",),
+        )
+    )  # fmt: skip
+    record.write(Joined(time_s=7.0, epoch=3, device="board-3", samples=5))
     record.write(Ended(time_s=9.0, ok=True, reason="done"))
-    record.close("r")
+    assert record.close("r").missed == {"board-3": 1}
     text = write_report(tmp_path / "r").read_text()
+    assert "<td>board-3 was missed: nothing was heard</td><td>there, without it</td>" in text
+    assert "<td>board-3 joined</td><td>epoch 4</td>" in text
+    assert "<td>board-3</td></tr>" in text
     assert "board-2 was left out: it sent &lt;nonsense&gt;" in text
     assert "<td>board-1 started anew</td><td>step 31 of epoch 3</td>" in text
 

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from cutlayer.events import Ended, EpochDone, Started, Step
+from cutlayer.events import Ended, EpochDone, Joined, Missed, Started, Step
 from cutlayer_server.progress import ProgressDisplay
 
 EVENTS = [
@@ -15,6 +15,8 @@ EVENTS = [
         time_s=3.0, epoch=0, mode="exchange", loss=0.5, accuracy=0.7, test_loss=0.6, test_accuracy=0.65,
         steps=1, duration_s=2.0, up_bytes=2150, down_bytes=1140, phases_s={},
     ),
+    Missed(time_s=3.1, epoch=1, device="b", reason="nothing was heard from b for 5 s"),
+    Joined(time_s=3.2, epoch=2, device="b", samples=11),
     Ended(time_s=3.5, ok=True, reason="all 1 epochs are done"),
 ]  # fmt: skip
 
@@ -37,6 +39,8 @@ def test_a_log_gets_a_line_an_epoch_and_nothing_else():
         "joined: a (10 samples), b (11 samples)",
         "epoch     loss  test acc    kB up  kB down  steps/s",
         "    1   0.5000     65.0%      2.1      1.1      0.5",
+        "going on without b: nothing was heard from b for 5 s",
+        "b takes part from epoch 3 on (11 samples)",
         "all 1 epochs are done",
     ]
 

@@ -58,8 +58,8 @@ def test_the_others_go_on_as_if_it_had_never_been_there(digits, tmp_path, aggreg
 
 def test_it_is_refused_when_it_comes_back_also_by_the_next_server(digits, tmp_path):
     trial = digits_trial(digits, epochs=2)
-    broker = MemoryBroker()
-    found, _ = run(digits, trial, tmp_path / "run", broker)
+    found, _ = run(digits, trial, tmp_path / "run", MemoryBroker())
+    broker = MemoryBroker()  # the other one still has the farewell
     lines = (found.path / "events.jsonl").read_bytes().splitlines(keepends=True)
     (found.path / "events.jsonl").write_bytes(b"".join(lines[:-1]))  # as if the server had died before the end
     record = Record(found.path, "", resume=True)

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from cutlayer.chunks import CHUNK_BYTES, MAX_MESSAGE_BYTES, Assembly, Chunk, Kind, parse, split
-from cutlayer.errors import ChunkError
+from cutlayer.errors import ChunkError, PeerStartedAnew
 
 __all__ = ["Link"]
 
@@ -60,6 +60,10 @@ class Link:
         self._expected_id = 0
         self._partial: dict[int, Assembly] = {}
         self._early: dict[int, bytes] = {}
+        self.frames_taken, self.frames_idle = 0, 0
+        """Frames of the peer, and how many of them brought nothing: repeated, damaged, or of another process."""
+        self.holds_acknowledgements = False
+        """Whether the peer shall send no more for now: what is not acknowledged fills its window."""
 
     def send(self, message: bytes) -> None:
         """Queue a message. Raises `ValueError` if it is empty or larger than a message may be."""
@@ -71,10 +75,17 @@ class Link:
 
         Raises:
             ChunkError: the frame is not acceptable; nothing else is affected.
+            PeerStartedAnew: the peer has given this process up.
         """
+        self.frames_taken += 1
+        self.frames_idle += 1  # until it has brought something
         chunk = parse(frame)
         if chunk.kind is Kind.ACK:
-            self._settle(chunk, now)
+            self.frames_idle -= self._settle(chunk, now)
+            return []
+        if chunk.kind is Kind.RESET:
+            if chunk.sender_epoch == self._epoch:
+                raise PeerStartedAnew("the other side went on without us")
             return []
         if self._peer_epoch is None:
             self._peer_epoch = chunk.sender_epoch
@@ -87,8 +98,10 @@ class Link:
 
     def frames_to_send(self, now: float) -> list[bytes]:
         """Frames to publish now: acknowledgements, chunks to be repeated, then new chunks."""
-        frames = [chunk.pack() for chunk in self._acknowledgements]
-        self._acknowledgements.clear()
+        frames: list[bytes] = []
+        if not self.holds_acknowledgements:
+            frames += [chunk.pack() for chunk in self._acknowledgements]
+            self._acknowledgements.clear()
         if self._in_flight and now >= self._progress_at + self._timeout_s:
             next(iter(self._in_flight.values())).overdue = True
             self._timeout_s = min(2 * self._timeout_s, _LONGEST_TIMEOUT_S)
@@ -113,6 +126,11 @@ class Link:
             sent.overdue = True
 
     @property
+    def backlog(self) -> int:
+        """Chunks that were not acknowledged yet."""
+        return len(self._waiting) + len(self._in_flight)
+
+    @property
     def idle(self) -> bool:
         """Whether everything sent was acknowledged and every acknowledgement owed was handed out."""
         return not (self._waiting or self._in_flight or self._acknowledgements)
@@ -120,12 +138,16 @@ class Link:
     def _assemble(self, chunk: Chunk) -> list[bytes]:
         assembly = self._partial.get(chunk.message_id)
         if assembly is None:
-            if len(self._partial) + len(self._early) >= _MAX_PARTIAL_MESSAGES:
+            # The next in order is always let in, or nothing would ever end.
+            early = chunk.message_id != self._expected_id
+            if early and len(self._partial) + len(self._early) >= _MAX_PARTIAL_MESSAGES:
                 raise ChunkError(f"message {chunk.message_id} was begun before {_MAX_PARTIAL_MESSAGES} others ended")
-            if self._held_bytes() + chunk.total_bytes > 2 * MAX_MESSAGE_BYTES:
+            if early and self._held_bytes() + chunk.total_bytes > MAX_MESSAGE_BYTES:
                 raise ChunkError(f"message {chunk.message_id} does not fit beside those that have not ended")
             assembly = self._partial[chunk.message_id] = Assembly(chunk)
+        missing = assembly.missing
         message = assembly.add(chunk)
+        self.frames_idle -= missing - assembly.missing
         self._acknowledgements.append(chunk.acknowledgement())
         if message is None:
             return []
@@ -145,10 +167,11 @@ class Link:
         self._frames_sent += 1
         return frame
 
-    def _settle(self, chunk: Chunk, now: float) -> None:
+    def _settle(self, chunk: Chunk, now: float) -> bool:
+        """Take an acknowledgement; tells whether it was waited for."""
         key = (chunk.message_id, chunk.index)
         if chunk.sender_epoch != self._epoch or key not in self._in_flight:
-            return
+            return False
         settled = self._in_flight.pop(key)
         for sent in self._in_flight.values():
             sent.overdue |= sent.last < settled.first
@@ -157,3 +180,4 @@ class Link:
             self._round_trip_s += 0.125 * (now - settled.sent_at - self._round_trip_s)
             longest_seen = max(self._round_trip_s, now - settled.sent_at)
             self._timeout_s = min(max(_SHORTEST_TIMEOUT_S, 4 * longest_seen), _LONGEST_TIMEOUT_S)
+        return True

@@ -4,12 +4,20 @@ from collections import deque
 
 import msgspec
 
+from cutlayer.chunks import CHUNK_BYTES
 from cutlayer.errors import RemoteProtocolError
 from cutlayer.messages import Message, decode, encode
 from cutlayer.session.conversation import Conversation, Role, State
 from cutlayer.session.link import Link
 
 __all__ = ["Session"]
+
+_ENOUGH_WAITING = 4
+"""Messages that nobody has taken yet; with so many the peer is made to pause."""
+_MOST_WAITING = 16
+"""A peer that does not pause has filled its window of 4 chunks by then three times over."""
+_IDLE_FRAMES, _IDLE_SHARE = 1000, 0.9
+"""A peer of which so many frames, and this share of all since the last message, brought nothing floods us."""
 
 
 class Session:
@@ -19,10 +27,19 @@ class Session:
     `next_event`. ``now`` is any clock that never goes back, in seconds.
     """
 
-    def __init__(self, role: Role, trial: str, device: str, sender_epoch: int, peer_epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        role: Role,
+        trial: str,
+        device: str,
+        sender_epoch: int,
+        peer_epoch: int | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
         self._conversation = Conversation(role)
         self._trial, self._device = trial, device
-        self._link = Link(sender_epoch, peer_epoch)
+        self._link = Link(sender_epoch, peer_epoch, chunk_bytes)
+        self._taken, self._idle = 0, 0
         self._events: deque[Message] = deque()
 
     def send(self, message: Message) -> None:
@@ -31,13 +48,16 @@ class Session:
         self._conversation.said(header)
         self._link.send(encode(Message(header, message.payload)))
 
-    def receive(self, frame: bytes, now: float) -> None:
-        """Take a frame from the network.
+    def receive(self, frame: bytes, now: float) -> bool:
+        """Take a frame from the network; tells whether it completed a message.
 
         Raises:
             ChunkError: the frame is damaged or foreign; the caller may drop it and go on.
             MessageError, RemoteProtocolError: the peer does not keep to the protocol; the session is over.
+            PeerStartedAnew: the peer has given this process up.
         """
+        self._bound_flood()
+        waiting = len(self._events)
         for data in self._link.receive(frame, now):
             if self._conversation.state is State.CLOSED:
                 continue  # the peer spoke before it heard the end
@@ -46,11 +66,18 @@ class Session:
             if stamp != (self._trial, self._device):
                 raise RemoteProtocolError(f"a message for trial and device {stamp} on the topic of {self._device!r}")
             self._conversation.heard(message.header)
+            if len(self._events) >= _MOST_WAITING:
+                raise RemoteProtocolError(f"sent message after message, though {_MOST_WAITING} wait to be taken")
             self._events.append(message)
+            self._taken, self._idle = self._link.frames_taken, self._link.frames_idle
+        self._link.holds_acknowledgements = len(self._events) >= _ENOUGH_WAITING
+        return len(self._events) > waiting
 
     def next_event(self) -> Message | None:
         """The oldest message that was received and not yet taken."""
-        return self._events.popleft() if self._events else None
+        message = self._events.popleft() if self._events else None
+        self._link.holds_acknowledgements = len(self._events) >= _ENOUGH_WAITING
+        return message
 
     def frames_to_send(self, now: float) -> list[bytes]:
         """Frames to publish now, in this order."""
@@ -68,6 +95,17 @@ class Session:
     def state(self) -> State:
         """Where the conversation stands."""
         return self._conversation.state
+
+    @property
+    def backlog(self) -> int:
+        """Chunks that the peer has not acknowledged yet."""
+        return self._link.backlog
+
+    def _bound_flood(self) -> None:
+        """Frames of which nearly none brings anything come from no device of ours. Raises `RemoteProtocolError`."""
+        taken, idle = self._link.frames_taken - self._taken, self._link.frames_idle - self._idle
+        if idle >= _IDLE_FRAMES and idle > _IDLE_SHARE * taken:
+            raise RemoteProtocolError(f"{idle} of its last {taken} frames brought nothing: it sends without need")
 
     @property
     def idle(self) -> bool:

@@ -2,7 +2,10 @@
 
 from typing import NamedTuple, Protocol
 
-__all__ = ["LastWill", "Packet", "Transport", "publish_bytes"]
+__all__ = ["PROTOCOL_LIMIT_BYTES", "LastWill", "Packet", "Transport", "publish_bytes"]
+
+PROTOCOL_LIMIT_BYTES = 268_435_460
+"""The largest packet of MQTT itself: five bytes of header, and a length of four times seven bits."""
 
 
 class Packet(NamedTuple):
@@ -24,6 +27,10 @@ class LastWill(NamedTuple):
 class Transport(Protocol):
     """A connection to a broker. A protocol, since tests run whole trials over `MemoryTransport`."""
 
+    @property
+    def max_packet_bytes(self) -> int:
+        """The largest packet that the broker takes."""
+
     def subscribe(self, topic_filter: str) -> None:
         """Ask for packets on matching topics, also after every reconnection."""
 
@@ -43,8 +50,12 @@ class Transport(Protocol):
         """Say goodbye, so that no last will is published, and release the connection."""
 
 
-def publish_bytes(topic: str, payload: bytes) -> int:
-    """Size of an MQTT 3.1.1 PUBLISH packet at QoS 0 (OASIS MQTT 3.1.1, section 3.3)."""
-    remaining = 2 + len(topic.encode()) + len(payload)
+def publish_bytes(topic: str, payload: bytes, *, version: int = 4) -> int:
+    """Size of an MQTT PUBLISH packet at QoS 0.
+
+    ``version`` is that of the protocol: 4 (OASIS MQTT 3.1.1, section 3.3), or 5, which has a byte more for properties,
+    of which we send none (OASIS MQTT 5.0, section 3.3.2.3).
+    """
+    remaining = 2 + len(topic.encode()) + (version == 5) + len(payload)
     length_field = 1 + (remaining > 0x7F) + (remaining > 0x3FFF) + (remaining > 0x1FFFFF)
     return 1 + length_field + remaining

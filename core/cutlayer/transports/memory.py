@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from cutlayer.transports.base import LastWill, Packet, publish_bytes
+from cutlayer.transports.base import PROTOCOL_LIMIT_BYTES, LastWill, Packet, publish_bytes
 
 __all__ = ["MemoryBroker", "MemoryTransport"]
 
@@ -15,8 +15,10 @@ Fault = Callable[[Packet], Sequence[Packet]]
 class MemoryBroker:
     """Routes packets between the transports connected to it, from any thread."""
 
-    def __init__(self, fault: Fault | None = None) -> None:
+    def __init__(self, fault: Fault | None = None, max_packet_bytes: int = PROTOCOL_LIMIT_BYTES) -> None:
         self._fault = fault
+        self.max_packet_bytes = max_packet_bytes
+        """What is larger is dropped."""
         self._lock = threading.Lock()
         self._subscriptions: list[tuple[str, MemoryTransport]] = []
         self._retained: dict[str, Packet] = {}
@@ -35,6 +37,8 @@ class MemoryBroker:
 
     def publish(self, packet: Packet, *, retain: bool) -> None:
         """Route one packet; only data packets, which are not retained, pass through the fault rule."""
+        if packet.wire_bytes > self.max_packet_bytes:
+            return
         with self._lock:
             if retain:
                 self._retained[packet.topic] = packet
@@ -56,6 +60,11 @@ class MemoryTransport:
     def __init__(self, broker: MemoryBroker, will: LastWill | None) -> None:
         self._broker, self._will = broker, will
         self.inbox: queue.SimpleQueue[Packet] = queue.SimpleQueue()
+
+    @property
+    def max_packet_bytes(self) -> int:
+        """See `Transport`."""
+        return self._broker.max_packet_bytes
 
     def subscribe(self, topic_filter: str) -> None:
         """See `Transport`."""

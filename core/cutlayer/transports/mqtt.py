@@ -1,22 +1,25 @@
 """MQTT over TCP with paho, tuned for tensors.
 
-MQTT 3.1.1 is spoken, which every broker understands; nothing here needs more. Two socket options matter:
+MQTT 5 is spoken where the broker does, for two things: it says how large a packet may be, and it publishes a will only
+when its client has stayed away for a moment. Else it is MQTT 3.1.1, which every broker understands. Two socket options matter:
 ``TCP_NODELAY``, without which Nagle's algorithm and delayed acknowledgements make a round trip 44 ms instead of
 0.4 ms, and ``TCP_USER_TIMEOUT``, without which a half-open connection is noticed only after twice the keep-alive.
 """
 
 import logging
-import queue
 import socket
 import ssl
 import time
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from cutlayer.errors import TransportError
-from cutlayer.transports.base import LastWill, Packet, publish_bytes
+from cutlayer.transports.base import PROTOCOL_LIMIT_BYTES, LastWill, Packet, publish_bytes
+from cutlayer.transports.inbox import Inbox
 from cutlayer.transports.tls import check_broker, refusal_of
 
 __all__ = ["MqttTransport"]
@@ -24,12 +27,12 @@ __all__ = ["MqttTransport"]
 _KEEP_ALIVE_S = 20
 """480 kB of chunks in flight fit into it down to 200 kbit/s; a message that does not fit would never get through."""
 _USER_TIMEOUT_MS = 15_000
-_MAX_PACKET_BYTES = 1 << 18
-"""Twice the longest frame of ours; what is larger is not for us and is dropped."""
-_MAX_WAITING = 256
-"""Packets that may wait to be taken; those beyond are dropped, as QoS 0 allows, so a flood fills no memory."""
-_BIRTHS, _MAX_BIRTHS = ("/state", "/control"), 4096
-"""The same for births and wills, which nobody sends again."""
+_WILL_DELAY_S = 2
+"""A connection that is replaced within this time was never gone for the others."""
+_ANSWER_S = 3.0
+"""How long a broker may take to answer, before MQTT 3.1.1 is tried, or a subscription is left to a later connection."""
+_LEAST_PACKET_BYTES = 2048
+"""A birth has to fit, and a chunk with more in it than around it."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +47,7 @@ class MqttTransport:
         tls: from `load_tls`; without it everything travels in the clear.
 
     Raises:
-        TransportError: no broker answered in time, or it refused; the text says which.
+        TransportError: no broker answered in time, or it refused, or takes no packets of a useful size.
     """
 
     def __init__(
@@ -56,34 +59,40 @@ class MqttTransport:
         connect_timeout_s: float = 10.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._inbox: queue.SimpleQueue[Packet] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._filters: list[str] = []
         self._retained: dict[str, bytes] = {}
-        self._connections = 0
-        self._refusal = ""
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv311)
-        self._client.on_socket_open = _tune_socket
-        self._client.on_connect = self._on_connect
-        self._client.on_disconnect = self._on_disconnect
-        self._client.on_message = self._on_message
-        self._client.on_subscribe = self._on_subscribe
-        self._client.reconnect_delay_set(min_delay=1, max_delay=8)
-        if will is not None:
-            self._client.will_set(will.topic, will.payload, qos=1, retain=True)
+        self._connections, self._agreed = 0, 0
+        self._refusal, self._too_new = "", False
+        self._max_packet_bytes = PROTOCOL_LIMIT_BYTES
         self._address, self._tls = (host, port), tls
-        if tls is not None:
-            self._client.tls_set_context(tls)
-        self._connect(host, port, connect_timeout_s)
+        self._client = self._new_client(client_id, will, paho.MQTTv5)
+        try:
+            self._connect(host, port, connect_timeout_s)
+        except TransportError:
+            if not self._too_new:
+                raise
+            self._refusal = ""
+            self._client = self._new_client(client_id, will, paho.MQTTv311)
+            self._connect(host, port, connect_timeout_s)
+
+    @property
+    def max_packet_bytes(self) -> int:
+        """See `Transport`."""
+        return self._max_packet_bytes
 
     def subscribe(self, topic_filter: str) -> None:
-        """See `Transport`."""
+        """See `Transport`. Returns when the broker has agreed, so that what is published from then on arrives."""
         self._filters.append(topic_filter)
+        agreed, deadline = self._agreed, time.monotonic() + _ANSWER_S
         self._client.subscribe(topic_filter, qos=1)
+        while self._agreed == agreed and not self._refusal and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def publish(self, topic: str, payload: bytes) -> int:
         """See `Transport`. While disconnected the packet is lost, as any packet may be."""
         self._client.publish(topic, payload, qos=0)
-        return publish_bytes(topic, payload)
+        return publish_bytes(topic, payload, version=self._client.protocol)
 
     def publish_retained(self, topic: str, payload: bytes) -> None:
         """See `Transport`. Said again on every new connection: the broker may have published our will, or be a new one."""
@@ -94,10 +103,7 @@ class MqttTransport:
         """See `Transport`."""
         if self._refusal:
             raise TransportError(self._refusal)
-        try:
-            return self._inbox.get(timeout=max(timeout_s, 0.0))
-        except queue.Empty:
-            return None
+        return self._inbox.get(timeout_s)
 
     def reconnections(self) -> int:
         """See `Transport`."""
@@ -111,13 +117,31 @@ class MqttTransport:
         self._client.disconnect()
         self._client.loop_stop()
 
+    def _new_client(self, client_id: str, will: LastWill | None, protocol: MQTTProtocolVersion) -> paho.Client:
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol)
+        client.on_socket_open = _tune_socket
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
+        client.reconnect_delay_set(min_delay=1, max_delay=8)
+        if will is not None:
+            delay = None
+            if protocol == paho.MQTTv5:
+                delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+                delay.WillDelayInterval = _WILL_DELAY_S
+            client.will_set(will.topic, will.payload, qos=1, retain=True, properties=delay)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        return client
+
     def _connect(self, host: str, port: int, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
                 if self._tls is not None:
                     check_broker(host, port, self._tls)  # paho would leave its socket behind
-                self._client.connect(host, port, keepalive=_KEEP_ALIVE_S)
+                self._client.connect(host, port, keepalive=_KEEP_ALIVE_S, properties=_session_of(self._client))
                 break
             except TransportError:
                 raise
@@ -126,16 +150,30 @@ class MqttTransport:
                     raise TransportError(f"no MQTT broker answers at {host}:{port} ({error})") from error
                 time.sleep(0.2)
         self._client.loop_start()
+        newest = self._client.protocol == paho.MQTTv5
+        answer_by = min(deadline, time.monotonic() + _ANSWER_S) if newest else deadline
         while not self._connections:
-            if self._refusal or time.monotonic() > deadline:
+            if self._refusal or time.monotonic() > answer_by:
+                self._too_new |= newest and not self._refusal  # amqtt waits for the rest of what it misreads
                 self._client.loop_stop()
                 raise TransportError(self._refusal or f"{host}:{port} accepts connections but does not speak MQTT")
             time.sleep(0.005)
 
-    def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure and self._connections:
+            _log.warning("the broker does not let us in again (%s); trying on", reason)
+            return
         if reason.is_failure:
             self._refusal = f"the MQTT broker refused the connection: {reason}"
+            self._too_new = client.protocol == paho.MQTTv5 and "protocol version" in str(reason)
             return
+        limit = getattr(properties, "MaximumPacketSize", PROTOCOL_LIMIT_BYTES)
+        if limit < _LEAST_PACKET_BYTES:
+            self._refusal = (
+                f"the MQTT broker takes packets up to {limit} bytes, needed are {_LEAST_PACKET_BYTES}: raise its limit"
+            )
+            return
+        self._max_packet_bytes = limit
         for topic_filter in self._filters:
             client.subscribe(topic_filter, qos=1)
         for topic, payload in self._retained.items():
@@ -144,13 +182,18 @@ class MqttTransport:
         if self._connections > 1:
             _log.warning("connected to the broker again (connection %d)", self._connections)
 
-    def _on_disconnect(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_disconnect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if self._refusal:
+            return  # the broker said why
         if reason.is_failure and not self._connections:
             self._refusal = refusal_of(*self._address, self._tls)
+            if not self._refusal and client.protocol == paho.MQTTv5:  # some hang up on what they do not know
+                self._refusal, self._too_new = "the MQTT broker closed the connection", True
         elif reason.is_failure:
             _log.warning("lost the connection to the broker (%s); trying again", reason)
 
     def _on_subscribe(self, _client: paho.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        self._agreed += 1
         if any(reason.is_failure for reason in reasons):
             self._refusal = (
                 f"the MQTT broker does not let us read all of {', '.join(self._filters)}: does the name of the device "
@@ -158,13 +201,17 @@ class MqttTransport:
             )
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        payload = bytes(message.payload)
-        waiting = self._inbox.qsize()
-        if len(payload) > _MAX_PACKET_BYTES or waiting >= (
-            _MAX_BIRTHS if message.topic.endswith(_BIRTHS) else _MAX_WAITING
-        ):
-            return
-        self._inbox.put(Packet(message.topic, payload, publish_bytes(message.topic, payload)))
+        topic, payload = message.topic, bytes(message.payload)
+        self._inbox.put(Packet(topic, payload, publish_bytes(topic, payload, version=self._client.protocol)))
+
+
+def _session_of(client: paho.Client) -> Properties | None:
+    """A session that outlives its connection as long as the will is delayed; without one there is no delay."""
+    if client.protocol != paho.MQTTv5:
+        return None
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = _WILL_DELAY_S
+    return properties
 
 
 def _tune_socket(_client: paho.Client, _data: Any, connection: Any) -> None:

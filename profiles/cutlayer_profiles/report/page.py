@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from cutlayer.events import ClientPass, EpochDone
+from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Quarantined, Resumed
 from cutlayer.record import Run, read_run
 from cutlayer_profiles.report.charts import accuracy_chart, loss_chart, phase_chart, traffic_chart
 
@@ -35,9 +36,31 @@ def render(run: Run) -> str:
         run=run,
         summary=summary,
         charts=_charts(run),
+        faults=[_fault(each) for each in run.faults],
         ratio=ways * summary.raw_payload_bytes / payload if payload else None,
         epochs=run.all(EpochDone),
     )
+
+
+class _Fault(NamedTuple):
+    """A line of the table of faults."""
+
+    time_s: float
+    what: str
+    went_on: str
+
+
+def _fault(event: Resumed | Quarantined | Missed | Joined) -> _Fault:
+    match event:
+        case Quarantined():
+            what, went_on = f"{event.device} was left out: {event.reason}", ""
+        case Missed():
+            what, went_on = f"{event.device} was missed: {event.reason}", "there, without it"
+        case Joined():
+            what, went_on = f"{event.device} joined", f"epoch {event.epoch + 1}"
+        case Resumed():
+            what, went_on = event.reason, f"step {event.step} of epoch {event.epoch + 1}"
+    return _Fault(event.time_s, what, went_on)
 
 
 def _charts(run: Run) -> dict[str, str]:

@@ -1,0 +1,56 @@
+"""Packets that arrived and wait to be taken, bounded a topic and in all."""
+
+import queue
+import threading
+from collections import Counter
+
+from cutlayer.transports.base import Packet
+
+__all__ = ["Inbox"]
+
+_MOST_BYTES = 1 << 18
+"""Twice the longest frame of ours; what is larger is not for us."""
+_MOST_A_TOPIC = 32
+"""A peer with a window of 4 chunks, which acknowledges 4 of ours, has no more under way."""
+_MOST_WAITING_BYTES = 1 << 28
+_BIRTHS, _MOST_BIRTHS = ("/state", "/control"), 4096
+"""Births and wills are not sent again, so more of them may wait."""
+
+
+class Inbox:
+    """A queue between the thread of the socket and ours.
+
+    Invariant: who floods a topic fills no memory, and loses only packets of that topic. What is dropped was lost, as QoS 0
+    allows, and will be sent again.
+    """
+
+    def __init__(self) -> None:
+        self._packets: queue.SimpleQueue[Packet] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()
+        self._bytes = 0
+
+    def put(self, packet: Packet) -> bool:
+        """Take a packet in; tells whether there was room for it."""
+        size = len(packet.payload)
+        most = _MOST_BIRTHS if packet.topic.endswith(_BIRTHS) else _MOST_A_TOPIC
+        with self._lock:
+            if size > _MOST_BYTES or self._waiting[packet.topic] >= most or self._bytes + size > _MOST_WAITING_BYTES:
+                return False
+            self._waiting[packet.topic] += 1
+            self._bytes += size
+        self._packets.put(packet)
+        return True
+
+    def get(self, timeout_s: float) -> Packet | None:
+        """The packet that has waited longest, or None after ``timeout_s``."""
+        try:
+            packet = self._packets.get(timeout=timeout_s) if timeout_s > 0 else self._packets.get_nowait()
+        except queue.Empty:
+            return None
+        with self._lock:
+            self._bytes -= len(packet.payload)
+            self._waiting[packet.topic] -= 1
+            if not self._waiting[packet.topic]:
+                del self._waiting[packet.topic]
+        return packet

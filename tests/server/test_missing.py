@@ -1,0 +1,170 @@
+"""A trial that needs fewer devices than it names: those that are lost, late or restarted hold nobody up."""
+
+import threading
+import time
+
+import pytest
+
+from cutlayer import data
+from cutlayer.aggregation import Sequential, SplitFed
+from cutlayer.bundle import read_bundle
+from cutlayer.events import EpochDone, Joined, Missed
+from cutlayer.record import Record, read_run
+from cutlayer.transports import MemoryBroker
+from cutlayer_server.coordinator import Coordinator
+from harness import Board, MortalTransport, digits_trial, shares
+
+EPOCHS = 12
+AGGREGATIONS = pytest.mark.parametrize("aggregation", [Sequential(), SplitFed()], ids=["sequential", "splitfed"])
+
+
+class Gate:
+    """The Wi-Fi of one board: while it is shut, its packets vanish both ways, and nobody is told."""
+
+    def __init__(self, device):
+        self.device, self.shut = device, False
+
+    def __call__(self, packet):
+        return [] if self.shut and f"/{self.device}/" in packet.topic else [packet]
+
+
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Lab:
+    """A server and the boards of a trial, started one by one."""
+
+    def __init__(self, digits, trial, folder, fault=None):
+        self.broker, self.digits, self.trial, self.run_dir = MemoryBroker(fault), digits, trial, folder / "run"
+        self.bundle, self.samples = read_bundle(digits / "client.bundle"), shares(digits, trial)
+        self.boards, self.error, self.epochs, self.before_the_last = {}, None, 0, lambda: None
+        self.server = threading.Thread(target=self._serve, daemon=True)
+        self.server.start()
+
+    def _serve(self):
+        test = data.load(self.digits / self.trial.data.test, self.trial.model.input, part="test")
+        record = Record(self.run_dir, "", self._watch)
+        try:
+            Coordinator(self.trial, test).run(self.broker.connect, record, lambda missing: None)
+        except Exception as error:  # the test looks at it
+            self.error = error
+
+    def _watch(self, event):
+        if isinstance(event, EpochDone):
+            self.epochs += 1
+            time.sleep(0.05)  # an epoch of the digits is over before anybody could join
+            if self.epochs == self.trial.epochs - 3:
+                self.before_the_last()
+
+    def start(self, name, deaths=()):
+        states = self.run_dir / "states"
+        board = Board(self.broker, self.bundle, self.trial, name, self.samples[name], states, deaths)
+        self.boards[name] = board
+        board.start()
+        return board
+
+    def reach(self, epochs):
+        until(lambda: self.epochs >= epochs or not self.server.is_alive())
+        assert self.server.is_alive(), self.error
+
+    def end(self):
+        for thread in (self.server, *self.boards.values()):
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+        return read_run(self.run_dir)
+
+
+def trial_of(digits, **changes):
+    return digits_trial(digits, **{"epochs": EPOCHS, "min_devices": 1, "patience_s": 0.5, **changes})
+
+
+def missed(run):
+    return [each.missing for each in run.all(EpochDone)]
+
+
+@AGGREGATIONS
+def test_one_that_is_late_takes_part_from_the_next_epoch_on(digits, tmp_path, aggregation):
+    lab = Lab(digits, trial_of(digits, aggregation=aggregation), tmp_path)
+    lab.start("board-1")
+    lab.reach(2)
+    lab.start("board-2")
+    run = lab.end()
+    assert lab.error is None
+    assert {board.outcome for board in lab.boards.values()} == {f"all {EPOCHS} epochs are done"}
+    (joined,) = run.all(Joined)
+    assert (joined.device, joined.samples) == ("board-2", 718)
+    assert missed(run) == [("board-2",)] * joined.epoch + [()] * (EPOCHS - joined.epoch)
+    assert run.all(Missed)[0].reason == "it has not joined"
+    assert run.summary.missed == {"board-2": joined.epoch}
+    assert run.summary.test_accuracy > 0.9
+
+
+@AGGREGATIONS
+def test_one_that_is_cut_off_is_missed_and_comes_back_by_itself(digits, tmp_path, aggregation):
+    gate = Gate("board-2")
+    lab = Lab(digits, trial_of(digits, aggregation=aggregation, epochs=20), tmp_path, gate)
+    lab.start("board-1")
+    board = lab.start("board-2")
+    lab.reach(2)
+    before = board.transport
+    lab.before_the_last = lambda: until(lambda: board.transport is not before)
+    gate.shut = True
+    lab.reach(lab.epochs + 4)
+    gate.shut = False
+    run = lab.end()
+    assert lab.error is None
+    assert {board.outcome for board in lab.boards.values()} == {"all 20 epochs are done"}
+    assert ("board-2",) in missed(run)
+    assert missed(run)[-1] == ()
+    assert run.all(Missed)[0].reason == "nothing was heard from board-2 for 0.5 s"
+    assert run.summary.resumed == 0
+
+
+def test_one_that_is_killed_and_started_again_sends_nobody_back(digits, tmp_path):
+    lab = Lab(digits, trial_of(digits, epochs=15, patience_s=3.0), tmp_path)
+    lab.start("board-1")
+    board = lab.start("board-2", deaths=(60,))
+    lab.before_the_last = lambda: until(lambda: not isinstance(board.transport, MortalTransport))
+    run = lab.end()
+    assert lab.error is None
+    assert {board.outcome for board in lab.boards.values()} == {"all 15 epochs are done"}
+    assert run.summary.resumed == 0
+    assert [(each.device, each.reason) for each in run.all(Missed)] == [("board-2", "board-2 started anew")]
+    assert [each.device for each in run.all(Joined)] == ["board-2"]
+    assert missed(run)[-1] == ()
+
+
+def test_several_that_are_gone_are_waited_for_together(digits, tmp_path):
+    trial = trial_of(digits, aggregation=SplitFed(), epochs=3, patience_s=1.0)
+    lab = Lab(digits, trial, tmp_path, Gate("none"))
+    lab.start("board-1")
+    lab.start("board-2")
+    lab.reach(1)
+    lab.boards["board-1"].transport.die()
+    lab.boards["board-2"].transport.die()
+    began = time.monotonic()
+    lab.server.join(timeout=10)
+    assert time.monotonic() - began < 1.8  # not one patience after the other
+    assert "is gone: it was killed, or lost power or network" in str(lab.error)
+
+
+def test_fewer_than_the_trial_needs_end_it(digits, tmp_path):
+    lab = Lab(digits, trial_of(digits, min_devices=2), tmp_path)
+    lab.start("board-1")
+    board = lab.start("board-2")
+    lab.reach(1)
+    board.transport.die()
+    lab.server.join(timeout=10)
+    assert "board-2 is gone" in str(lab.error)
+
+
+def test_a_server_that_goes_on_waits_no_longer_for_the_missing_than_at_the_beginning(digits, tmp_path):
+    lab = Lab(digits, trial_of(digits, epochs=2), tmp_path)
+    lab.start("board-2")
+    run = lab.end()
+    assert missed(run) == [("board-1",)] * 2
+    assert run.summary.ok
