@@ -5,6 +5,7 @@ A trial in the field uses a broker that its owner runs.
 """
 
 import getpass
+import re
 import shutil
 import socket
 import subprocess
@@ -15,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from cutlayer.errors import TransportError
+from cutlayer.errors import TransportError, UserError
 from cutlayer.processes import start, stop
 
-__all__ = ["Broker", "mosquitto_conf", "start_broker"]
+__all__ = ["Broker", "mosquitto_conf", "split_address", "start_broker"]
 
 _START_S = 15.0
 
@@ -82,6 +83,15 @@ def start_broker(folder: Path, kind: str = "") -> Iterator[Broker]:
         yield Broker(kind, "127.0.0.1", port)
     finally:
         stop([process])
+
+
+def split_address(address: str, secured: bool = False) -> tuple[str, int]:
+    """``host`` or ``host:port``, by default port 1883, with TLS 8883. Raises `UserError` for anything else."""
+    match = re.fullmatch(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:]+\])(?::(?P<port>\d{1,5}))?", address)
+    port = int(match["port"] or (8883 if secured else 1883)) if match else 0
+    if match is None or not 0 < port < 65536:
+        raise UserError(f"--broker: found {address!r}, allowed: HOST or HOST:PORT")
+    return match["host"].strip("[]"), port
 
 
 def _free_port() -> int:

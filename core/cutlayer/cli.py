@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cutlayer import __version__
+from cutlayer.broker import split_address
 from cutlayer.console import exit_status, stop_on_sigterm
 from cutlayer.errors import UserError
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-trial_app = typer.Typer(help="Watch a trial.", no_args_is_help=True)
+trial_app = typer.Typer(help="Run a trial in the lab, or watch one.", no_args_is_help=True)
 app.add_typer(trial_app, name="trial")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
@@ -76,6 +77,9 @@ def serve(
         Path | None,
         typer.Option(help="Train nothing: answer boards with this run's trained model (or a .safetensors)."),
     ] = None,
+    broker: Annotated[
+        str, typer.Option(help="Another MQTT broker than the trial file's, without encryption: HOST or HOST:PORT.")
+    ] = "",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the run directory, or begin it if there is none.")
     ] = False,
@@ -93,7 +97,7 @@ def serve(
             return
         from cutlayer_server.cli import serve as run
 
-        run(trial, run_dir, resume, threads, as_json)
+        run(trial, run_dir, split_address(broker) if broker else None, resume, threads, as_json)
 
 
 @app.command()
@@ -127,6 +131,31 @@ def demo(
         else:
             package.prepare(prepare)
             print(f"{prepare}: trial.toml, mosquitto.conf, test.npz, board-1.npz, board-2.npz")
+
+
+@trial_app.command()
+def run(
+    trial: _Trial,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where each device's samples are, DEVICE.npz or DEVICE/; default: beside the trial file."),
+    ] = None,
+    link: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How devices reach the broker: wifi-good, wifi-bad, wifi-power-save, lte, a TOML file, or DEVICE=one of "
+            "these; repeatable. Without it, directly."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give links that stall at equal times.")] = 1,
+    run_dir: Annotated[Path | None, typer.Option(help="Where to write the run record; default: runs/<name>.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Run a whole trial on this machine: broker, devices and server as processes, over links like those in the field."""
+    with _command("demo", "torch", "onnxscript", "onnxruntime", "matplotlib", "jinja2"):
+        from cutlayer.lab import lab
+
+        lab(trial, data, run_dir, link or [], seed, as_json)
 
 
 @trial_app.command()

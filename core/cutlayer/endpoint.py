@@ -13,7 +13,7 @@ from cutlayer.chunks import CHUNK_BYTES, HEADER_BYTES, reset
 from cutlayer.codecs import Payload
 from cutlayer.errors import ChunkError, MessageError, PeerLost, PeerStartedAnew, RemoteProtocolError
 from cutlayer.messages import Header, Message, Presence, decode, encode
-from cutlayer.session import Role, Session
+from cutlayer.session import WINDOW, Role, Session
 from cutlayer.transports import LastWill, Packet, Transport
 
 __all__ = ["Endpoint", "new_epoch", "will_of"]
@@ -52,7 +52,7 @@ class Endpoint:
         transport: connected.
         epoch: this process's number from `new_epoch`.
         on_presence: called with every birth and will that arrives; it may raise.
-        clock: seconds that never go back.
+        clock: seconds that never go back; `time.monotonic`, or what a test moves.
     """
 
     def __init__(
@@ -179,8 +179,7 @@ class Endpoint:
         while (message := self.poll(device)) is None:
             left = max(begun, self._last_heard.get(device, begun)) + patience_s - self._clock()
             if not self.pump(max(left, 0.0)) and left <= 0:  # what is here already counts as heard
-                peer = device if self._role is Role.SERVER else "the server"
-                raise PeerLost(f"nothing was heard from {peer} for {patience_s:g} s")
+                raise self._silent(device, patience_s)
         return message
 
     def poll(self, device: str) -> Message | None:
@@ -190,9 +189,24 @@ class Endpoint:
             self._flush(device)  # acknowledgements that were held while messages waited
         return message
 
-    def backlog(self, device: str) -> int:
-        """Chunks for ``device`` (on the server) or of it (on a board) that were not acknowledged yet."""
-        return self._sessions[device].backlog
+    def await_room(self, device: str, patience_s: float) -> Message | None:
+        """Wait until what was said last is under way, and at most a window of it: who speaks on is not far ahead.
+
+        Returns a message of the peer if one comes meanwhile.
+
+        Raises:
+            PeerLost: nothing at all was heard from the peer for ``patience_s``.
+        """
+        begun = self._clock()
+        while (message := self.poll(device)) is None and self._sessions[device].backlog > WINDOW:
+            left = max(begun, self._last_heard.get(device, begun)) + patience_s - self._clock()
+            if not self.pump(max(left, 0.0)) and left <= 0:
+                raise self._silent(device, patience_s)
+        return message
+
+    def waited_s(self, device: str) -> float:
+        """Seconds since the newest packet of ``device`` arrived."""
+        return self._clock() - self._last_heard.get(device, self._clock())
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until everything sent was acknowledged, or nothing arrived for ``timeout_s``; tells whether it was.
@@ -230,6 +244,10 @@ class Endpoint:
                 self._flush(device)
         return taken > 0
 
+    def _silent(self, device: str, patience_s: float) -> PeerLost:
+        peer = device if self._role is Role.SERVER else "the server"
+        return PeerLost(f"nothing was heard from {peer} for {patience_s:g} s")
+
     def _route(self, device: str) -> str:
         return (topics.up if self._role is Role.DEVICE else topics.down)(self._trial, device)
 
@@ -256,7 +274,7 @@ class Endpoint:
             self.received_bytes[device] += packet.wire_bytes
             try:
                 complete = self._sessions[device].receive(packet.payload, self._clock())
-                self._last_heard[device] = self._clock()
+                self._last_heard[device] = packet.arrived_at
                 self._flush(device)
             except ChunkError as error:
                 _log.warning("dropped a frame from %r: %s", device, error)

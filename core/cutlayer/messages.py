@@ -157,13 +157,15 @@ class Smashed(Header, frozen=True, tag="smashed"):
 class Gradient(Header, frozen=True, tag="gradient"):
     """Server to device: the cut gradient for one batch, and the loss it comes from.
 
-    With ``keep``, the device keeps the state after this step on disk before it goes on.
+    With ``keep``, the device keeps the state after this step on disk before it goes on. ``spent_s`` is how long the
+    server had the batch, in its queue and in its hands; what else the device waited, the network took.
     """
 
     epoch: _Count
     step: _Count
     tensor: Tensor
     loss: float
+    spent_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     keep: bool = False
 
 

@@ -5,6 +5,7 @@
         environment.json    versions and machine
         events.jsonl        an event a line (`cutlayer.events`), in order of time
         summary.json        written when the run ends
+        links.json          in a lab: what each device's link was made like
         model.safetensors   weights of the whole model, client and server, after the last epoch
         report.html         the same for people
 
@@ -26,8 +27,9 @@ import msgspec
 from cutlayer.errors import UserError
 from cutlayer.events import Ended, EpochDone, Event, Joined, Missed, Quarantined, Resumed, Started, Step
 from cutlayer.files import lock_file, replace_file
+from cutlayer.links import Link
 
-__all__ = ["Record", "Run", "Summary", "read_run"]
+__all__ = ["Record", "Run", "Summary", "free_run_dir", "read_run"]
 
 _PACKAGES = ("cutlayer", "numpy", "msgspec", "paho-mqtt", "torch", "onnx", "onnxruntime")
 
@@ -154,10 +156,25 @@ class Run(msgspec.Struct, frozen=True):
     faults: list[Resumed | Quarantined | Missed | Joined]
     """Every return to an earlier state, and every device that was sent away, was missed, or came later."""
     summary: Summary
+    links: dict[str, Link]
+    """Of devices whose links were shaped, as in a lab."""
 
     def all(self, kind: type[Any]) -> list[Any]:
         """The events of one kind, in order."""
         return [event for event in self.events if isinstance(event, kind)]
+
+
+def free_run_dir(root: Path, name: str, *, resume: bool = False) -> Path:
+    """``root/name``, or the first of ``root/name-2``, ``-3``, ... that does not exist.
+
+    To resume, it is the newest that does exist, unless its run is over.
+    """
+    path, number, newest = root / name, 2, None
+    while path.exists():
+        newest = path
+        path, number = root / f"{name}-{number}", number + 1
+    unfinished = newest is not None and (newest / "events.jsonl").exists() and not read_run(newest).summary.ok
+    return newest if resume and newest is not None and unfinished else path
 
 
 def read_run(path: Path) -> Run:
@@ -170,10 +187,12 @@ def read_run(path: Path) -> Run:
         lines = list(_lines(path))
         text = (path / "trial.toml").read_text(encoding="utf-8")
         environment = msgspec.json.decode((path / "environment.json").read_bytes(), type=dict[str, Any])
+        links = path / "links.json"
+        shaped = msgspec.json.decode(links.read_bytes(), type=dict[str, Link]) if links.exists() else {}
     except (OSError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: is not a run record: {error}") from error
     faults = [line for line in lines if isinstance(line, Resumed | Quarantined | Missed | Joined)]
-    return Run(path, text, environment, _counting(lines), faults, _summarise(path.resolve().name, lines))
+    return Run(path, text, environment, _counting(lines), faults, _summarise(path.resolve().name, lines), shaped)
 
 
 def _begun(path: Path, trial_text: str) -> list[Event]:

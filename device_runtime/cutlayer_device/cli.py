@@ -2,7 +2,6 @@
 
 import logging
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,10 +11,10 @@ from typing import Annotated
 import typer
 
 from cutlayer import data, topics
+from cutlayer.broker import split_address
 from cutlayer.bundle import Bundle, read_bundle
 from cutlayer.console import exit_status, stop_on_sigterm
 from cutlayer.endpoint import new_epoch, will_of
-from cutlayer.errors import UserError
 from cutlayer.inputs import read_inputs
 from cutlayer.transports import LastWill, MqttTransport, load_tls
 from cutlayer_device.agent import Agent, birth_of
@@ -23,7 +22,7 @@ from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifi
 from cutlayer_device.ranking import Ranking
 from cutlayer_device.states import States
 
-__all__ = ["app", "forbid_torch", "infer", "main", "run", "split_address"]
+__all__ = ["app", "forbid_torch", "infer", "main", "run"]
 
 app = typer.Typer(
     help="Runs on the board: trains the client-side model of a bundle, without torch.", no_args_is_help=True
@@ -128,15 +127,6 @@ def _classifier(
 def forbid_torch() -> None:
     """Make any import of torch fail in this process: that a board needs none is enforced, not hoped."""
     sys.modules["torch"] = None  # type: ignore[assignment]
-
-
-def split_address(address: str, secured: bool = False) -> tuple[str, int]:
-    """``host`` or ``host:port``, by default port 1883, with TLS 8883. Raises `UserError` for anything else."""
-    match = re.fullmatch(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:]+\])(?::(?P<port>\d{1,5}))?", address)
-    port = int(match["port"] or (8883 if secured else 1883)) if match else 0
-    if match is None or not 0 < port < 65536:
-        raise UserError(f"--broker: found {address!r}, allowed: HOST or HOST:PORT")
-    return match["host"].strip("[]"), port
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 import itertools
 import logging
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -39,6 +41,7 @@ from cutlayer_device.states import States
 
 __all__ = ["Board", "Participation", "TrialFailed"]
 
+_T = TypeVar("_T")
 _FOREVER = float("inf")
 _PATIENCES = 2
 """The server waits one patience for other devices before it answers us."""
@@ -121,37 +124,63 @@ class Participation:
         _log.info("joined the trial %r as client %d%s", self._birth.trial, assignment.client, where)
 
     def _pass(self, assignment: Assignment, begin: Begin, weights: Payload) -> None:
-        """One pass over this device's samples: all that a board does in split learning."""
+        """One pass over this device's samples: all that a board does in split learning.
+
+        While the answer to a batch is under way the next one is loaded; where no answer is needed, it is also forwarded.
+        """
         engine, phases, steps = self._board.engine, self._phases, begin.steps
         exchanges = begin.mode is Mode.EXCHANGE
         if not (exchanges and begin.steps):
             engine.load(decode_weights(weights, like=engine.weights()))
         seed = (assignment.seed, assignment.client, begin.epoch)
-        batches = data.batches(self._board.samples, self._prepare, assignment.batch_size, seed, assignment.augmentation)
-        for x, labels in itertools.islice(batches, begin.steps, None):
+        every = data.batches(self._board.samples, self._prepare, assignment.batch_size, seed, assignment.augmentation)
+        batches = itertools.islice(every, begin.steps, None)
+        batch = self._load(batches)
+        while batch is not None:
             with phases("forward"):
-                z = engine.forward(x, _dropout_seed(*seed, steps)) if exchanges else engine.infer(x)
+                z = engine.forward(batch.x, _dropout_seed(*seed, steps)) if exchanges else engine.infer(batch.x)
             with phases("encode"):
                 payload, params = assignment.up.encode(z)
                 tensor = Tensor(assignment.up.id, params, z.shape)
             with phases("send"):
-                label_bytes = labels.astype("<u2").tobytes()
-                self._say(Smashed(epoch=begin.epoch, step=steps, tensor=tensor, labels=label_bytes), payload)
+                labels = batch.y.astype("<u2").tobytes()
+                self._say(Smashed(epoch=begin.epoch, step=steps, tensor=tensor, labels=labels), payload)
             steps += 1
+            batch = self._load(batches)
             if exchanges:
                 self._update(assignment, Position(begin.epoch, steps), z.shape)
+            else:
+                self._pause(assignment)
         end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
         self._say(end, encode_weights(engine.weights()))
         _log.info("epoch %d: %d steps", begin.epoch + 1, steps)
 
+    def _load(self, batches: Iterator[data.Batch]) -> data.Batch | None:
+        with self._phases("load"):
+            return next(batches, None)
+
+    def _pause(self, assignment: Assignment) -> None:
+        """Let the network catch up, so that what waits to be sent does not fill the memory."""
+        with self._phases("network"):
+            message = self._patiently(
+                lambda patience_s: self._endpoint.await_room(self._birth.device, patience_s),
+                _PATIENCES * assignment.patience_s,
+            )
+        if message is not None:
+            assert isinstance(message.header, End), "the session lets nothing else through"
+            raise TrialFailed(self._leave(message.header))
+
     def _update(self, assignment: Assignment, position: Position, shape: tuple[int, ...]) -> None:
         """The second half of a step, after which the device stands at ``position``."""
         phases, board = self._phases, self._board
-        with phases("wait"):
-            reply = self._hear(_PATIENCES * assignment.patience_s)
+        began = time.perf_counter()
+        reply = self._hear(_PATIENCES * assignment.patience_s)
+        waited_s = time.perf_counter() - began
         if isinstance(reply.header, End):
             raise TrialFailed(self._leave(reply.header))
         assert isinstance(reply.header, Gradient), "the session lets nothing else through"
+        server_s = min(reply.header.spent_s, waited_s)
+        phases.add({"server": server_s, "network": waited_s - server_s})
         with phases("decode"):
             gradient = _gradient(assignment.down, reply.header, reply.payload, shape)
         with phases("backward"):
@@ -164,7 +193,15 @@ class Participation:
         self._endpoint.send(self._birth.device, header, payload)
 
     def _hear(self, patience_s: float) -> Message:
-        """The server's next message; while the server is offline, no longer than the trial's patience is waited.
+        """The server's next message. Raises as `_patiently`."""
+        return self._patiently(lambda limit: self._endpoint.expect(self._birth.device, limit), patience_s)
+
+    def _patiently(self, wait: Callable[[float], _T], patience_s: float) -> _T:
+        """Wait for the server; while it is offline, no longer than the trial's patience.
+
+        Args:
+            wait: given how long.
+            patience_s: how long while it is online.
 
         Raises:
             PeerLost: it does not come.
@@ -173,7 +210,7 @@ class Participation:
         while True:
             try:
                 limit = patience_s if self._server_online else min(patience_s, self._patience_s)
-                return self._endpoint.expect(self._birth.device, limit)
+                return wait(limit)
             except _ServerMoved:
                 continue
             except PeerLost as error:

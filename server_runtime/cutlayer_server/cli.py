@@ -10,22 +10,27 @@ from rich.logging import RichHandler
 
 from cutlayer import data, topics
 from cutlayer.endpoint import will_of
-from cutlayer.record import Record, Summary, read_run
-from cutlayer.trial import read_trial
+from cutlayer.record import Record, Summary, free_run_dir
+from cutlayer.trial import Broker, read_trial
 from cutlayer_profiles.report import write_report
 from cutlayer_server.connection import connect
 from cutlayer_server.coordinator import Coordinator, birth_of
 from cutlayer_server.inference import InferenceService
 from cutlayer_server.progress import ProgressDisplay
 
-__all__ = ["free_run_dir", "infer", "serve"]
+__all__ = ["infer", "serve"]
 
 _AGAIN_S = float("inf")
 """A broker that was there may come back."""
 
 
-def serve(trial_file: Path, run_dir: Path | None, resume: bool, threads: int, as_json: bool) -> None:
-    """Lead a trial from start to report. Raises what `Coordinator` and `MqttTransport` raise."""
+def serve(
+    trial_file: Path, run_dir: Path | None, broker: tuple[str, int] | None, resume: bool, threads: int, as_json: bool
+) -> None:
+    """Lead a trial from start to report, at the broker of the trial file or, in the clear, at another.
+
+    Raises what `Coordinator` and `MqttTransport` raise.
+    """
     console = Console(stderr=as_json, highlight=False)
     logging.basicConfig(
         level=logging.WARNING,
@@ -35,6 +40,8 @@ def serve(trial_file: Path, run_dir: Path | None, resume: bool, threads: int, as
     if threads:
         torch.set_num_threads(threads)
     trial = read_trial(trial_file)
+    if broker is not None:
+        trial = msgspec.structs.replace(trial, broker=Broker(host=broker[0], port=broker[1]))
     test = data.load(trial_file.parent / trial.data.test, trial.model.input, trial.data.classes, part="test")
     coordinator = Coordinator(trial, test)
     display = ProgressDisplay(trial.epochs, console)
@@ -71,19 +78,6 @@ def infer(trial_file: Path, weights: Path, threads: int) -> None:
     finally:
         transport.close()
         console.print(f"{service.answered:,} samples classified")
-
-
-def free_run_dir(root: Path, name: str, *, resume: bool = False) -> Path:
-    """``root/name``, or the first of ``root/name-2``, ``-3``, ... that does not exist.
-
-    To resume, it is the newest that does exist, unless its run is over.
-    """
-    path, number, newest = root / name, 2, None
-    while path.exists():
-        newest = path
-        path, number = root / f"{name}-{number}", number + 1
-    unfinished = newest is not None and (newest / "events.jsonl").exists() and not read_run(newest).summary.ok
-    return newest if resume and newest is not None and unfinished else path
 
 
 def _closing_line(summary: Summary) -> str:

@@ -241,7 +241,10 @@ class Trainer:
                 payload, params = self._trial.codec.down.encode(result.gradient)
             with self._phases("send"):
                 tensor = Tensor(self._trial.codec.down.id, params, result.gradient.shape)
-                reply = Gradient(epoch=header.epoch, step=header.step, tensor=tensor, loss=result.loss, keep=keep)
+                spent_s = max(self._fleet.endpoint.waited_s(device), 0.0)
+                reply = Gradient(
+                    epoch=header.epoch, step=header.step, tensor=tensor, loss=result.loss, spent_s=spent_s, keep=keep
+                )
                 self._fleet.say(device, reply, payload)
             self._positions[device] = Position(header.epoch, header.step + 1)
             (self._unkept.discard if keep else self._unkept.add)(device)

@@ -297,10 +297,10 @@ def test_what_is_published_while_there_is_no_broker_is_lost_and_nothing_else_hap
 
 def test_a_flood_on_one_topic_leaves_room_for_the_others():
     inbox = Inbox()
-    taken = [inbox.put(Packet("t/a/up", bytes(100_000), 100_000)) for _ in range(100)]
+    taken = [inbox.put(Packet("t/a/up", bytes(100_000), 100_000, 0.0)) for _ in range(100)]
     assert sum(taken) == 32
-    assert inbox.put(Packet("t/b/up", b"x", 1))
-    assert not inbox.put(Packet("t/b/up", bytes(1 << 19), 1 << 19))
+    assert inbox.put(Packet("t/b/up", b"x", 1, 0.0))
+    assert not inbox.put(Packet("t/b/up", bytes(1 << 19), 1 << 19, 0.0))
     assert [inbox.get(0.0).topic for _ in range(33)] == ["t/a/up"] * 32 + ["t/b/up"]
     assert inbox.get(0.0) is None
-    assert inbox.put(Packet("t/a/up", b"x", 1))
+    assert inbox.put(Packet("t/a/up", b"x", 1, 0.0))

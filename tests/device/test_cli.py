@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from cutlayer.broker import split_address
 from cutlayer.errors import UserError
-from cutlayer_device.cli import split_address
 
 
 @pytest.mark.parametrize(

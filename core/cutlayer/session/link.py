@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from cutlayer.chunks import CHUNK_BYTES, MAX_MESSAGE_BYTES, Assembly, Chunk, Kind, parse, split
 from cutlayer.errors import ChunkError, PeerStartedAnew
 
-__all__ = ["Link"]
+__all__ = ["WINDOW", "Link"]
+
+WINDOW = 4
+"""Chunks in flight: enough for 20 Mbit/s at a round trip of 190 ms, and no more of them before a small message."""
 
 _SHORTEST_TIMEOUT_S = 1.0
 _LONGEST_TIMEOUT_S = 60.0
@@ -45,7 +48,7 @@ class Link:
     """
 
     def __init__(
-        self, sender_epoch: int, peer_epoch: int | None = None, chunk_bytes: int = CHUNK_BYTES, window: int = 4
+        self, sender_epoch: int, peer_epoch: int | None = None, chunk_bytes: int = CHUNK_BYTES, window: int = WINDOW
     ) -> None:
         self._epoch, self._peer_epoch = sender_epoch, peer_epoch
         self._chunk_bytes, self._window = chunk_bytes, window

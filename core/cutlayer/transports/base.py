@@ -15,6 +15,8 @@ class Packet(NamedTuple):
     payload: bytes
     wire_bytes: int
     """Size of the MQTT packet; TCP, IP and radio framing come on top."""
+    arrived_at: float
+    """`time.monotonic` when it came in; it may have waited since."""
 
 
 class LastWill(NamedTuple):

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from cutlayer.transports.base import PROTOCOL_LIMIT_BYTES, LastWill, Packet, publish_bytes
@@ -73,12 +74,13 @@ class MemoryTransport:
     def publish(self, topic: str, payload: bytes) -> int:
         """See `Transport`."""
         size = publish_bytes(topic, payload)
-        self._broker.publish(Packet(topic, payload, size), retain=False)
+        self._broker.publish(Packet(topic, payload, size, time.monotonic()), retain=False)
         return size
 
     def publish_retained(self, topic: str, payload: bytes) -> None:
         """See `Transport`."""
-        self._broker.publish(Packet(topic, payload, publish_bytes(topic, payload)), retain=True)
+        packet = Packet(topic, payload, publish_bytes(topic, payload), time.monotonic())
+        self._broker.publish(packet, retain=True)
 
     def receive(self, timeout_s: float) -> Packet | None:
         """See `Transport`."""

@@ -202,7 +202,8 @@ class MqttTransport:
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         topic, payload = message.topic, bytes(message.payload)
-        self._inbox.put(Packet(topic, payload, publish_bytes(topic, payload, version=self._client.protocol)))
+        size = publish_bytes(topic, payload, version=self._client.protocol)
+        self._inbox.put(Packet(topic, payload, size, time.monotonic()))
 
 
 def _session_of(client: paho.Client) -> Properties | None:

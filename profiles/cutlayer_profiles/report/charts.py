@@ -14,6 +14,7 @@ __all__ = ["accuracy_chart", "loss_chart", "phase_chart", "traffic_chart"]
 _UP, _DOWN = "#2f6fde", "#e0793a"
 _TRAIN, _TEST = "#8a94a6", "#2f6fde"
 _PHASES = {
+    "load": "#c9b458",
     "forward": "#2f6fde",
     "backward": "#17408f",
     "train": "#6a4fbf",
@@ -22,6 +23,8 @@ _PHASES = {
     "send": "#e0793a",
     "checkpoint": "#8a7f5c",
     "keep": "#8a7f5c",
+    "network": "#f2c4a0",
+    "server": "#c8bfe7",
     "wait": "#d9dde4",
 }
 _STYLE: Any = {

@@ -36,6 +36,7 @@ def render(run: Run) -> str:
         run=run,
         summary=summary,
         charts=_charts(run),
+        links=run.links,
         faults=[_fault(each) for each in run.faults],
         ratio=ways * summary.raw_payload_bytes / payload if payload else None,
         epochs=run.all(EpochDone),

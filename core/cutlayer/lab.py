@@ -1,0 +1,146 @@
+"""A whole trial on one machine: broker, links, devices and server as processes, watched and cleaned up after."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from cutlayer.broker import Broker, start_broker
+from cutlayer.errors import CutlayerError, UserError
+from cutlayer.links import Link, Shaper, read_links
+from cutlayer.processes import start, stop
+from cutlayer.record import free_run_dir
+from cutlayer.trial import read_trial
+
+__all__ = ["lab", "run_lab"]
+
+_Process = subprocess.Popen[bytes]
+_LAST_WORDS_S = 10.0
+"""How long the server may take to end once a device has failed."""
+
+
+def lab(
+    trial_file: Path, data: Path | None, run_dir: Path | None, choices: Sequence[str], seed: int, as_json: bool
+) -> None:
+    """Run a trial with the data of all its devices on this machine. Raises as `run_lab`, and `UserError` for the options."""
+    trial = read_trial(trial_file)
+    links = read_links(choices, trial.devices)
+    samples = _samples(data or trial_file.parent, trial.devices)
+    path = run_dir or free_run_dir(Path("runs"), trial.name)
+    inputs = path / "inputs"
+    if inputs.exists():
+        raise UserError(f"{path} already holds a run: give another --run-dir")
+    inputs.mkdir(parents=True)
+    with start_broker(inputs) as broker:
+        run_lab(trial_file, samples, path, broker, links, seed, as_json)
+
+
+def run_lab(
+    trial_file: Path,
+    samples: Mapping[str, Path],
+    run_dir: Path,
+    broker: Broker,
+    links: Mapping[str, Link],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Export, start the devices and a server, and wait for the server.
+
+    Args:
+        trial_file: what to do; its broker is not used.
+        samples: each device's own.
+        run_dir: for the run record; logs, states and the bundle go to its folder ``inputs``, which is there.
+        broker: runs.
+        links: of the devices that do not reach it directly.
+        seed: of the links.
+        as_json: whether standard output is the server's summary alone.
+
+    Raises:
+        CutlayerError: one of the processes failed; the text says where its log is.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    inputs = run_dir / "inputs"
+    bundle = inputs / "client.bundle"
+    console.print(f"broker      {broker.kind} on {broker.host}:{broker.port}")
+    (run_dir / "links.json").write_bytes(msgspec.json.format(msgspec.json.encode(links)) + b"\n")
+    _export(console, trial_file, bundle)
+    with _shaped(links, broker, seed) as ports:
+        devices = []
+        try:
+            for name, file in samples.items():
+                address = f"{broker.host}:{ports.get(name, broker.port)}"
+                devices.append(_start_device(console, name, bundle, address, file, inputs))
+            _serve(console, trial_file, run_dir, broker, dict(zip(samples, devices, strict=True)), as_json)
+        finally:
+            stop(devices)
+
+
+def _samples(folder: Path, devices: Sequence[str]) -> dict[str, Path]:
+    """Each device's own samples: ``<device>.npz``, or a folder ``<device>`` of images."""
+    found = {}
+    for name in devices:
+        choices = [folder / f"{name}.npz", folder / name]
+        found[name] = next((path for path in choices if path.exists()), folder)
+        if found[name] == folder:
+            raise UserError(f"--data {folder}: has no samples of {name}: put them at {choices[0]} or {choices[1]}/")
+    return found
+
+
+@contextmanager
+def _shaped(links: Mapping[str, Link], broker: Broker, seed: int) -> Iterator[dict[str, int]]:
+    """Ports through which devices reach the broker over their links."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(closing(Shaper(link, broker.host, broker.port, seed + 2 * number))).port
+            for number, (name, link) in enumerate(links.items())
+        }
+
+
+def _export(console: Console, trial: Path, bundle: Path) -> None:
+    command = [sys.executable, "-m", "cutlayer", "export", str(trial), "--out", str(bundle)]
+    console.print(f"export      {_shown(command)}", soft_wrap=True)
+    finished = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=sys.stderr if console.stderr else None, check=False
+    )
+    if finished.returncode:
+        raise CutlayerError("the export failed, see above")
+
+
+def _start_device(console: Console, name: str, bundle: Path, broker: str, samples: Path, inputs: Path) -> _Process:
+    log = inputs / f"{name}.log"
+    command = [sys.executable, "-m", "cutlayer_device", "run", "--bundle", str(bundle), "--broker", broker]
+    command += ["--data", str(samples), "--name", name, "--state", str(inputs / "state"), "--threads", "1"]
+    console.print(f"{name:<11} {_shown(command)}", soft_wrap=True)
+    return start(command, log)
+
+
+def _serve(
+    console: Console, trial: Path, run_dir: Path, broker: Broker, devices: Mapping[str, _Process], as_json: bool
+) -> None:
+    """Run the server in the foreground; once a device has failed it does not wait for it for long."""
+    command = [sys.executable, "-m", "cutlayer", "serve", str(trial), "--run-dir", str(run_dir), "--threads", "1"]
+    command += ["--broker", f"{broker.host}:{broker.port}"]
+    console.print(f"server      {_shown(command)}", soft_wrap=True)
+    server = start([*command, *(["--json"] if as_json else [])])
+    try:
+        while server.poll() is None:
+            if any(device.poll() for device in devices.values()):
+                server.wait(timeout=_LAST_WORDS_S)
+            time.sleep(0.05)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        stop([server])
+    if server.returncode:
+        logs = ", ".join(str(run_dir / "inputs" / f"{name}.log") for name in devices)
+        raise CutlayerError(f"the server ended with status {server.returncode}; the devices' logs: {logs}")
+
+
+def _shown(command: list[str]) -> str:
+    """The command as a user would type it."""
+    return " ".join(["python", *command[1:]] if command[2] != "cutlayer" else command[2:])

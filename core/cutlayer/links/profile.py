@@ -1,0 +1,81 @@
+"""What a link is like. The named ones are typical values, not measurements of one place."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from cutlayer import toml
+from cutlayer.errors import UserError
+
+__all__ = ["LINKS", "Link", "read_links"]
+
+_Rate = Annotated[float, msgspec.Meta(gt=0)]
+_Ms = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One device's way to the broker. A profile of one's own is a TOML file with these keys."""
+
+    up_mbit_s: _Rate
+    down_mbit_s: _Rate
+    half_duplex: bool = True
+    """Whether both directions share the air, as in Wi-Fi."""
+    delay_ms: _Ms = 0.0
+    """One way."""
+    jitter_ms: _Ms = 0.0
+    """Up to so much is added to the delay; order is kept, as TCP keeps it."""
+    stall_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Share of the time in which nothing passes: what loss and rivals do to a TCP connection."""
+    stall_ms: _Ms = 300.0
+    """Mean length of a stall; their lengths are exponentially distributed."""
+    beacon_ms: _Ms = 0.0
+    """Power saving: what comes down while the radio dozes waits for the next of these; 0: the radio never dozes."""
+    awake_ms: _Ms = 100.0
+    """How long the radio stays awake after its last packet."""
+    outages_s: tuple[tuple[float, float], ...] = ()
+    """Begin and length of every time without any link, counted from the start of the shaper."""
+
+
+LINKS = {
+    "wifi-good": Link(up_mbit_s=40, down_mbit_s=40, delay_ms=1.5, jitter_ms=1),
+    "wifi-bad": Link(up_mbit_s=5, down_mbit_s=8, delay_ms=10, jitter_ms=20, stall_share=0.05, stall_ms=400),
+    "wifi-power-save": Link(up_mbit_s=20, down_mbit_s=20, delay_ms=2, jitter_ms=2, beacon_ms=102.4),
+    "lte": Link(up_mbit_s=8, down_mbit_s=30, half_duplex=False, delay_ms=25, jitter_ms=10, stall_share=0.01),
+}
+"""The links that have a name."""
+
+
+def read_links(choices: Sequence[str], devices: Sequence[str]) -> dict[str, Link]:
+    """The link of each device.
+
+    Args:
+        choices: each NAME or FILE.toml for all devices, or DEVICE=NAME, DEVICE=FILE.toml for one; the last one counts.
+        devices: names of all devices.
+
+    Raises:
+        UserError: an unknown device, a link that has no such name and is no file, or a file with a mistake.
+    """
+    found: dict[str, Link] = {}
+    for choice in choices:
+        device, _, name = choice.rpartition("=")
+        if device and device not in devices:
+            raise UserError(f"--link {choice}: found the device {device!r}, allowed: {', '.join(devices)}")
+        link = _read_link(name)
+        found |= dict.fromkeys([device] if device else devices, link)
+    return found
+
+
+def _read_link(name: str) -> Link:
+    if name in LINKS:
+        return LINKS[name]
+    if not Path(name).is_file():
+        raise UserError(f"--link: found {name!r}, allowed: {', '.join(LINKS)}, or a TOML file")
+    link = toml.read(Path(name), Link)
+    numbers = [getattr(link, key) for key in link.__struct_fields__ if isinstance(getattr(link, key), float)]
+    numbers += [number for outage in link.outages_s for number in outage]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise UserError(f"{name}: found a number that is infinite or below 0, allowed: others")
+    return link
