@@ -21,7 +21,12 @@ def short(digits, tmp_path):
     """The digits with two epochs."""
     for name in ("test.npz", "board-1.npz", "board-2.npz"):
         (tmp_path / name).symlink_to(digits / name)
-    text = (digits / "trial.toml").read_text().replace("epochs = 40", "epochs = 2").replace("patience_s = 5", "patience_s = 20")
+    text = (
+        (digits / "trial.toml")
+        .read_text()
+        .replace("epochs = 40", "epochs = 2")
+        .replace("patience_s = 5", "patience_s = 20")
+    )
     (tmp_path / "trial.toml").write_text(text)
     return tmp_path
 

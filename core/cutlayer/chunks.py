@@ -1,6 +1,7 @@
 """Chunks: how one message travels as frames of bounded size, and how it is put together again.
 
-A frame is a 32-byte little-endian header and a body:
+A frame is what one packet carries: any number of chunks without a body, and at most one with a body, which is the last.
+A chunk is a 32-byte little-endian header and a body:
 
     offset  size  field
          0     4  magic ``CUTL``
@@ -15,19 +16,32 @@ A frame is a 32-byte little-endian header and a body:
         24     4  length of the whole message in bytes
         28     4  CRC-32 of the 28 bytes before it and of the body
 
-All chunks of a message but the last have the same length. A frame's length and CRC-32 are checked before anything in
-it is believed; the CRC-32 is a frame's, not the message's, so that one damaged chunk is repeated and not all of them.
+All chunks of a message but the last have the same length. A chunk's length and CRC-32 are checked before anything in
+it is believed; the CRC-32 is a chunk's, not the message's, so that one damaged chunk is repeated and not all of them.
 """
 
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import IntEnum
+
+import msgspec
 
 from cutlayer.errors import ChunkError
 
-__all__ = ["CHUNK_BYTES", "HEADER_BYTES", "MAX_MESSAGE_BYTES", "Assembly", "Chunk", "Kind", "parse", "reset", "split"]
+__all__ = [
+    "CHUNK_BYTES",
+    "HEADER_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "MOST_WITHOUT_BODY",
+    "Assembly",
+    "Chunk",
+    "Kind",
+    "parse",
+    "parse_all",
+    "reset",
+    "split",
+]
 
 CHUNK_BYTES = 120_000
 """Body size that keeps line rate while a heartbeat behind it waits least; below every hosted broker's limit."""
@@ -37,21 +51,28 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _FIELDS = struct.Struct("<4sBBHQIHHI")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _FIELDS.size + _CRC.size
+MOST_WITHOUT_BODY = 8
+"""Chunks without a body in a frame: twice a window of acknowledgements."""
 _MAGIC = b"CUTL"
 _VERSION = 1
+_KIND_AT = 5
+_NOTHING = memoryview(b"")
 
 
 class Kind(IntEnum):
-    """What a frame carries."""
+    """What a chunk is for."""
 
     DATA = 1
     ACK = 2
     RESET = 3
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """One parsed frame; ``body`` is a view into the received bytes."""
+_WITHOUT_BODY = (Kind.ACK, Kind.RESET)
+_KINDS = {each.value: each for each in Kind}
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One chunk; ``body`` is a view into the received bytes."""
 
     kind: Kind
     sender_epoch: int
@@ -62,19 +83,19 @@ class Chunk:
     body: memoryview
 
     def pack(self) -> bytes:
-        """The frame as bytes: header, then body."""
+        """The chunk as bytes: header, then body."""
         position = (self.sender_epoch, self.message_id, self.index, self.count, self.total_bytes)
         fields = _FIELDS.pack(_MAGIC, _VERSION, self.kind, 0, *position)
         return b"".join((fields, _CRC.pack(zlib.crc32(self.body, zlib.crc32(fields))), self.body))
 
     def acknowledgement(self) -> "Chunk":
-        """The frame that tells the sender that this chunk arrived."""
-        return replace(self, kind=Kind.ACK, body=memoryview(b""))
+        """The chunk that tells the sender that this one arrived."""
+        return msgspec.structs.replace(self, kind=Kind.ACK, body=_NOTHING)
 
 
 def reset(peer_epoch: int) -> bytes:
-    """The frame that tells a process that nobody talks with it any longer."""
-    return Chunk(Kind.RESET, peer_epoch, 0, 0, 1, 1, memoryview(b"")).pack()
+    """The chunk that tells a process that nobody talks with it any longer."""
+    return Chunk(Kind.RESET, peer_epoch, 0, 0, 1, 1, _NOTHING).pack()
 
 
 def split(message: bytes, sender_epoch: int, message_id: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
@@ -92,8 +113,23 @@ def split(message: bytes, sender_epoch: int, message_id: int, chunk_bytes: int =
         yield Chunk(Kind.DATA, sender_epoch, message_id, index, count, len(message), body)
 
 
-def parse(frame: bytes) -> Chunk:
-    """Read one frame.
+def parse_all(frame: bytes) -> list[Chunk]:
+    """Read the chunks of a frame, in order.
+
+    Raises:
+        ChunkError: as `parse` does, or too many.
+    """
+    found: list[Chunk] = []
+    rest = memoryview(frame)
+    while len(rest) > HEADER_BYTES and rest[_KIND_AT] in _WITHOUT_BODY and len(found) < MOST_WITHOUT_BODY:
+        found.append(parse(rest[:HEADER_BYTES]))
+        rest = rest[HEADER_BYTES:]
+    found.append(parse(rest))
+    return found
+
+
+def parse(frame: bytes | memoryview) -> Chunk:
+    """Read a frame of one chunk.
 
     Raises:
         ChunkError: too short, foreign, of another version, or with fields that contradict each other.
@@ -108,11 +144,11 @@ def parse(frame: bytes) -> Chunk:
     body = memoryview(frame)[HEADER_BYTES:]
     if _CRC.unpack_from(frame, _FIELDS.size)[0] != zlib.crc32(body, zlib.crc32(frame[: _FIELDS.size])):
         raise ChunkError(f"chunk {index} of message {message_id} arrived damaged: its CRC-32 does not match")
-    if kind not in tuple(Kind):
+    if kind not in _KINDS:
         raise ChunkError(f"chunk kind {kind} does not exist")
     if index >= count or not 1 <= total <= MAX_MESSAGE_BYTES:
         raise ChunkError(f"chunk {index} of {count} of a {total}-byte message is impossible")
-    chunk = Chunk(Kind(kind), epoch, message_id, index, count, total, body)
+    chunk = Chunk(_KINDS[kind], epoch, message_id, index, count, total, body)
     if chunk.kind is Kind.DATA:
         _offset(chunk)
     elif chunk.body:

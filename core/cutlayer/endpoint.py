@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from cutlayer import topics
-from cutlayer.chunks import CHUNK_BYTES, HEADER_BYTES, reset
+from cutlayer.chunks import CHUNK_BYTES, HEADER_BYTES, MOST_WITHOUT_BODY, reset
 from cutlayer.codecs import Payload
 from cutlayer.errors import ChunkError, MessageError, PeerLost, PeerStartedAnew, RemoteProtocolError
 from cutlayer.messages import Header, Message, Presence, decode, encode
@@ -27,8 +27,8 @@ _LONGEST_WILL_S = 45.0
 _MAX_STRANGERS = 64
 _MOST_AT_ONCE = 256
 """Packets taken before what is due is sent again."""
-_MQTT_ROOM = 128
-"""What an MQTT packet has beside topic and payload, generously."""
+_BESIDE_BYTES = 128 + MOST_WITHOUT_BODY * HEADER_BYTES
+"""What an MQTT packet has beside topic and a chunk with a body, generously."""
 _log = logging.getLogger(__name__)
 
 
@@ -131,7 +131,7 @@ class Endpoint:
         its number with the device's mixed in, so that those for an earlier process of the device are not taken for ours.
         """
         self._given_up.pop(device, None)
-        room = self._transport.max_packet_bytes - len(self._route(device).encode()) - HEADER_BYTES - _MQTT_ROOM
+        room = self._transport.max_packet_bytes - len(self._route(device).encode()) - HEADER_BYTES - _BESIDE_BYTES
         chunk_bytes = min(CHUNK_BYTES, max(room, 1))
         own = self._epoch
         if peer_epoch is not None and self._role is Role.SERVER:

@@ -6,7 +6,7 @@ from collections import deque
 import msgspec
 
 from cutlayer import topics
-from cutlayer.chunks import Chunk, Kind, parse
+from cutlayer.chunks import Chunk, Kind, parse_all
 from cutlayer.errors import ChunkError, MessageError
 from cutlayer.messages import Begin, Presence, Smashed, Weights, decode
 
@@ -62,10 +62,13 @@ class _Device:
         self._first_at = min(self._first_at, now)
         if leaf == "up":
             self.seen_at = now
-        chunk = parse(frame)
-        if chunk.kind is Kind.ACK:
-            self._settle("down" if leaf == "up" else "up", chunk, now)
-            return
+        for chunk in parse_all(frame):
+            if chunk.kind is Kind.ACK:
+                self._settle("down" if leaf == "up" else "up", chunk, now)
+            elif chunk.kind is Kind.DATA:
+                self._fly(leaf, chunk, now)
+
+    def _fly(self, leaf: str, chunk: Chunk, now: float) -> None:
         self.chunks += 1
         key = (leaf, chunk.sender_epoch, chunk.message_id, chunk.index)
         if key in self._in_flight:

@@ -105,13 +105,12 @@ class Record:
 
     def write(self, event: Event) -> None:
         """Append one event. Raises `OSError` on a full disk; what was written before is whole."""
-        line, start = msgspec.json.encode(event) + b"\n", self._file.tell()
+        line, written = msgspec.json.encode(event) + b"\n", 0
         try:
-            written = self._file.write(line)
             while written < len(line):  # a disk that fills up takes a part, and says so only at the next call
                 written += self._file.write(line[written:])
         except OSError:
-            self._file.truncate(start)
+            self._file.truncate(self._file.tell() - written)
             raise
         self.count = 1 + (event.kept if isinstance(event, Resumed) else self.count)
         self.quarantined |= _quarantined([event])

@@ -1,10 +1,11 @@
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutlayer.chunks import HEADER_BYTES, MAX_MESSAGE_BYTES, Assembly, Kind, parse, split
+from cutlayer.chunks import HEADER_BYTES, MAX_MESSAGE_BYTES, Assembly, Kind, parse, parse_all, split
 from cutlayer.errors import ChunkError
 
 
@@ -65,9 +66,9 @@ def test_a_truncated_frame_is_noticed():
 
 def forged(index=0, count=1, total=10, body=b"0123456789"):
     """A frame with a correct CRC-32 whose fields are ours to choose."""
-    from dataclasses import replace
 
-    return replace(parse(frames_of(b"0123456789")[0]), index=index, count=count, total_bytes=total, body=body).pack()
+    chunk = parse(frames_of(b"0123456789")[0])
+    return msgspec.structs.replace(chunk, index=index, count=count, total_bytes=total, body=body).pack()
 
 
 @pytest.mark.parametrize(
@@ -116,3 +117,13 @@ def test_parsing_random_mutations_never_does_anything_but_raise_or_return():
             parse(bytes(mutated[: generator.randint(0, len(mutated))]))
         except ChunkError:
             continue
+
+
+def test_a_frame_may_begin_with_chunks_that_have_no_body():
+    data = frames_of(b"x" * 25)[0]
+    first, second = (parse(frame).acknowledgement().pack() for frame in frames_of(b"y" * 15))
+    assert [chunk.kind for chunk in parse_all(first + second + data)] == [Kind.ACK, Kind.ACK, Kind.DATA]
+    assert [chunk.index for chunk in parse_all(first + second)] == [0, 1]
+    for frame in (data + first, first * 9 + data, first + b"x", first + data[:-1]):
+        with pytest.raises(ChunkError):
+            parse_all(frame)

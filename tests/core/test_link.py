@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutlayer.chunks import Kind, parse, reset, split
+from cutlayer.chunks import Kind, parse, parse_all, reset, split
 from cutlayer.errors import ChunkError, PeerStartedAnew
 from cutlayer.session import Link
 
@@ -169,8 +169,49 @@ def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
     (chunk,) = split(b"hello", sender_epoch=7, message_id=0)
     assert receiver.receive(chunk.pack(), 0.0) == [b"hello"]
     assert receiver.receive(chunk.pack(), 0.0) == []
-    answers = [parse(frame) for frame in receiver.frames_to_send(0.0)]
-    assert [answer.kind for answer in answers] == [Kind.ACK, Kind.ACK]
+    (frame,) = receiver.frames_to_send(0.0)
+    assert [answer.kind for answer in parse_all(frame)] == [Kind.ACK, Kind.ACK]
+
+
+def test_an_acknowledgement_travels_with_the_answer_where_one_follows_at_once():
+    asker, answerer = Link(1), Link(2)
+
+    def ask(now, pause):
+        """Kinds of the chunks in each frame that comes back; the answer takes ``pause`` seconds."""
+        asker.send(b"question")
+        for frame in asker.frames_to_send(now):
+            answerer.receive(frame, now)
+        frames = answerer.frames_to_send(now)
+        deadline = answerer.next_deadline()
+        if deadline is not None and deadline <= now + pause:
+            frames += answerer.frames_to_send(deadline)
+        answerer.send(b"answer")
+        frames += answerer.frames_to_send(now + pause)
+        for frame in frames:
+            asker.receive(frame, now + pause)
+        asker.frames_to_send(now + pause)
+        return [[chunk.kind for chunk in parse_all(frame)] for frame in frames]
+
+    together, apart = [[Kind.ACK, Kind.DATA]], [[Kind.ACK], [Kind.DATA]]
+    assert ask(0.0, 0.001) == apart  # nothing is known yet
+    assert ask(1.0, 0.001) == together
+    assert ask(2.0, 0.5) == apart  # it was waited for 20 ms
+    assert ask(3.0, 0.5) == apart  # and not again
+    assert ask(4.0, 0.001) == apart
+    assert ask(5.0, 0.001) == together
+
+
+def test_the_chunks_of_a_message_are_acknowledged_one_by_one():
+    asker, answerer = Link(1, chunk_bytes=10), Link(2)
+    answerer._answers_at_once = True
+    asker.send(bytes(25))
+    first, second, last = asker.frames_to_send(0.0)
+    for frame in (first, second):
+        answerer.receive(frame, 0.0)
+        assert len(answerer.frames_to_send(0.0)) == 1
+    answerer.receive(last, 0.0)
+    assert answerer.frames_to_send(0.0) == []
+    assert answerer.next_deadline() == pytest.approx(0.02)
 
 
 def test_memory_for_unfinished_messages_is_bounded():

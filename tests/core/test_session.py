@@ -13,12 +13,16 @@ class Pair:
     def __init__(self):
         self.server = Session(Role.SERVER, "trial", "board", sender_epoch=1)
         self.device = Session(Role.DEVICE, "trial", "board", sender_epoch=2)
+        self.now = 0.0
 
-    def settle(self, now=0.0):
-        while True:
+    def settle(self):
+        """Until neither side has anything to say, also when acknowledgements no longer wait for an answer."""
+        quiet_at = self.now
+        while self.now < quiet_at + 0.05:
+            now = self.now
             down, up = self.server.frames_to_send(now), self.device.frames_to_send(now)
             if not down and not up:
-                return
+                self.now += 0.03
             for frame in down:
                 self.device.receive(frame, now)
             for frame in up:

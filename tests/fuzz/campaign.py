@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cutlayer.bundle import read_bundle
-from cutlayer.chunks import HEADER_BYTES, parse, split
+from cutlayer.chunks import HEADER_BYTES, parse, parse_all, split
 from cutlayer.codecs import Fp8, Fp16, Raw
 from cutlayer.errors import ChunkError, CodecError, MessageError, UserError
 from cutlayer.messages import (
@@ -134,6 +134,7 @@ def targets(folder, bundle, trial):
     """Every reader of foreign bytes; ``bundle`` and ``trial`` are files that are right."""
     like = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(3)}
     frames = [chunk.pack() for number in range(4) for chunk in split(bytes(300), 7, number, 100)]
+    both = parse(frames[0]).acknowledgement().pack() + frames[1]
     zipped, text, graph = folder / "b.zip", folder / "t.toml", (bundle / "backward.onnx").read_bytes()
     copy = folder / "copy"
     copy.mkdir()
@@ -146,8 +147,8 @@ def targets(folder, bundle, trial):
             archive.write(path, path.name)
     small = [bytes([2, 3, 1]) + bytes(12), bytes([2, 3, 1]) + bytes(24), bytes([2, 3, 1]) + bytes(48)]
     return {
-        "chunk": Target(parse, ChunkError, frames, 300),
-        "link": Target(Reassembly(), ChunkError, frames, 250),
+        "frame": Target(parse_all, ChunkError, [*frames, both], 300),
+        "link": Target(Reassembly(), ChunkError, [*frames, both], 250),
         "message": Target(decode, MessageError, messages(), 250),
         "weights": Target(lambda data: decode_weights(data, like), MessageError, [encode_weights(like)], 50),
         "raw": Target(decoder(Raw()), CodecError, small, 50),

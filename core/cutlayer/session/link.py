@@ -6,7 +6,16 @@ MQTT at QoS 1 and 2 loses messages when a broker dies, so frames go at QoS 0 and
 from collections import deque
 from dataclasses import dataclass
 
-from cutlayer.chunks import CHUNK_BYTES, MAX_MESSAGE_BYTES, Assembly, Chunk, Kind, parse, split
+from cutlayer.chunks import (
+    CHUNK_BYTES,
+    MAX_MESSAGE_BYTES,
+    MOST_WITHOUT_BODY,
+    Assembly,
+    Chunk,
+    Kind,
+    parse_all,
+    split,
+)
 from cutlayer.errors import ChunkError, PeerStartedAnew
 
 __all__ = ["WINDOW", "Link"]
@@ -16,6 +25,8 @@ WINDOW = 4
 
 _SHORTEST_TIMEOUT_S = 1.0
 _LONGEST_TIMEOUT_S = 60.0
+_ANSWER_S = 0.02
+"""How long an acknowledgement may wait for an answer to travel with: little beside a timeout."""
 _MAX_PARTIAL_MESSAGES = 8
 """Messages being put together or waiting for an earlier one; a peer with a window of 4 chunks needs no more."""
 
@@ -40,6 +51,9 @@ class Link:
     round trip (RFC 6298), doubles each time, and shrinks only with a chunk that was sent once (Karn's rule): a link
     that is merely slow is not filled with copies.
 
+    An acknowledgement travels with the next chunk of ours if one is likely to follow at once (RFC 1122, 4.2.3.2): it was
+    so the last time. That halves the packets of a conversation in which every message has an answer.
+
     Args:
         sender_epoch: random 64-bit number of this process.
         peer_epoch: that of the peer, whose frames alone are taken; None takes the first that is heard.
@@ -56,7 +70,8 @@ class Link:
         self._waiting: deque[Chunk] = deque()
         self._in_flight: dict[tuple[int, int], _InFlight] = {}  # in the order in which they were last sent
         self._frames_sent = 0
-        self._acknowledgements: deque[Chunk] = deque()
+        self._acknowledgements: deque[bytes] = deque()
+        self._owed_since, self._answers_at_once = 0.0, False
         self._round_trip_s = 0.0
         self._timeout_s = _SHORTEST_TIMEOUT_S
         self._progress_at = 0.0
@@ -82,29 +97,48 @@ class Link:
         """
         self.frames_taken += 1
         self.frames_idle += 1  # until it has brought something
-        chunk = parse(frame)
-        if chunk.kind is Kind.ACK:
-            self.frames_idle -= self._settle(chunk, now)
-            return []
-        if chunk.kind is Kind.RESET:
-            if chunk.sender_epoch == self._epoch:
-                raise PeerStartedAnew("the other side went on without us")
-            return []
-        if self._peer_epoch is None:
-            self._peer_epoch = chunk.sender_epoch
-        if chunk.sender_epoch != self._peer_epoch:
-            raise ChunkError("a frame is of another process than the one that announced itself")
-        if chunk.message_id < self._expected_id or chunk.message_id in self._early:
-            self._acknowledgements.append(chunk.acknowledgement())
-            return []
-        return self._assemble(chunk)
+        news = False
+        messages: list[bytes] = []
+        try:
+            for chunk in parse_all(frame):
+                if chunk.kind is Kind.ACK:
+                    news |= self._settle(chunk, now)
+                elif chunk.kind is Kind.DATA:
+                    new, messages = self._take(chunk, now)
+                    news |= new
+                elif chunk.sender_epoch == self._epoch:
+                    raise PeerStartedAnew("the other side went on without us")
+        finally:
+            self.frames_idle -= news
+        return messages
 
     def frames_to_send(self, now: float) -> list[bytes]:
-        """Frames to publish now: acknowledgements, chunks to be repeated, then new chunks."""
+        """Frames to publish now: acknowledgements first, then chunks to be repeated, then new ones."""
+        frames = self._chunks_to_send(now)
+        if not self._acknowledgements or self.holds_acknowledgements:
+            self._answers_at_once |= bool(frames) and now <= self._owed_since + _ANSWER_S
+            return frames
+        if frames:
+            self._answers_at_once = True
+        elif now < self._owed_until():
+            return []
+        elif now > self._owed_since:
+            self._answers_at_once = False
+        while len(self._acknowledgements) > MOST_WITHOUT_BODY - 1:
+            frames.insert(0, self._take_acknowledgements())
+        first = self._take_acknowledgements()
+        return [first + frames[0], *frames[1:]] if frames else [first]
+
+    def _owed_until(self) -> float:
+        """When acknowledgements go without an answer of ours: at once between the chunks of a message."""
+        return self._owed_since + _ANSWER_S if self._answers_at_once and not self._partial else self._owed_since
+
+    def _take_acknowledgements(self) -> bytes:
+        some = min(len(self._acknowledgements), MOST_WITHOUT_BODY)
+        return b"".join(self._acknowledgements.popleft() for _ in range(some))
+
+    def _chunks_to_send(self, now: float) -> list[bytes]:
         frames: list[bytes] = []
-        if not self.holds_acknowledgements:
-            frames += [chunk.pack() for chunk in self._acknowledgements]
-            self._acknowledgements.clear()
         if self._in_flight and now >= self._progress_at + self._timeout_s:
             next(iter(self._in_flight.values())).overdue = True
             self._timeout_s = min(2 * self._timeout_s, _LONGEST_TIMEOUT_S)
@@ -120,8 +154,11 @@ class Link:
         return frames
 
     def next_deadline(self) -> float | None:
-        """When `frames_to_send` has something to repeat, unless acknowledgements come first."""
-        return self._progress_at + self._timeout_s if self._in_flight else None
+        """When `frames_to_send` has something to say again, or to acknowledge without an answer."""
+        repeat_at = self._progress_at + self._timeout_s if self._in_flight else None
+        if not self._acknowledgements or self.holds_acknowledgements:
+            return repeat_at
+        return min(self._owed_until(), repeat_at or float("inf"))
 
     def resend(self) -> None:
         """The connection was replaced: whatever was in flight may be lost."""
@@ -138,7 +175,22 @@ class Link:
         """Whether everything sent was acknowledged and every acknowledgement owed was handed out."""
         return not (self._waiting or self._in_flight or self._acknowledgements)
 
-    def _assemble(self, chunk: Chunk) -> list[bytes]:
+    def _take(self, chunk: Chunk, now: float) -> tuple[bool, list[bytes]]:
+        """Whether a chunk with a body is a new one, and the messages that it completes."""
+        if self._peer_epoch is None:
+            self._peer_epoch = chunk.sender_epoch
+        if chunk.sender_epoch != self._peer_epoch:
+            raise ChunkError("a frame is of another process than the one that announced itself")
+        new = False
+        messages: list[bytes] = []
+        if chunk.message_id >= self._expected_id and chunk.message_id not in self._early:
+            new, messages = self._assemble(chunk)
+        if not self._acknowledgements:
+            self._owed_since = now
+        self._acknowledgements.append(chunk.acknowledgement().pack())
+        return new, messages
+
+    def _assemble(self, chunk: Chunk) -> tuple[bool, list[bytes]]:
         assembly = self._partial.get(chunk.message_id)
         if assembly is None:
             # The next in order is always let in, or nothing would ever end.
@@ -150,17 +202,15 @@ class Link:
             assembly = self._partial[chunk.message_id] = Assembly(chunk)
         missing = assembly.missing
         message = assembly.add(chunk)
-        self.frames_idle -= missing - assembly.missing
-        self._acknowledgements.append(chunk.acknowledgement())
         if message is None:
-            return []
+            return assembly.missing < missing, []
         del self._partial[chunk.message_id]
         self._early[chunk.message_id] = message
         ready = []
         while self._expected_id in self._early:
             ready.append(self._early.pop(self._expected_id))
             self._expected_id += 1
-        return ready
+        return True, ready
 
     def _held_bytes(self) -> int:
         return sum(each.total_bytes for each in self._partial.values()) + sum(map(len, self._early.values()))
