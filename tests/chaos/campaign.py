@@ -34,7 +34,7 @@ EPOCHS, FAULTS_A_TRIAL, MEAN_PAUSE_S, LONGEST_S = 100, 20, 0.8, 240.0
 
 
 class Service:
-    """A process that is started anew when it dies, until it ends by itself and well."""
+    """A process that is started anew when it is killed. Who gives up by itself has failed: nothing here is beyond mending."""
 
     def __init__(self, command, log):
         self._command, self._log, self._due = [str(each) for each in command], log, 0.0
@@ -44,6 +44,8 @@ class Service:
     def tend(self):
         """Start it if it is not there and not over."""
         if self.process is not None and self.process.poll() is not None:
+            if self.process.returncode > 0:
+                raise SystemExit(f"a process gave up with status {self.process.returncode}: see {self._log}")
             self.done, self.process = self.process.returncode == 0, None
         if self.process is None and not self.done and time.monotonic() >= self._due:
             with self._log.open("ab") as log:
@@ -174,8 +176,9 @@ def free_port():
 
 
 def make_inputs(folder, port, aggregation):
-    prepare(folder, port)
+    prepare(folder)
     path, changes = folder / "trial.toml", {"epochs = 40": f"epochs = {EPOCHS}", "patience_s = 5": "patience_s = 60"}
+    changes["port = 1883"] = f"port = {port}"
     text = path.read_text().replace("target_accuracy = 0.97\n", "checkpoint_s = 0.2\n")
     for old, new in {**changes, 'id = "sequential"': f'id = "{aggregation}"'}.items():
         assert old in text
