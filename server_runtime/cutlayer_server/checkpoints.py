@@ -54,6 +54,11 @@ class Checkpoint:
     """From `ServerModel.state`."""
     books: Books
 
+    def forget(self, device: str) -> None:
+        """The device goes on without a state of its own."""
+        self.positions.pop(device, None)
+        self.round.restart(device)
+
     def is_held_by(self, device: Presence) -> bool:
         """Whether a device can go on from here."""
         position = self.positions.get(device.device)

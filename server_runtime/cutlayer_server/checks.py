@@ -1,6 +1,8 @@
 """What can be wrong with a trial and is found before any device joins it."""
 
+import copy
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,9 +12,10 @@ from cutlayer import data
 from cutlayer.bundle import Client
 from cutlayer.chunks import MAX_MESSAGE_BYTES
 from cutlayer.errors import UserError
+from cutlayer.messages import Presence
 from cutlayer.trial import Trial
 
-__all__ = ["check_halves"]
+__all__ = ["check_halves", "check_last_batches"]
 
 _HEADER_ROOM = 1 << 20
 
@@ -41,6 +44,27 @@ def check_halves(trial: Trial, client: Client, server: nn.Module, test: data.Sam
     if int(test.y.max()) >= logits.shape[1]:
         raise UserError(f"data.test: found the class number {test.y.max()}, the model has {logits.shape[1]} classes")
     _check_sizes(trial, client)
+
+
+def check_last_batches(trial: Trial, client: Client, server: nn.Module, devices: Mapping[str, Presence]) -> None:
+    """Whether the server-side half can train on what remains for the last batch of each device: BatchNorm may not.
+
+    Raises:
+        UserError: names the key, the device and the batch.
+    """
+    batch = trial.data.batch_size
+    last = {name: (each.samples - 1) % batch + 1 for name, each in devices.items()}
+    trained = copy.deepcopy(server).train()  # whose running statistics do not matter
+    for size in set(last.values()):
+        try:
+            with torch.no_grad():
+                trained(torch.zeros(size, *client.smashed.shape))
+        except (RuntimeError, ValueError) as error:
+            name = next(name for name, found in last.items() if found == size)
+            raise UserError(
+                f"data.batch_size: found {batch}, which leaves {size} of the {devices[name].samples} samples of {name} for "
+                f"its last batch, on which the server-side model cannot train: {error}"
+            ) from error
 
 
 def _check_sizes(trial: Trial, client: Client) -> None:

@@ -18,8 +18,8 @@ from cutlayer.record import Record, Summary
 from cutlayer.transports import LastWill, Transport
 from cutlayer.trial import Trial
 from cutlayer_cut import Halves, client_of, cut_model
-from cutlayer_server.checkpoints import Checkpoints
-from cutlayer_server.checks import check_halves
+from cutlayer_server.checkpoints import Checkpoint, Checkpoints
+from cutlayer_server.checks import check_halves, check_last_batches
 from cutlayer_server.fleet import Fleet
 from cutlayer_server.rounds import Round, run_round
 from cutlayer_server.server_model import Evaluation, ServerModel, client_weights, evaluate, load_client
@@ -131,8 +131,9 @@ class Coordinator:
         """Gather, go on from where all can, or begin; and train. Returns why the training ended."""
         devices = fleet.gather(waiting_for)
         checkpoints = Checkpoints(record.path / "checkpoints")
-        checkpoint = checkpoints.newest_held_by(devices, record.count)
+        checkpoint = self._checkpoint_for(devices, checkpoints, record.count)
         _check_samples(record.devices() if checkpoint else {}, devices)
+        check_last_batches(self._trial, self._client, self._untrained.server, devices)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
         halves = copy.deepcopy(self._untrained)  # much faster than cutting again
         model = ServerModel(halves.server, self._trial.optimizer.server)
@@ -153,6 +154,16 @@ class Coordinator:
             record.write(Missed(time_s=record.now(), epoch=state.epoch, device=name, reason="it has not joined"))
         fleet.assign(run, checkpoint.positions if checkpoint else {})
         return self._train(trainer, halves, state, record)
+
+    def _checkpoint_for(self, devices: dict[str, Presence], checkpoints: Checkpoints, events: int) -> Checkpoint | None:
+        """The newest from which all can go on; in a trial that does not need all, who cannot begins anew."""
+        if not self._trial.min_devices:
+            return checkpoints.newest_held_by(devices, events)
+        checkpoint = checkpoints.newest_held_by({}, events)
+        for name, presence in devices.items():
+            if checkpoint and not checkpoint.is_held_by(presence):
+                checkpoint.forget(name)
+        return checkpoint
 
     def _train(self, trainer: Trainer, halves: Halves, state: Round, record: Record) -> str:
         """The rest of this epoch and all later ones; returns why they ended."""

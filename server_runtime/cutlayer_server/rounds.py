@@ -33,6 +33,11 @@ class Round:
     returned: dict[str, Arrays] = field(default_factory=dict)
     """Client weights of the devices whose pass is over."""
 
+    def restart(self, device: str) -> None:
+        """The device begins its pass anew, if it is not over."""
+        if device not in self.returned:
+            del self.steps[device], self.samples[device]
+
 
 class Turns(Protocol):
     """The server's dealings with devices, as a round needs them."""

@@ -197,8 +197,7 @@ class Trainer:
         """Its next process begins its next pass from the start."""
         self._unkept.discard(device)
         self._positions.pop(device, None)
-        if device not in self._round.returned:
-            del self._round.steps[device], self._round.samples[device]
+        self._round.restart(device)
 
     def checkpoint(self) -> None:
         """Write one of now; every device must have kept its state, or be about to. Raises `OSError`."""

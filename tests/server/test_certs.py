@@ -80,9 +80,16 @@ def test_a_device_can_neither_write_nor_read_what_is_anothers(lab):
     time.sleep(0.3)
     for topic in (topics.up("x", "board-1"), topics.down("x", "board-1"), topics.control("x"), "elsewhere"):
         thief.publish(topic, b"forged")
+        thief.publish_retained(topic, b"forged")
+    thief.publish_retained(topics.state("x", "board-1"), b"forged")
+    board.publish_retained(topics.state("x", "board-1"), b"birth")
     server.publish(topics.down("x", "board-1"), b"gradient")
     board.publish(topics.up("x", "board-1"), b"smashed")
-    assert set(heard(server)) == {(topics.down("x", "board-1"), b"gradient"), (topics.up("x", "board-1"), b"smashed")}
+    assert set(heard(server)) == {
+        (topics.down("x", "board-1"), b"gradient"),
+        (topics.up("x", "board-1"), b"smashed"),
+        (topics.state("x", "board-1"), b"birth"),
+    }
     assert heard(board) == [(topics.down("x", "board-1"), b"gradient")]
     for listener in listeners:
         with suppress(TransportError):  # the broker may say so, or deliver nothing

@@ -6,6 +6,8 @@ from torch import nn
 
 from cutlayer import data
 from cutlayer.errors import UserError
+from cutlayer.messages import Presence
+from cutlayer_server.checks import check_last_batches
 from cutlayer_server.coordinator import Coordinator
 from harness import digits_trial
 
@@ -50,6 +52,29 @@ def test_a_batch_that_no_message_can_hold_is_the_users_mistake(trial, test_set):
     changed = msgspec.structs.replace(trial, data=msgspec.structs.replace(trial.data, batch_size=10**6))
     with pytest.raises(UserError, match=r"data\.batch_size: a batch is 256 MB up, allowed: up to 66 MB"):
         Coordinator(changed, test_set)
+
+
+class Normalised(nn.Module):
+    """What follows the stem cannot train on a single sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(144, 10), nn.BatchNorm1d(10))
+
+    def forward(self, x):
+        return self.head(self.stem(x))
+
+
+def test_a_last_batch_on_which_the_server_cannot_train_is_the_users_mistake(trial, test_set):
+    model = msgspec.structs.replace(trial.model, factory=f"{__name__}:Normalised")
+    changed = msgspec.structs.replace(trial, model=model)
+    coordinator = Coordinator(changed, test_set)
+    births = {name: Presence(device=name, online=True, epoch=1, samples=n) for name, n in (("a", 64), ("b", 65))}
+    arguments = (changed, coordinator._client, coordinator._untrained.server)
+    check_last_batches(*arguments, {"a": births["a"]})
+    with pytest.raises(UserError, match=r"data\.batch_size: found 32, which leaves 1 of the 65 samples of b"):
+        check_last_batches(*arguments, births)
 
 
 def test_a_good_trial_passes(trial, test_set):

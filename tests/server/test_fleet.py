@@ -9,9 +9,10 @@ import pytest
 
 from cutlayer import data, topics
 from cutlayer.bundle import read_bundle
+from cutlayer.chunks import Kind, parse_all
 from cutlayer.endpoint import Endpoint, will_of
 from cutlayer.errors import CodecError, CutlayerError, PeerLost, RemoteError
-from cutlayer.messages import Assignment, Begin, End, Message, Smashed, Tensor, Weights, decode, encode
+from cutlayer.messages import Assignment, Begin, End, Message, Presence, Smashed, Tensor, Weights, decode, encode
 from cutlayer.record import Record, read_run
 from cutlayer.session import Role
 from cutlayer.transports import MemoryBroker
@@ -54,8 +55,8 @@ class Puppet:
         self.hear(Assignment)
         self.hear(Begin)
 
-    def smash(self, shape=(4, 16, 4, 4), labels=b"\0\0" * 4, codec="fp8", payload=None):
-        tensor = Tensor(codec, {"exponent": 0}, shape)
+    def smash(self, shape=(4, 16, 4, 4), labels=b"\0\0" * 4, codec="fp8", payload=None, exponent=0):
+        tensor = Tensor(codec, {"exponent": exponent}, shape)
         payload = bytes(int(np.prod(shape))) if payload is None else payload
         self.endpoint.send(self.name, Smashed(epoch=0, step=0, tensor=tensor, labels=labels), payload)
 
@@ -196,6 +197,7 @@ def test_a_device_that_the_trial_does_not_name_is_ignored(server, digits, trial)
         ({"labels": b"\0\0"}, RemoteError, "2 bytes of labels for 4 samples"),
         ({"labels": b"\x0a\0" * 4}, RemoteError, "a label 10 was sent, the model has 10 classes"),
         ({"payload": b"short"}, CodecError, "does not fit"),
+        ({"payload": b"\x7e" * 4 * 256, "exponent": 60}, RemoteError, r"not finite, or above 1e\+06"),
     ],
 )
 def test_smashed_data_that_do_not_fit_end_the_trial_for_all_with_the_reason(
@@ -359,3 +361,66 @@ def test_a_training_that_diverges_says_so_and_leaves_a_record(digits, tmp_path):
     summary = read_run(tmp_path / "run").summary
     assert "lower the " in summary.reason
     assert len(summary.quarantined) == 1  # the first to be suspected; then there was only one left
+
+
+def test_a_server_takes_the_place_of_its_run_s_earlier_one_whose_will_never_came(digits, trial, tmp_path):
+    """A broker that lost power with the server, and kept the birth on its disk."""
+    broker = MemoryBroker()
+    ghost = Presence(trial=trial.name, device="all", online=True, epoch=77)
+    broker.connect().publish_retained(topics.control(trial.name), encode(Message(ghost)))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "server").write_text("77")
+    server = Server(broker, digits, trial, tmp_path / "run")
+    began = time.monotonic()
+    server.start()
+    device = puppet(server, digits, trial)
+    while device.server_epoch in (0, 77):
+        device.endpoint.pump(0.1)
+    device.begin()
+    assert time.monotonic() - began < 5
+    device.transport.die()
+    server.join(timeout=10)
+
+
+class DiesAtTheEnd:
+    """A board's transport whose process is killed when it would hear the end."""
+
+    def __init__(self, transport):
+        self._transport, self._dead = transport, False
+
+    def receive(self, timeout_s):
+        packet = self._transport.receive(timeout_s)
+        if packet and packet.topic.endswith("/down"):
+            for chunk in parse_all(packet.payload):
+                if chunk.kind is Kind.DATA and b"are done" in bytes(chunk.body):
+                    self._dead = True
+                    self._transport.die()
+                    raise Killed
+        return packet
+
+    def publish_retained(self, topic, payload):
+        if not self._dead:
+            self._transport.publish_retained(topic, payload)
+
+    def __getattr__(self, name):
+        return getattr(self._transport, name)
+
+
+def test_a_board_that_is_killed_before_it_hears_the_end_learns_it_in_its_next_life(digits, trial, tmp_path):
+    """Also without a state on its disk, since it never had to keep one."""
+    server = Server(MemoryBroker(), digits, msgspec.structs.replace(trial, checkpoint_s=1000.0), tmp_path / "run")
+    samples, bundle = shares(digits, trial)["board-1"], read_bundle(digits / "client.bundle")
+    lives = []
+
+    class Broker:
+        def connect(self, will):
+            lives.append(server.broker.connect(will))
+            return DiesAtTheEnd(lives[0]) if len(lives) == 1 else lives[-1]
+
+    board = Board(Broker(), bundle, trial, "board-1", samples, tmp_path)
+    server.start()
+    board.start()
+    for thread in (server, board):
+        thread.join(timeout=20)
+    assert server.error is None
+    assert (len(lives), board.outcome) == (2, "all 1 epochs are done")

@@ -139,7 +139,7 @@ def test_one_that_is_killed_and_started_again_sends_nobody_back(digits, tmp_path
 
 
 def test_several_that_are_gone_are_waited_for_together(digits, tmp_path):
-    trial = trial_of(digits, aggregation=SplitFed(), epochs=3, patience_s=1.0)
+    trial = trial_of(digits, aggregation=SplitFed(), epochs=3, patience_s=1.5)
     lab = Lab(digits, trial, tmp_path, Gate("none"))
     lab.start("board-1")
     lab.start("board-2")
@@ -148,7 +148,7 @@ def test_several_that_are_gone_are_waited_for_together(digits, tmp_path):
     lab.boards["board-2"].transport.die()
     began = time.monotonic()
     lab.server.join(timeout=10)
-    assert time.monotonic() - began < 1.8  # not one patience after the other
+    assert time.monotonic() - began < 2.8  # not one patience after the other
     assert "is gone: it was killed, or lost power or network" in str(lab.error)
 
 
@@ -168,3 +168,30 @@ def test_a_server_that_goes_on_waits_no_longer_for_the_missing_than_at_the_begin
     run = lab.end()
     assert missed(run) == [("board-1",)] * 2
     assert run.summary.ok
+
+
+def test_a_board_that_lost_its_card_begins_anew_where_others_would_be_sent_back(digits, tmp_path):
+    """Its server goes on from a checkpoint that the board can no longer follow."""
+    trial = trial_of(digits, epochs=3, checkpoint_s=0.0, patience_s=3.0)
+    lab = Lab(digits, trial, tmp_path)
+    lab.boards["board-1"] = Board(
+        lab.broker, lab.bundle, trial, "board-1", lab.samples["board-1"], tmp_path / "card", deaths=(30,)
+    )
+    lab.boards["board-1"]._live = new_card_each_life(lab.boards["board-1"], tmp_path)
+    lab.boards["board-1"].start()
+    run = lab.end()
+    assert lab.error is None
+    assert run.summary.ok
+    assert run.summary.resumed == 1
+    assert missed(run) == [("board-2",)] * 3
+
+
+def new_card_each_life(board, folder):
+    live, lives = board._live, []
+
+    def lived():
+        lives.append(None)
+        board._folder = folder / f"card-{len(lives)}"
+        return live()
+
+    return lived
