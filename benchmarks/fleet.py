@@ -33,7 +33,7 @@ from cutlayer.recipe import Model
 from cutlayer.transports.mqtt import _tune_socket
 from cutlayer.trial import Broker, Codecs, Data, Optimizers, Trial
 
-STEPS = 20
+STEPS = 10
 KB = 1024
 
 

@@ -158,4 +158,7 @@ class Fleet:
                 repeated_at = time.monotonic()
                 for device in self._devices:
                     device.flush()
+        time.sleep(0.05)  # acknowledgements of the end wait for no answer any longer
+        for device in self._devices:
+            device.flush()
         return [trip for device in self._devices for trip in device.round_trips]

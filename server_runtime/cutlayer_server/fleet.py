@@ -121,6 +121,7 @@ class Fleet:
         """
         for name in self.missing:
             self.endpoint.reset(name)
+        self._catch_up()
         taken, self._joining = self._joining, {}
         for name, presence in taken.items():
             if name in self.devices:
@@ -131,6 +132,13 @@ class Fleet:
             self.endpoint.open(name, presence.epoch)
             self.say(name, assignment_of(self._trial, name, self._birth.run))
         return taken
+
+    def _catch_up(self) -> None:
+        """Hear of those who came while nobody was listening, as in a long evaluation."""
+        for _ in range(len(self.missing)):
+            with suppress(_CameAnew):
+                if not self._serve_on(lambda: self.endpoint.pump(0.0)):
+                    return
 
     def can_spare(self, device: str) -> bool:
         """Whether the training goes on without this device."""

@@ -15,7 +15,10 @@ from cutlayer_server.coordinator import Coordinator
 from harness import Board, MortalTransport, digits_trial, shares
 
 EPOCHS = 12
-AGGREGATIONS = pytest.mark.parametrize("aggregation", [Sequential(), SplitFed()], ids=["sequential", "splitfed"])
+AGGREGATIONS = pytest.mark.parametrize(
+    "aggregation",
+    [pytest.param(Sequential(), id="sequential", marks=pytest.mark.slow), pytest.param(SplitFed(), id="splitfed")],
+)
 
 
 class Gate:

@@ -37,6 +37,7 @@ class Shaper:
         self._air, self._link, self._target = Air(link, seed), link, (host, port)
         self._began = time.monotonic()
         self._ends: set[asyncio.StreamWriter] = set()
+        self._ways: set[asyncio.Future[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -58,11 +59,9 @@ class Shaper:
 
     async def _stop(self) -> None:
         self._server.close()
-        self._break()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        for way in self._ways:  # which ends what accepted them
+            way.cancel()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
     def _now(self) -> float:
         return time.monotonic() - self._began
@@ -90,13 +89,15 @@ class Shaper:
             _tune(end)
             self._ends.add(end)
         await asyncio.sleep(2 * self._link.delay_ms / 1e3)  # the handshake of TCP
-        ways = [
+        ways = {
             asyncio.ensure_future(each)
             for each in (self._carry("up", reader, back), self._carry("down", there, writer))
-        ]
+        }
+        self._ways |= ways
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._ways -= ways
             for way in ways:
                 way.cancel()
             for end in (writer, back):
