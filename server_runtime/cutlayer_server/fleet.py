@@ -167,8 +167,8 @@ class Fleet:
         """
         patience_s, message = self._trial.patience_s, None
         while message is None:
-            if device in self._joining:
-                raise PeerLost(f"{device} started anew")
+            if device in self._joining:  # another may have been lost since it came, so that it is needed now
+                raise (PeerLost if self.can_spare(device) else PeerStartedAnew)(f"{device} started anew")
             try:
                 message = self._serve_on(lambda: self.endpoint.expect(device, patience_s, since))
             except _CameAnew:

@@ -9,6 +9,7 @@ campaign with the input as hexadecimal. Inputs that broke something once stand i
 import argparse
 import random
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -21,15 +22,23 @@ from typing import NamedTuple
 import numpy as np
 
 from cutlayer.bundle import read_bundle
-from cutlayer.chunks import HEADER_BYTES, parse, parse_all, split
+from cutlayer.chunks import HEADER_BYTES, parse, parse_all, reset, split
 from cutlayer.codecs import Fp8, Fp16, Raw
-from cutlayer.errors import ChunkError, CodecError, MessageError, UserError
+from cutlayer.errors import ChunkError, CodecError, MessageError, PeerStartedAnew, RemoteProtocolError, UserError
 from cutlayer.messages import (
+    Assignment,
+    Augmentation,
     Begin,
+    End,
     Gradient,
+    Keep,
+    Kept,
     Message,
     Position,
     Presence,
+    Query,
+    Scores,
+    Serve,
     Smashed,
     Tensor,
     Weights,
@@ -39,7 +48,7 @@ from cutlayer.messages import (
     encode_weights,
 )
 from cutlayer.schedules import Mode
-from cutlayer.session import Link
+from cutlayer.session import Link, Role, Session
 from cutlayer.trial import read_trial
 from cutlayer_device.engines.onnx_file import require_self_contained
 
@@ -54,7 +63,7 @@ class Target(NamedTuple):
     """Something that reads: ``read`` may raise ``refusal``; ``examples`` are what it is meant for."""
 
     read: Callable[[bytes], object]
-    refusal: type[Exception]
+    refusal: type[Exception] | tuple[type[Exception], ...]
     examples: list[bytes]
     share: int
     """Of a thousand inputs."""
@@ -118,6 +127,41 @@ def decoder(codec):
     return read
 
 
+def assignment():
+    rate, patience = 0.1, 5.0
+    return Assignment(
+        trial="t", device="a", client=0, seed=1, batch_size=4, learning_rate=rate, up=Fp8(), down=Raw(),
+        augmentation=Augmentation(), patience_s=patience,
+    )  # fmt: skip
+
+
+class Dialogue:
+    """A board in the middle of a conversation, that gets one message after the other; anew after each that it refuses."""
+
+    def __init__(self):
+        self._begin()
+
+    def _begin(self):
+        self._session, self._number = Session(Role.DEVICE, "t", "a", 2, 7), 0
+        for header in (assignment(), Begin(trial="t", device="a", epoch=0, mode=Mode.EXCHANGE)):
+            self._hear(encode(Message(header)))
+        self._session.send(Message(Smashed(epoch=0, step=0, tensor=Tensor("raw", {}, (1,)), labels=b"")))
+
+    def __call__(self, message):
+        try:
+            self._hear(message or b"x")
+        except (MessageError, RemoteProtocolError):
+            self._begin()
+            raise
+
+    def _hear(self, message):
+        for chunk in split(message, 7, self._number):
+            self._session.receive(chunk.pack(), 0.0)
+        self._number += 1
+        self._session.next_event()
+        self._session.frames_to_send(1.0 * self._number)
+
+
 def messages():
     tensor = Tensor("fp8", {"exponent": -3}, (2, 3, 4))
     headers = [
@@ -126,6 +170,13 @@ def messages():
         Smashed(trial="t", device="a", epoch=0, step=2, tensor=tensor, labels=b"\0\1" * 2),
         Gradient(trial="t", device="a", epoch=0, step=2, tensor=tensor, loss=0.5, keep=True),
         Weights(trial="t", device="a", epoch=0, steps=2, phases_s={"forward": 0.25}),
+        assignment(),
+        Keep(trial="t", device="a", position=Position(0, 4)),
+        Kept(trial="t", device="a"),
+        Serve(trial="t", device="a"),
+        Query(trial="t", device="a", step=0, tensor=tensor),
+        Scores(trial="t", device="a", step=0, shape=(2, 3)),
+        End(trial="t", device="a", reason="done"),
     ]
     return [encode(Message(header, bytes(range(24)))) for header in headers]
 
@@ -148,7 +199,8 @@ def targets(folder, bundle, trial):
     small = [bytes([2, 3, 1]) + bytes(12), bytes([2, 3, 1]) + bytes(24), bytes([2, 3, 1]) + bytes(48)]
     return {
         "frame": Target(parse_all, ChunkError, [*frames, both], 300),
-        "link": Target(Reassembly(), ChunkError, [*frames, both], 250),
+        "link": Target(Reassembly(), (ChunkError, PeerStartedAnew), [*frames, both, reset(1)], 200),
+        "session": Target(Dialogue(), (MessageError, RemoteProtocolError), messages(), 50),
         "message": Target(decode, MessageError, messages(), 250),
         "weights": Target(lambda data: decode_weights(data, like), MessageError, [encode_weights(like)], 50),
         "raw": Target(decoder(Raw()), CodecError, small, 50),
@@ -168,6 +220,10 @@ def targets(folder, bundle, trial):
     }
 
 
+def hangs(_signal, _frame):
+    raise TimeoutError("it hangs")
+
+
 def resident_mib():
     """The most so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -175,12 +231,15 @@ def resident_mib():
 
 def feed(name, target, data):
     begun = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, 10 * LONGEST_S)  # a reader that hangs is ended with its input in sight
     try:
         target.read(data)
     except target.refusal:
         pass
     except BaseException as error:
         raise SystemExit(f"{name}: {type(error).__name__}: {error}\n{data.hex()}") from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     if time.perf_counter() - begun > LONGEST_S:
         raise SystemExit(f"{name}: took {time.perf_counter() - begun:.1f} s\n{data.hex()}")
 
@@ -188,6 +247,7 @@ def feed(name, target, data):
 def campaign(folder, bundle, trial, inputs, seed, report=lambda line: None):
     """Feed that many inputs, of each reader its share; returns how many."""
     rng, fed, before = random.Random(seed), 0, resident_mib()
+    signal.signal(signal.SIGALRM, hangs)
     for name, target in targets(folder, bundle, trial).items():
         begun = time.perf_counter()
         for path in sorted((SEEDS / name).glob("*")):
