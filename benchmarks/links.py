@@ -33,10 +33,15 @@ from cutlayer.trial import Broker, Codecs, read_trial
 WINDOWS = (2, 4, 8, 16)
 
 
+def started(shaper):
+    shaper.start()
+    return shaper
+
+
 def goodput(broker, profile, window, size, seed):
     """One message of ``size`` bytes up; returns Mbit/s, and the longest that a small packet beside it was on its way."""
     sender, receiver = Link(1, window=window), Link(2)
-    with closing(Shaper(profile, broker.host, broker.port, seed)) as shaper:
+    with closing(started(Shaper(profile, broker.host, broker.port, seed))) as shaper:
         board = MqttTransport(broker.host, shaper.port, "goodput-board")
         server = MqttTransport(broker.host, broker.port, "goodput-server")
         board.subscribe("goodput/down")
@@ -133,7 +138,7 @@ def measure(folder, broker, options, show):
         for seed in range(options.rounds):
             for ahead, found in rates.items():
                 run_dir = folder / f"{name}-{seed}-{ahead}"
-                with closing(Shaper(profile, broker.host, broker.port, seed)) as shaper:
+                with closing(started(Shaper(profile, broker.host, broker.port, seed))) as shaper:
                     found.append(steps_per_s(folder, trial, run_dir, shaper.port, ahead))
         show(
             link=name,

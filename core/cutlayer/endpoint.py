@@ -189,6 +189,12 @@ class Endpoint:
             self._flush(device)  # acknowledgements that were held while messages waited
         return message
 
+    def expect_no_answers(self) -> None:
+        """Acknowledge what arrived, now: for a while there will be neither an answer of ours nor a `pump`."""
+        for device, session in self._sessions.items():
+            session.expect_no_answer()
+            self._flush(device)
+
     def await_room(self, device: str, patience_s: float) -> Message | None:
         """Wait until what was said last is under way, and at most a window of it: who speaks on is not far ahead.
 

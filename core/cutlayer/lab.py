@@ -3,8 +3,8 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -33,7 +33,7 @@ def lab(
     samples = _samples(data or trial_file.parent, trial.devices)
     path = run_dir or free_run_dir(Path("runs"), trial.name)
     inputs = path / "inputs"
-    if inputs.exists():
+    if inputs.exists() or (path / "events.jsonl").exists():
         raise UserError(f"{path} already holds a run: give another --run-dir")
     inputs.mkdir(parents=True)
     with start_broker(inputs) as broker:
@@ -69,15 +69,20 @@ def run_lab(
     console.print(f"broker      {broker.kind} on {broker.host}:{broker.port}")
     (run_dir / "links.json").write_bytes(msgspec.json.format(msgspec.json.encode(links)) + b"\n")
     _export(console, trial_file, bundle)
-    with _shaped(links, broker, seed) as ports:
-        devices = []
-        try:
-            for name, file in samples.items():
-                address = f"{broker.host}:{ports.get(name, broker.port)}"
-                devices.append(_start_device(console, name, bundle, address, file, inputs))
-            _serve(console, trial_file, run_dir, broker, dict(zip(samples, devices, strict=True)), as_json)
-        finally:
-            stop(devices)
+    with ExitStack() as stack:
+        shapers = {
+            name: stack.enter_context(closing(Shaper(link, broker.host, broker.port, seed + 2 * number)))
+            for number, (name, link) in enumerate(links.items())
+        }
+        processes: list[_Process] = []
+        stack.callback(lambda: stop(list(reversed(processes))))
+        for name, file in samples.items():
+            port = shapers[name].port if name in shapers else broker.port
+            processes.append(_start_device(console, name, bundle, f"{broker.host}:{port}", file, inputs))
+        processes.append(_start_server(console, trial_file, run_dir, broker, as_json))
+        for shaper in shapers.values():  # threads, so after the last fork
+            shaper.start()
+        _await_end(processes[-1], processes[:-1], run_dir)
 
 
 def _samples(folder: Path, devices: Sequence[str]) -> dict[str, Path]:
@@ -89,16 +94,6 @@ def _samples(folder: Path, devices: Sequence[str]) -> dict[str, Path]:
         if found[name] == folder:
             raise UserError(f"--data {folder}: has no samples of {name}: put them at {choices[0]} or {choices[1]}/")
     return found
-
-
-@contextmanager
-def _shaped(links: Mapping[str, Link], broker: Broker, seed: int) -> Iterator[dict[str, int]]:
-    """Ports through which devices reach the broker over their links."""
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(closing(Shaper(link, broker.host, broker.port, seed + 2 * number))).port
-            for number, (name, link) in enumerate(links.items())
-        }
 
 
 def _export(console: Console, trial: Path, bundle: Path) -> None:
@@ -119,26 +114,33 @@ def _start_device(console: Console, name: str, bundle: Path, broker: str, sample
     return start(command, log)
 
 
-def _serve(
-    console: Console, trial: Path, run_dir: Path, broker: Broker, devices: Mapping[str, _Process], as_json: bool
-) -> None:
-    """Run the server in the foreground; once a device has failed it does not wait for it for long."""
+def _start_server(console: Console, trial: Path, run_dir: Path, broker: Broker, as_json: bool) -> _Process:
+    """In the foreground: what it prints is seen."""
     command = [sys.executable, "-m", "cutlayer", "serve", str(trial), "--run-dir", str(run_dir), "--threads", "1"]
     command += ["--broker", f"{broker.host}:{broker.port}"]
     console.print(f"server      {_shown(command)}", soft_wrap=True)
-    server = start([*command, *(["--json"] if as_json else [])])
+    return start([*command, *(["--json"] if as_json else [])])
+
+
+def _await_end(server: _Process, devices: Sequence[_Process], run_dir: Path) -> None:
+    """Until the server ends. A device that fails while it still gathers them would be waited for in vain."""
     try:
         while server.poll() is None:
-            if any(device.poll() for device in devices.values()):
+            failed = [device for device in devices if device.poll()]
+            if failed and (len(failed) == len(devices) or not _has_begun(run_dir)):
                 server.wait(timeout=_LAST_WORDS_S)
             time.sleep(0.05)
     except subprocess.TimeoutExpired:
-        pass
-    finally:
         stop([server])
     if server.returncode:
-        logs = ", ".join(str(run_dir / "inputs" / f"{name}.log") for name in devices)
-        raise CutlayerError(f"the server ended with status {server.returncode}; the devices' logs: {logs}")
+        raise CutlayerError(
+            f"the server ended with status {server.returncode}; the devices' logs are in {run_dir / 'inputs'}"
+        )
+
+
+def _has_begun(run_dir: Path) -> bool:
+    events = run_dir / "events.jsonl"
+    return events.exists() and events.stat().st_size > 0
 
 
 def _shown(command: list[str]) -> str:

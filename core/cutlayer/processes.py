@@ -23,7 +23,7 @@ def start(command: Sequence[str], log: Path | None = None) -> "subprocess.Popen[
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
-            preexec_fn=_detach,  # noqa: PLW1509 (we have no threads)
+            preexec_fn=_detach,  # noqa: PLW1509 (who calls has no threads yet)
         )
     finally:
         if output is not None:

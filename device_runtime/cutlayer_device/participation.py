@@ -43,8 +43,6 @@ __all__ = ["Board", "Participation", "TrialFailed"]
 
 _T = TypeVar("_T")
 _FOREVER = float("inf")
-_PATIENCES = 2
-"""The server waits one patience for other devices before it answers us."""
 _log = logging.getLogger(__name__)
 
 
@@ -102,7 +100,7 @@ class Participation:
     def _take_part(self) -> str:
         assignment: Assignment | None = None
         while True:
-            message = self._hear(_FOREVER)
+            message = self._hear()
             match message.header:
                 case Assignment() as assignment:
                     self._take_up(assignment)
@@ -150,7 +148,7 @@ class Participation:
             if exchanges:
                 self._update(assignment, Position(begin.epoch, steps), z.shape)
             else:
-                self._pause(assignment)
+                self._pause()
         end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
         self._say(end, encode_weights(engine.weights()))
         _log.info("epoch %d: %d steps", begin.epoch + 1, steps)
@@ -159,13 +157,10 @@ class Participation:
         with self._phases("load"):
             return next(batches, None)
 
-    def _pause(self, assignment: Assignment) -> None:
+    def _pause(self) -> None:
         """Let the network catch up, so that what waits to be sent does not fill the memory."""
         with self._phases("network"):
-            message = self._patiently(
-                lambda patience_s: self._endpoint.await_room(self._birth.device, patience_s),
-                _PATIENCES * assignment.patience_s,
-            )
+            message = self._patiently(lambda patience_s: self._endpoint.await_room(self._birth.device, patience_s))
         if message is not None:
             assert isinstance(message.header, End), "the session lets nothing else through"
             raise TrialFailed(self._leave(message.header))
@@ -174,7 +169,7 @@ class Participation:
         """The second half of a step, after which the device stands at ``position``."""
         phases, board = self._phases, self._board
         began = time.perf_counter()
-        reply = self._hear(_PATIENCES * assignment.patience_s)
+        reply = self._hear()
         waited_s = time.perf_counter() - began
         if isinstance(reply.header, End):
             raise TrialFailed(self._leave(reply.header))
@@ -192,16 +187,14 @@ class Participation:
     def _say(self, header: Header, payload: Payload = b"") -> None:
         self._endpoint.send(self._birth.device, header, payload)
 
-    def _hear(self, patience_s: float) -> Message:
+    def _hear(self) -> Message:
         """The server's next message. Raises as `_patiently`."""
-        return self._patiently(lambda limit: self._endpoint.expect(self._birth.device, limit), patience_s)
+        return self._patiently(lambda limit: self._endpoint.expect(self._birth.device, limit))
 
-    def _patiently(self, wait: Callable[[float], _T], patience_s: float) -> _T:
-        """Wait for the server; while it is offline, no longer than the trial's patience.
+    def _patiently(self, wait: Callable[[float], _T]) -> _T:
+        """Wait for the server, given how long: while it is offline no longer than the trial's patience.
 
-        Args:
-            wait: given how long.
-            patience_s: how long while it is online.
+        While it is online it decides about patience: it may wait for another device, and tells us if it gives us up.
 
         Raises:
             PeerLost: it does not come.
@@ -209,15 +202,12 @@ class Participation:
         """
         while True:
             try:
-                limit = patience_s if self._server_online else min(patience_s, self._patience_s)
-                return wait(limit)
+                return wait(_FOREVER if self._server_online else self._patience_s)
             except _ServerMoved:
                 continue
             except PeerLost as error:
-                why = str(error) if self._server_online else "the server left without ending the trial"
-                if self._rejoins:
-                    raise PeerStartedAnew(why) from error
-                raise PeerLost(why) from error
+                why = "the server left without ending the trial"
+                raise (PeerStartedAnew if self._rejoins else PeerLost)(why) from error
 
     def _leave(self, end: End) -> str:
         self._leaving = True
@@ -229,7 +219,8 @@ class Participation:
 
     def _meet_server(self, presence: Presence) -> None:
         """Answer a server that is there, and notice when it goes and comes back; what an earlier one left means nothing."""
-        if presence.over and presence.run == self._board.states.run and not self._leaving:
+        ours = presence.run == self._board.states.run or presence.epoch == self._server_epoch
+        if presence.over and ours and not self._leaving:
             raise _Over(presence.over)
         if presence.serves:  # it answers queries, and would have us forget what we hold of a training
             _log.warning("the server of the trial %r answers queries; waiting for one that trains", self._birth.trial)

@@ -11,7 +11,7 @@ from torch import nn
 from cutlayer import data
 from cutlayer.bundle import Client
 from cutlayer.chunks import MAX_MESSAGE_BYTES
-from cutlayer.errors import UserError
+from cutlayer.errors import RemoteError, UserError
 from cutlayer.messages import Presence
 from cutlayer.trial import Trial
 
@@ -50,7 +50,7 @@ def check_last_batches(trial: Trial, client: Client, server: nn.Module, devices:
     """Whether the server-side half can train on what remains for the last batch of each device: BatchNorm may not.
 
     Raises:
-        UserError: names the key, the device and the batch.
+        RemoteError: names the key, the device and the batch; the others can go on without that device.
     """
     batch = trial.data.batch_size
     last = {name: (each.samples - 1) % batch + 1 for name, each in devices.items()}
@@ -61,10 +61,12 @@ def check_last_batches(trial: Trial, client: Client, server: nn.Module, devices:
                 trained(torch.zeros(size, *client.smashed.shape))
         except (RuntimeError, ValueError) as error:
             name = next(name for name, found in last.items() if found == size)
-            raise UserError(
+            refusal = RemoteError(
                 f"data.batch_size: found {batch}, which leaves {size} of the {devices[name].samples} samples of {name} for "
                 f"its last batch, on which the server-side model cannot train: {error}"
-            ) from error
+            )
+            refusal.device = name
+            raise refusal from error
 
 
 def _check_sizes(trial: Trial, client: Client) -> None:

@@ -177,6 +177,7 @@ class Coordinator:
                 return f"test accuracy {done.test_accuracy:.1%} reached the target of {trial.target_accuracy:.1%}"
             state = Round(state.epoch + 1, weights)
             if state.epoch < trial.epochs:
+                trainer.take_in(state.epoch)
                 trainer.start(state)
         return f"all {trial.epochs} epochs are done"
 

@@ -87,13 +87,15 @@ class Fleet:
         self._transport.subscribe(topics.every_up(self._trial.name))
         self._transport.subscribe(topics.every_state(self._trial.name))
         reported: list[str] | None = None
+        enough_since = float("inf")
         while True:
             missing = [name for name in self.listed if name not in self._online]
             if missing != reported:
                 report(missing)
-                reported, changed_at = missing, time.monotonic()
+                reported = missing
             enough = len(self.listed) - len(missing) >= self._least
-            if not missing or (enough and time.monotonic() > changed_at + self._trial.patience_s):
+            enough_since = min(enough_since, time.monotonic()) if enough else float("inf")
+            if not missing or time.monotonic() > enough_since + self._trial.patience_s:
                 break
             self._serve_on(lambda: self.endpoint.pump(1.0))
         for name in missing:
@@ -114,18 +116,27 @@ class Fleet:
         for name in self.devices:
             self.say(name, assignment_of(self._trial, name, run, positions.get(name)))
 
-    def take_in(self) -> dict[str, Presence]:
+    def take_in(self, samples: Mapping[str, int]) -> dict[str, Presence]:
         """Let those take part that came since the training began; returns their births.
 
         Those that were released and did not come are told so again: they may wait for us, idle.
+
+        Args:
+            samples: how many each device had that took part before; who has others now is refused.
         """
         for name in self.missing:
             self.endpoint.reset(name)
         self._catch_up()
         taken, self._joining = self._joining, {}
-        for name, presence in taken.items():
+        for name, presence in list(taken.items()):
             if name in self.devices:
                 self.release(name)
+            if samples.get(name, presence.samples) != presence.samples:
+                self._refuse(
+                    presence, f"it has {presence.samples} samples, it had {samples[name]}: give it the same --data"
+                )
+                del taken[name]
+                continue
             self._admitted[name] = presence
             self._online.add(name)
             self.devices = [each for each in self.listed if each in self.devices or each == name]

@@ -95,17 +95,21 @@ class Trainer:
         return checkpoint.round
 
     def start(self, state: Round) -> None:
-        """From now on, turns belong to this epoch; devices that came meanwhile take part in it."""
-        for name, presence in self._fleet.take_in().items():
-            self._forget(name)
-            joined = Joined(time_s=self._record.now(), epoch=state.epoch, device=name, samples=presence.samples)
-            self._record.write(joined)
+        """From now on, turns belong to this epoch."""
         self._round, self._steps = state, []
         self._mode = self._trial.schedule.decide(state.epoch, self.losses)
         self._started_s, self._traffic = self._record.now(), self._traffic_so_far()
 
+    def take_in(self, epoch: int) -> None:
+        """Let the devices that came since the training began take part from this epoch on."""
+        for name, presence in self._fleet.take_in(self._record.devices()).items():
+            self._forget(name)
+            joined = Joined(time_s=self._record.now(), epoch=epoch, device=name, samples=presence.samples)
+            self._record.write(joined)
+
     def end(self, evaluate: Callable[[], Evaluation]) -> EpochDone:
         """Close the books of the epoch, evaluate, and record both."""
+        self._fleet.endpoint.expect_no_answers()  # of ours, for as long as the evaluation takes
         duration_s, (up, down) = self._record.now() - self._started_s, self._traffic_so_far()
         samples = sum(step.samples for step in self._steps)
         test = evaluate()
@@ -150,13 +154,15 @@ class Trainer:
             RemoteError: a device sent what does not fit the model, or ended its pass as it must not.
             OSError: the checkpoint cannot be written.
         """
-        began = time.monotonic()  # of several that are gone, each is waited for since then
+        # Of several that are gone, each is waited for since then, without what we spent on others.
+        began = time.monotonic()
         due = began - self._kept_at_s >= self._trial.checkpoint_s
         for device in devices:
             with self._phases("wait"):
                 message = self._hear(device, began)
             if message is None:
                 continue
+            taken = time.monotonic()
             try:
                 if isinstance(message.header, Smashed):
                     self._train(device, message, keep=due)
@@ -165,6 +171,7 @@ class Trainer:
             except RemoteError as error:
                 error.device = device
                 raise
+            began += time.monotonic() - taken
         if due:
             passing = [device for device in devices if device in self.devices and device not in self._round.returned]
             self._keep([device for device in self.devices if device not in passing])

@@ -168,9 +168,46 @@ def test_a_repeated_message_is_acknowledged_again_and_not_delivered_again():
     receiver = Link(2)
     (chunk,) = split(b"hello", sender_epoch=7, message_id=0)
     assert receiver.receive(chunk.pack(), 0.0) == [b"hello"]
-    assert receiver.receive(chunk.pack(), 0.0) == []
-    (frame,) = receiver.frames_to_send(0.0)
-    assert [answer.kind for answer in parse_all(frame)] == [Kind.ACK, Kind.ACK]
+    for _ in range(2):
+        (frame,) = receiver.frames_to_send(0.0)
+        assert [answer.kind for answer in parse_all(frame)] == [Kind.ACK]
+        assert receiver.receive(chunk.pack(), 0.0) == []
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+@pytest.mark.parametrize("owed", [1, 7, 8, 9, 14, 16, 23])
+def test_however_many_acknowledgements_are_owed_all_of_them_are_read(owed, answers):
+    """They pile up while a receiver makes its peer pause, and the peer sends again on a new connection."""
+    asker, answerer = Link(1, window=30), Link(2)
+    for _ in range(owed):
+        asker.send(b"question")
+    answerer.holds_acknowledgements = True
+    for frame in asker.frames_to_send(0.0):
+        answerer.receive(frame, 0.0)
+    assert answerer.frames_to_send(0.0) == []
+    answerer.holds_acknowledgements = False
+    for _ in range(answers):
+        answerer.send(b"answer")
+    heard = [message for frame in answerer.frames_to_send(0.0) for message in asker.receive(frame, 0.0)]
+    assert heard == [b"answer"] * answers
+    assert asker.backlog == 0
+
+
+def test_a_late_answer_makes_the_next_acknowledgement_wait_for_none():
+    asker, answerer = Link(1), Link(2)
+    answerer._answers_at_once = True
+    asker.send(b"question")
+    answerer.receive(asker.frames_to_send(0.0)[0], 0.0)
+    answerer.send(b"answer")
+    assert len(answerer.frames_to_send(2.0)) == 1  # nobody looked at the clock meanwhile
+    asker.send(b"question")
+    answerer.receive(asker.frames_to_send(3.0)[0], 3.0)
+    assert len(answerer.frames_to_send(3.0)) == 1
+    answerer._answers_at_once = True
+    asker.send(b"question")
+    answerer.receive(asker.frames_to_send(4.0)[0], 4.0)
+    answerer.expect_no_answer()
+    assert len(answerer.frames_to_send(4.0)) == 1
 
 
 def test_an_acknowledgement_travels_with_the_answer_where_one_follows_at_once():

@@ -109,6 +109,11 @@ def test_a_link_with_a_mistake_is_refused_by_name(tmp_path, choice, text, messag
     assert message in str(refused.value)
 
 
+def started(shaper):
+    shaper.start()
+    return shaper
+
+
 class Echo:
     """A TCP server that sends back what it gets."""
 
@@ -153,7 +158,7 @@ def round_trip_s(connection, size):
 def test_real_bytes_take_the_time_of_the_link_and_arrive_whole(echo):
     link = Link(up_mbit_s=20, down_mbit_s=20, half_duplex=False, delay_ms=30)
     with (
-        closing(Shaper(link, "127.0.0.1", echo.port, seed=1)) as shaper,
+        closing(started(Shaper(link, "127.0.0.1", echo.port, seed=1))) as shaper,
         socket.create_connection(("127.0.0.1", shaper.port)) as connection,
     ):
         assert 0.06 <= round_trip_s(connection, 1) < 0.3
@@ -169,7 +174,7 @@ def is_closed(connection):
 
 
 def test_a_connection_to_nobody_is_closed(echo):
-    with closing(Shaper(FAST, "127.0.0.1", echo.port, seed=1)) as shaper:
+    with closing(started(Shaper(FAST, "127.0.0.1", echo.port, seed=1))) as shaper:
         echo.close()
         with socket.create_connection(("127.0.0.1", shaper.port)) as connection:
             assert is_closed(connection)
@@ -179,7 +184,7 @@ def test_a_connection_to_nobody_is_closed(echo):
 def test_a_long_outage_breaks_connections_and_refuses_new_ones(echo, monkeypatch):
     monkeypatch.setattr("cutlayer.links.shaper._GIVE_UP_S", 0.2)
     link = msgspec.structs.replace(FAST, outages_s=((0.2, 0.8),))
-    with closing(Shaper(link, "127.0.0.1", echo.port, seed=1)) as shaper:
+    with closing(started(Shaper(link, "127.0.0.1", echo.port, seed=1))) as shaper:
         for _ in range(2):
             with socket.create_connection(("127.0.0.1", shaper.port)) as connection:
                 assert is_closed(connection)
@@ -192,7 +197,7 @@ def test_a_message_that_takes_longer_than_the_keep_alive_gets_through(broker, as
     """As one packet it would never: the ping waits behind it, the client gives up, comes back and begins anew."""
     monkeypatch.setattr("cutlayer.transports.mqtt._KEEP_ALIVE_S", 2)
     slow = Link(up_mbit_s=4, down_mbit_s=4)
-    with closing(Shaper(slow, broker.host, broker.port, seed=1)) as shaper:
+    with closing(started(Shaper(slow, broker.host, broker.port, seed=1))) as shaper:
         server = MqttTransport(broker.host, broker.port, "slow-server")
         device = MqttTransport(broker.host, shaper.port, "slow-device")
         device.subscribe(down("slow", "x"))

@@ -156,3 +156,17 @@ def test_messages_travel_in_chunks_of_the_size_that_the_broker_takes(assignment)
     session.send(Message(assignment))
     assert {len(frame) <= 132 for frame in session.frames_to_send(0.0)} == {True}
     assert session.backlog > 1
+
+
+def test_large_messages_make_a_device_pause_sooner_and_are_bounded(pair, assignment, monkeypatch):
+    monkeypatch.setattr("cutlayer.session.session._ENOUGH_BYTES", 1000)
+    monkeypatch.setattr("cutlayer.session.session._MOST_BYTES", 2000)
+    streaming(pair, assignment)
+    large = [Message(smashed(step).header, bytes(900)) for step in range(3)]
+    for message in large[:2]:
+        pair.device.send(message)
+    pair.settle()
+    assert pair.device.backlog == 2  # more than enough
+    pair.device.send(large[2])
+    with pytest.raises(RemoteProtocolError, match="though 2 wait to be taken"):
+        take(pair.server, pair.device.frames_to_send(pair.now))

@@ -304,3 +304,13 @@ def test_a_flood_on_one_topic_leaves_room_for_the_others():
     assert [inbox.get(0.0).topic for _ in range(33)] == ["t/a/up"] * 32 + ["t/b/up"]
     assert inbox.get(0.0) is None
     assert inbox.put(Packet("t/a/up", b"x", 1, 0.0))
+
+
+def test_tensors_do_not_take_the_room_of_births(monkeypatch):
+    monkeypatch.setattr("cutlayer.transports.inbox._MOST_WAITING_BYTES", 1000)
+    inbox = Inbox()
+    assert inbox.put(Packet("t/a/up", bytes(1000), 1000, 0.0))
+    assert not inbox.put(Packet("t/b/up", b"x", 1, 0.0))
+    assert inbox.put(Packet("t/b/state", b"birth", 5, 0.0))
+    assert not inbox.put(Packet("t/a/state", bytes(1 << 13), 1 << 13, 0.0))
+    assert [inbox.get(0.0).topic for _ in range(2)] == ["t/a/up", "t/b/state"]

@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from cutlayer import data
-from cutlayer.errors import UserError
+from cutlayer.errors import RemoteError, UserError
 from cutlayer.messages import Presence
 from cutlayer_server.checks import check_last_batches
 from cutlayer_server.coordinator import Coordinator
@@ -66,15 +66,18 @@ class Normalised(nn.Module):
         return self.head(self.stem(x))
 
 
-def test_a_last_batch_on_which_the_server_cannot_train_is_the_users_mistake(trial, test_set):
+def test_a_last_batch_on_which_the_server_cannot_train_is_found_before_the_training(trial, test_set):
     model = msgspec.structs.replace(trial.model, factory=f"{__name__}:Normalised")
     changed = msgspec.structs.replace(trial, model=model)
     coordinator = Coordinator(changed, test_set)
     births = {name: Presence(device=name, online=True, epoch=1, samples=n) for name, n in (("a", 64), ("b", 65))}
     arguments = (changed, coordinator._client, coordinator._untrained.server)
     check_last_batches(*arguments, {"a": births["a"]})
-    with pytest.raises(UserError, match=r"data\.batch_size: found 32, which leaves 1 of the 65 samples of b"):
+    with pytest.raises(
+        RemoteError, match=r"data\.batch_size: found 32, which leaves 1 of the 65 samples of b"
+    ) as refused:
         check_last_batches(*arguments, births)
+    assert refused.value.device == "b"  # the others go on
 
 
 def test_a_good_trial_passes(trial, test_set):

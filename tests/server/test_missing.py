@@ -3,6 +3,7 @@
 import threading
 import time
 
+import msgspec
 import pytest
 
 from cutlayer import data
@@ -12,6 +13,7 @@ from cutlayer.events import EpochDone, Joined, Missed
 from cutlayer.record import Record, read_run
 from cutlayer.transports import MemoryBroker
 from cutlayer_server.coordinator import Coordinator
+from cutlayer_server.server_model import ServerModel
 from harness import Board, MortalTransport, digits_trial, shares
 
 EPOCHS = 12
@@ -187,6 +189,55 @@ def test_a_board_that_lost_its_card_begins_anew_where_others_would_be_sent_back(
     assert run.summary.ok
     assert run.summary.resumed == 1
     assert missed(run) == [("board-2",)] * 3
+
+
+def test_one_that_comes_between_gathering_and_the_first_step_takes_part_from_the_next_epoch_on(
+    digits, tmp_path, monkeypatch
+):
+    def and_meanwhile(*_):
+        board = lab.start("board-2")
+        until(lambda: board.transport is not None)
+        time.sleep(1.0)
+
+    monkeypatch.setattr("cutlayer_server.coordinator.check_last_batches", and_meanwhile)
+    lab = Lab(digits, trial_of(digits, epochs=3), tmp_path)
+    lab.start("board-1")
+    run = lab.end()
+    assert lab.error is None
+    assert missed(run) == [("board-2",), (), ()]
+
+
+def test_one_that_comes_back_with_other_samples_is_refused(digits, tmp_path):
+    lab = Lab(digits, trial_of(digits, epochs=8, patience_s=3.0), tmp_path)
+    lab.start("board-1")
+    board = lab.start("board-2", deaths=(60,))
+    lab.reach(1)
+    board._birth = msgspec.structs.replace(board._birth, samples=300)
+    lab.before_the_last = lambda: until(lambda: not isinstance(board.transport, MortalTransport)) or time.sleep(1.0)
+    run = lab.end()
+    assert lab.error is None
+    assert run.summary.ok
+    assert "it has 300 samples, it had 718: give it the same --data" in str(board.outcome)
+
+
+def test_a_server_that_computes_for_longer_than_its_patience_loses_nobody(digits, tmp_path, monkeypatch):
+    """What it spends on one device's batch is not another's silence."""
+    step = ServerModel.step
+
+    def slow(self, smashed, labels):
+        time.sleep(0.4)
+        return step(self, smashed, labels)
+
+    monkeypatch.setattr(ServerModel, "step", slow)
+    trial = trial_of(digits, aggregation=SplitFed(), epochs=1, patience_s=0.5)
+    lab = Lab(
+        digits, msgspec.structs.replace(trial, data=msgspec.structs.replace(trial.data, batch_size=256)), tmp_path
+    )
+    lab.start("board-1")
+    lab.start("board-2")
+    run = lab.end()
+    assert lab.error is None
+    assert (missed(run), run.summary.steps) == ([()], 6)
 
 
 def new_card_each_life(board, folder):

@@ -23,9 +23,10 @@ _GIVE_UP_S = 15.0
 
 
 class Shaper:
-    """Carries connections from a port of its own to a broker over one link, in a thread of its own.
+    """Carries connections from a port of its own to a broker over one link.
 
-    It ends TCP on both sides, so what TCP itself makes of loss is part of the profile, as stalls.
+    It ends TCP on both sides, so what TCP itself makes of loss is part of the profile, as stalls. It listens at once, and
+    carries from `start` on, in a thread of its own: who forks processes does so before.
 
     Args:
         link: what the way is like; all connections share it, like those of one device.
@@ -35,23 +36,30 @@ class Shaper:
 
     def __init__(self, link: Link, host: str, port: int, seed: int) -> None:
         self._air, self._link, self._target = Air(link, seed), link, (host, port)
-        self._began = time.monotonic()
         self._ends: set[asyncio.StreamWriter] = set()
         self._ways: set[asyncio.Future[None]] = set()
+        self._began = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._server: asyncio.Server = self._call(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self._outages = asyncio.run_coroutine_threadsafe(self._break_in_outages(), self._loop)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
         """Where it listens, on the loopback interface."""
+
+    def start(self) -> None:
+        """Carry from now on; stalls and outages count from here."""
+        self._began = time.monotonic()
+        self._thread.start()
+        self._server: asyncio.Server = self._call(asyncio.start_server(self._accept, sock=self._socket))
+        self._outages = asyncio.run_coroutine_threadsafe(self._break_in_outages(), self._loop)
 
     def close(self) -> None:
         """Break all connections and end."""
-        self._outages.cancel()
-        self._call(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        if self._began:
+            self._outages.cancel()
+            self._call(self._stop())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._socket.close()
         self._loop.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

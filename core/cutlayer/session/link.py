@@ -51,8 +51,8 @@ class Link:
     round trip (RFC 6298), doubles each time, and shrinks only with a chunk that was sent once (Karn's rule): a link
     that is merely slow is not filled with copies.
 
-    An acknowledgement travels with the next chunk of ours if one is likely to follow at once (RFC 1122, 4.2.3.2): it was
-    so the last time. That halves the packets of a conversation in which every message has an answer.
+    An acknowledgement travels with the next chunk of ours if one is likely to follow at once (RFC 1122, 4.2.3.2), as it did
+    the last time. That halves the packets of a conversation in which every message has an answer.
 
     Args:
         sender_epoch: random 64-bit number of this process.
@@ -70,7 +70,7 @@ class Link:
         self._waiting: deque[Chunk] = deque()
         self._in_flight: dict[tuple[int, int], _InFlight] = {}  # in the order in which they were last sent
         self._frames_sent = 0
-        self._acknowledgements: deque[bytes] = deque()
+        self._acknowledgements: dict[bytes, None] = {}  # in order; a repeated chunk is owed no second one
         self._owed_since, self._answers_at_once = 0.0, False
         self._round_trip_s = 0.0
         self._timeout_s = _SHORTEST_TIMEOUT_S
@@ -115,27 +115,28 @@ class Link:
     def frames_to_send(self, now: float) -> list[bytes]:
         """Frames to publish now: acknowledgements first, then chunks to be repeated, then new ones."""
         frames = self._chunks_to_send(now)
-        if not self._acknowledgements or self.holds_acknowledgements:
-            self._answers_at_once |= bool(frames) and now <= self._owed_since + _ANSWER_S
-            return frames
+        owed = self._acknowledgements and not self.holds_acknowledgements
         if frames:
-            self._answers_at_once = True
-        elif now < self._owed_until():
+            self._answers_at_once = now <= self._owed_since + _ANSWER_S
+        elif owed and now < self._owed_until():
             return []
-        elif now > self._owed_since:
+        elif owed and now > self._owed_since:
             self._answers_at_once = False
-        while len(self._acknowledgements) > MOST_WITHOUT_BODY - 1:
-            frames.insert(0, self._take_acknowledgements())
-        first = self._take_acknowledgements()
-        return [first + frames[0], *frames[1:]] if frames else [first]
+        if not owed:
+            return frames
+        acknowledgements = list(self._acknowledgements)
+        self._acknowledgements.clear()
+        groups = range(0, len(acknowledgements), MOST_WITHOUT_BODY)
+        alone = [b"".join(acknowledgements[start : start + MOST_WITHOUT_BODY]) for start in groups]
+        return [*alone[:-1], alone[-1] + frames[0], *frames[1:]] if frames else alone
+
+    def expect_no_answer(self) -> None:
+        """Acknowledgements owed now are due: there will be no answer for a while."""
+        self._answers_at_once = False
 
     def _owed_until(self) -> float:
         """When acknowledgements go without an answer of ours: at once between the chunks of a message."""
         return self._owed_since + _ANSWER_S if self._answers_at_once and not self._partial else self._owed_since
-
-    def _take_acknowledgements(self) -> bytes:
-        some = min(len(self._acknowledgements), MOST_WITHOUT_BODY)
-        return b"".join(self._acknowledgements.popleft() for _ in range(some))
 
     def _chunks_to_send(self, now: float) -> list[bytes]:
         frames: list[bytes] = []
@@ -187,7 +188,7 @@ class Link:
             new, messages = self._assemble(chunk)
         if not self._acknowledgements:
             self._owed_since = now
-        self._acknowledgements.append(chunk.acknowledgement().pack())
+        self._acknowledgements[chunk.acknowledgement().pack()] = None
         return new, messages
 
     def _assemble(self, chunk: Chunk) -> tuple[bool, list[bytes]]:

@@ -4,7 +4,7 @@ from collections import deque
 
 import msgspec
 
-from cutlayer.chunks import CHUNK_BYTES
+from cutlayer.chunks import CHUNK_BYTES, MAX_MESSAGE_BYTES
 from cutlayer.errors import RemoteProtocolError
 from cutlayer.messages import Message, decode, encode
 from cutlayer.session.conversation import Conversation, Role, State
@@ -12,9 +12,9 @@ from cutlayer.session.link import Link
 
 __all__ = ["Session"]
 
-_ENOUGH_WAITING = 4
-"""Messages that nobody has taken yet; with so many the peer is made to pause."""
-_MOST_WAITING = 16
+_ENOUGH_WAITING, _ENOUGH_BYTES = 4, 16 << 20
+"""Messages that nobody has taken yet; with so many, or so large ones, the peer is made to pause."""
+_MOST_WAITING, _MOST_BYTES = 16, 2 * MAX_MESSAGE_BYTES
 """A peer that does not pause has filled its window of 4 chunks by then three times over."""
 _IDLE_FRAMES, _IDLE_SHARE = 1000, 0.9
 """A peer of which so many frames, and this share of all since the last message, brought nothing floods us."""
@@ -39,7 +39,7 @@ class Session:
         self._conversation = Conversation(role)
         self._trial, self._device = trial, device
         self._link = Link(sender_epoch, peer_epoch, chunk_bytes)
-        self._taken, self._idle = 0, 0
+        self._taken, self._idle, self._waiting_bytes = 0, 0, 0
         self._events: deque[Message] = deque()
 
     def send(self, message: Message) -> None:
@@ -66,17 +66,21 @@ class Session:
             if stamp != (self._trial, self._device):
                 raise RemoteProtocolError(f"a message for trial and device {stamp} on the topic of {self._device!r}")
             self._conversation.heard(message.header)
-            if len(self._events) >= _MOST_WAITING:
-                raise RemoteProtocolError(f"sent message after message, though {_MOST_WAITING} wait to be taken")
+            if len(self._events) >= _MOST_WAITING or (self._events and self._waiting_bytes + len(data) > _MOST_BYTES):
+                raise RemoteProtocolError(f"sent message after message, though {len(self._events)} wait to be taken")
             self._events.append(message)
+            self._waiting_bytes += len(message.payload)
             self._taken, self._idle = self._link.frames_taken, self._link.frames_idle
-        self._link.holds_acknowledgements = len(self._events) >= _ENOUGH_WAITING
+        self._hold()
         return len(self._events) > waiting
 
     def next_event(self) -> Message | None:
         """The oldest message that was received and not yet taken."""
-        message = self._events.popleft() if self._events else None
-        self._link.holds_acknowledgements = len(self._events) >= _ENOUGH_WAITING
+        if not self._events:
+            return None
+        message = self._events.popleft()
+        self._waiting_bytes -= len(message.payload)
+        self._hold()
         return message
 
     def frames_to_send(self, now: float) -> list[bytes]:
@@ -100,6 +104,14 @@ class Session:
     def backlog(self) -> int:
         """Chunks that the peer has not acknowledged yet."""
         return self._link.backlog
+
+    def expect_no_answer(self) -> None:
+        """Acknowledgements shall not wait for an answer of ours now."""
+        self._link.expect_no_answer()
+
+    def _hold(self) -> None:
+        enough = len(self._events) >= _ENOUGH_WAITING or self._waiting_bytes >= _ENOUGH_BYTES
+        self._link.holds_acknowledgements = enough
 
     def _bound_flood(self) -> None:
         """Frames of which nearly none brings anything come from no device of ours. Raises `RemoteProtocolError`."""

@@ -13,32 +13,34 @@ _MOST_BYTES = 1 << 18
 _MOST_A_TOPIC = 32
 """A peer with a window of 4 chunks, which acknowledges 4 of ours, has no more under way."""
 _MOST_WAITING_BYTES = 1 << 28
-_BIRTHS, _MOST_BIRTHS = ("/state", "/control"), 4096
-"""Births and wills are not sent again, so more of them may wait."""
+_BIRTHS, _MOST_BIRTH_BYTES, _MOST_WAITING_BIRTH_BYTES = ("/state", "/control"), 1 << 12, 1 << 26
+"""Births and wills are not sent again. They are small, and tensors do not take their room."""
 
 
 class Inbox:
     """A queue between the thread of the socket and ours.
 
-    Invariant: who floods a topic fills no memory, and loses only packets of that topic. What is dropped was lost, as QoS 0
-    allows, and will be sent again.
+    Invariant: who floods a topic fills no memory, and loses only packets of that topic, as long as few do. What is dropped
+    was lost, as QoS 0 allows, and will be sent again.
     """
 
     def __init__(self) -> None:
         self._packets: queue.SimpleQueue[Packet] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: Counter[str] = Counter()
-        self._bytes = 0
+        self._bytes = {True: 0, False: 0}  # of births, and of the others
 
     def put(self, packet: Packet) -> bool:
         """Take a packet in; tells whether there was room for it."""
-        size = len(packet.payload)
-        most = _MOST_BIRTHS if packet.topic.endswith(_BIRTHS) else _MOST_A_TOPIC
+        size, birth = len(packet.payload), packet.topic.endswith(_BIRTHS)
+        most = _MOST_BIRTH_BYTES if birth else _MOST_BYTES
+        most_waiting = _MOST_WAITING_BIRTH_BYTES if birth else _MOST_WAITING_BYTES
         with self._lock:
-            if size > _MOST_BYTES or self._waiting[packet.topic] >= most or self._bytes + size > _MOST_WAITING_BYTES:
+            full = self._waiting[packet.topic] >= _MOST_A_TOPIC or self._bytes[birth] + size > most_waiting
+            if size > most or full:
                 return False
             self._waiting[packet.topic] += 1
-            self._bytes += size
+            self._bytes[birth] += size
         self._packets.put(packet)
         return True
 
@@ -49,7 +51,7 @@ class Inbox:
         except queue.Empty:
             return None
         with self._lock:
-            self._bytes -= len(packet.payload)
+            self._bytes[packet.topic.endswith(_BIRTHS)] -= len(packet.payload)
             self._waiting[packet.topic] -= 1
             if not self._waiting[packet.topic]:
                 del self._waiting[packet.topic]
