@@ -84,6 +84,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(tmp_path, how):
     wait_for(lambda: not any(each.is_running() and each.status() != "zombie" for each in processes), 10.0)
 
 
+@pytest.mark.slow
 def test_a_board_that_is_killed_is_named_by_the_server(tmp_path):
     run_dir = tmp_path / "demo"
     running = demo(run_dir)

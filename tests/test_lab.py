@@ -31,6 +31,7 @@ def short(digits, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_trial_over_a_bad_link_says_where_its_time_went(short):
     done = trial_run(short, "--link", "wifi-good", "--link", "board-2=wifi-power-save", "--run-dir", "run", "--json")
     assert done.returncode == 0, done.stderr

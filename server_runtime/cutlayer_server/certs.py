@@ -48,6 +48,8 @@ acl_file {folder}/acl
 persistence false
 # Without this, every second small packet waits 40 ms for the acknowledgement of the first.
 set_tcp_nodelay true
+# With many boards more than the 1000 packets of the default wait for the server at times; what is dropped is sent again.
+max_queued_messages 10000
 """
 _ACL = """\
 # A device writes and reads its own topics, and reads what the server tells all.

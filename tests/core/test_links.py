@@ -193,6 +193,7 @@ def test_a_long_outage_breaks_connections_and_refuses_new_ones(echo, monkeypatch
             assert round_trip_s(connection, 1000) < 1.0
 
 
+@pytest.mark.slow
 def test_a_message_that_takes_longer_than_the_keep_alive_gets_through(broker, assignment, monkeypatch):
     """As one packet it would never: the ping waits behind it, the client gives up, comes back and begins anew."""
     monkeypatch.setattr("cutlayer.transports.mqtt._KEEP_ALIVE_S", 2)

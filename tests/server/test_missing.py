@@ -129,6 +129,7 @@ def test_one_that_is_cut_off_is_missed_and_comes_back_by_itself(digits, tmp_path
     assert run.summary.resumed == 0
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_and_started_again_sends_nobody_back(digits, tmp_path):
     lab = Lab(digits, trial_of(digits, epochs=15, patience_s=3.0), tmp_path)
     lab.start("board-1")
@@ -143,6 +144,7 @@ def test_one_that_is_killed_and_started_again_sends_nobody_back(digits, tmp_path
     assert missed(run)[-1] == ()
 
 
+@pytest.mark.slow
 def test_several_that_are_gone_are_waited_for_together(digits, tmp_path):
     trial = trial_of(digits, aggregation=SplitFed(), epochs=3, patience_s=1.5)
     lab = Lab(digits, trial, tmp_path, Gate("none"))
@@ -175,6 +177,7 @@ def test_a_server_that_goes_on_waits_no_longer_for_the_missing_than_at_the_begin
     assert run.summary.ok
 
 
+@pytest.mark.slow
 def test_a_board_that_lost_its_card_begins_anew_where_others_would_be_sent_back(digits, tmp_path):
     """Its server goes on from a checkpoint that the board can no longer follow."""
     trial = trial_of(digits, epochs=3, checkpoint_s=0.0, patience_s=3.0)
@@ -207,6 +210,7 @@ def test_one_that_comes_between_gathering_and_the_first_step_takes_part_from_the
     assert missed(run) == [("board-2",), (), ()]
 
 
+@pytest.mark.slow
 def test_one_that_comes_back_with_other_samples_is_refused(digits, tmp_path):
     lab = Lab(digits, trial_of(digits, epochs=8, patience_s=3.0), tmp_path)
     lab.start("board-1")
@@ -220,6 +224,7 @@ def test_one_that_comes_back_with_other_samples_is_refused(digits, tmp_path):
     assert "it has 300 samples, it had 718: give it the same --data" in str(board.outcome)
 
 
+@pytest.mark.slow
 def test_a_server_that_computes_for_longer_than_its_patience_loses_nobody(digits, tmp_path, monkeypatch):
     """What it spends on one device's batch is not another's silence."""
     step = ServerModel.step

@@ -7,10 +7,9 @@ from safetensors.torch import load_file
 from cutlayer import data
 from cutlayer.errors import UserError
 from cutlayer.events import ClientPass, Ended, EpochDone, Started, Step
-from cutlayer.record import Record, read_run
+from cutlayer.record import Record, free_run_dir, read_run
 from cutlayer.transports import MemoryBroker
 from cutlayer_cut import build_model
-from cutlayer_server.cli import free_run_dir
 from cutlayer_server.server_model import evaluate
 from harness import digits_trial, run_trial, shares
 
@@ -63,7 +62,7 @@ def test_phases_are_recorded_and_never_exceed_the_time_that_passed(counted):
         assert set(done.phases_s) - {"checkpoint"} == {"wait", "decode", "train", "encode", "send"}
         assert 0 < sum(done.phases_s.values()) <= done.duration_s
     for each in run.all(ClientPass):
-        assert set(each.phases_s) == {"forward", "encode", "send", "wait", "decode", "backward"}
+        assert set(each.phases_s) == {"load", "forward", "encode", "send", "network", "server", "decode", "backward"}
 
 
 def test_the_saved_model_is_the_users_own_and_as_good_as_the_record_says(counted, digits, trial):

@@ -75,7 +75,7 @@ def undisturbed(request, digits, tmp_path_factory):
 @CHECKPOINTS
 def test_a_device_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
     trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=checkpoint_s)
-    run = disturbed(digits, trial, tmp_path / "run", board_1=(60, 50), board_2=(40,))
+    run = disturbed(digits, trial, tmp_path / "run", board_1=(30, 25), board_2=(20,))
     same(run, undisturbed[1])
     assert run.summary.resumed >= 2
 
@@ -83,7 +83,7 @@ def test_a_device_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
 @CHECKPOINTS
 def test_a_server_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
     trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=checkpoint_s)
-    run = disturbed(digits, trial, tmp_path / "run", server_deaths=(40, 100, 60))
+    run = disturbed(digits, trial, tmp_path / "run", server_deaths=(20, 50, 30))
     same(run, undisturbed[1])
     assert run.summary.resumed == 3
 
