@@ -67,7 +67,8 @@ def run_lab(
     inputs = run_dir / "inputs"
     bundle = inputs / "client.bundle"
     console.print(f"broker      {broker.kind} on {broker.host}:{broker.port}")
-    (run_dir / "links.json").write_bytes(msgspec.json.format(msgspec.json.encode(links)) + b"\n")
+    if links:
+        (run_dir / "links.json").write_bytes(msgspec.json.format(msgspec.json.encode(links)) + b"\n")
     _export(console, trial_file, bundle)
     with ExitStack() as stack:
         shapers = {

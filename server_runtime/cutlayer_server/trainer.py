@@ -4,12 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cutlayer.bundle import Client
 from cutlayer.codecs import Payload
-from cutlayer.errors import CodecError, CutlayerError, PeerLost, RemoteError
+from cutlayer.errors import CutlayerError, PeerLost, RemoteError
 from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Step
 from cutlayer.messages import (
     Begin,
@@ -20,7 +17,6 @@ from cutlayer.messages import (
     Smashed,
     Tensor,
     Weights,
-    decode_weights,
     encode_weights,
 )
 from cutlayer.phases import Phases
@@ -29,14 +25,11 @@ from cutlayer.schedules import Mode
 from cutlayer.trial import Trial
 from cutlayer_server.checkpoints import Books, Checkpoint, Checkpoints
 from cutlayer_server.fleet import Fleet
+from cutlayer_server.intake import client_weights_of, smashed_data_of
 from cutlayer_server.rounds import Arrays, Round
 from cutlayer_server.server_model import Evaluation, ServerModel, StepResult
 
 __all__ = ["Trainer"]
-
-_MAX_PHASES = 32
-_LARGEST = 1e6
-"""No network works with greater numbers; a single batch of them would ruin the model for all."""
 
 
 class Trainer:
@@ -229,7 +222,7 @@ class Trainer:
         header = message.header
         assert isinstance(header, Smashed)
         with self._phases("decode"):
-            smashed, labels = self._decode(device, header, message.payload)
+            smashed, labels = smashed_data_of(self._trial, self._client, device, header, message.payload)
         try:
             with self._phases("train"):
                 result = self._model.step(smashed, labels)
@@ -257,42 +250,13 @@ class Trainer:
         self._note(device, header, len(message.payload), len(payload), result)
 
     def _finish(self, device: str, message: Message) -> Arrays:
-        """Take the client weights at the end of a pass. Raises `RemoteError` if they are not this client's."""
-        header = message.header
-        assert isinstance(header, Weights), "the session lets nothing else through"
-        weights = decode_weights(message.payload, like=self._round.weights)
-        if header.steps == 0:
-            raise RemoteError(f"{device} ended its pass without sending a batch")
-        floats = [array for array in weights.values() if np.issubdtype(array.dtype, np.floating) and array.size]
-        if not all(np.abs(array).max() <= _LARGEST for array in floats):
-            raise RemoteError(
-                f"{device} sent client weights that are not finite, or above {_LARGEST:g}: lower the client's learning rate"
-            )
-        phases = header.phases_s
-        if len(phases) > _MAX_PHASES or not all(math.isfinite(spent) and spent >= 0 for spent in phases.values()):
-            raise RemoteError(f"{device} sent times of its phases that cannot be")
+        """Take the client weights at the end of a pass. Raises `RemoteError` if they cannot be."""
+        weights, header = client_weights_of(device, message, self._round.weights), message.header
+        assert isinstance(header, Weights)
         epoch, steps, phases_s = header.epoch, header.steps, header.phases_s
         done = ClientPass(time_s=self._record.now(), epoch=epoch, device=device, steps=steps, phases_s=phases_s)
         self._record.write(done)
         return weights
-
-    def _decode(self, device: str, header: Smashed, payload: Payload) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
-        """Bounds first: codec, shape and labels must be this trial's before anything is decoded."""
-        codec, tensor = self._trial.codec.up, header.tensor
-        if tensor.codec != codec.id:
-            raise CodecError(f"{device} sent smashed data as {tensor.codec!r}, the trial uses {codec.id!r}")
-        samples, shape = tensor.shape[0], tensor.shape[1:]
-        if shape != self._client.smashed.shape or samples > self._trial.data.batch_size:
-            wanted = (f"up to {self._trial.data.batch_size}", *self._client.smashed.shape)
-            raise RemoteError(f"{device} sent smashed data of shape {tensor.shape}, expected {wanted}")
-        if len(header.labels) != 2 * samples:
-            raise RemoteError(f"{device} sent {len(header.labels)} bytes of labels for {samples} samples")
-        smashed = codec.decode(payload, tensor.params, tensor.shape)
-        if not np.abs(smashed).max() <= _LARGEST:  # this way round, since nothing compares with what is no number
-            raise RemoteError(
-                f"{device} sent smashed data that are not finite, or above {_LARGEST:g}: lower the client's learning rate"
-            )
-        return smashed, np.frombuffer(header.labels, "<u2")
 
     def _note(self, device: str, header: Smashed, up_bytes: int, down_bytes: int, result: StepResult) -> None:
         step = Step(

@@ -1,5 +1,6 @@
 """Memory and MQTT keep the same contract; MQTT is tried on a real mosquitto and on amqtt."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -315,3 +316,22 @@ def test_tensors_do_not_take_the_room_of_births(monkeypatch):
     assert inbox.put(Packet("t/b/state", b"birth", 5, 0.0))
     assert not inbox.put(Packet("t/a/state", bytes(1 << 13), 1 << 13, 0.0))
     assert [inbox.get(0.0).topic for _ in range(2)] == ["t/a/up", "t/b/state"]
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_half_open_is_noticed_and_replaced(tmp_path, monkeypatch):
+    """A broker that is frozen: its machine still acknowledges what TCP carries, and nobody answers."""
+    monkeypatch.setattr("cutlayer.transports.mqtt._KEEP_ALIVE_S", 2)
+    process, port = configured(tmp_path)
+    transport = MqttTransport("127.0.0.1", port, "half-open")
+    process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 15
+    while transport._client.is_connected():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGCONT)
+    while not transport.reconnections():
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.05)
+    transport.close()
+    stop([process])

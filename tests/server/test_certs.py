@@ -1,6 +1,7 @@
 """Who may do what at a real mosquitto that asks for certificates."""
 
 import datetime as dt
+import logging
 import os
 import shutil
 import stat
@@ -17,6 +18,7 @@ from cutlayer import topics
 from cutlayer.endpoint import Endpoint
 from cutlayer.errors import TransportError, UserError
 from cutlayer.messages import Presence
+from cutlayer.record import Record
 from cutlayer.session import Role
 from cutlayer.transports import MqttTransport, load_tls
 from cutlayer_server import certs
@@ -216,3 +218,14 @@ def test_the_command_prints_no_secret(tmp_path):
     again = subprocess.run([*command[:-1], "all"], capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "--device 'all'" in again.stderr
+
+
+def test_no_key_stands_in_logs_or_in_a_run_record(lab, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    connect(lab, "server").close()
+    folder = lab[0] / "server"
+    Record(tmp_path / "run", f'[broker]\ntls = "{folder}"\n').close("x")
+    secret = (folder / "own.key").read_text().splitlines()[1]
+    assert len(secret) > 40
+    assert secret not in caplog.text
+    assert not [path for path in (tmp_path / "run").iterdir() if secret.encode() in path.read_bytes()]

@@ -1,0 +1,68 @@
+"""What devices send, checked before anything is done with it."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.bundle import Client
+from cutlayer.codecs import Payload
+from cutlayer.errors import CodecError, RemoteError
+from cutlayer.messages import Message, Smashed, Weights, decode_weights
+from cutlayer.trial import Trial
+from cutlayer_server.rounds import Arrays
+
+__all__ = ["client_weights_of", "smashed_data_of"]
+
+_MAX_PHASES = 32
+_LARGEST = 1e6
+"""No network works with greater numbers; a single batch of them would ruin the model for all."""
+
+
+def smashed_data_of(
+    trial: Trial, client: Client, device: str, header: Smashed, payload: Payload
+) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """Smashed data (B, *smashed) and B labels. Bounds first: codec, shape and labels, before anything is decoded.
+
+    Raises:
+        RemoteError: they are not this trial's, or not finite, or far beyond what a network computes with.
+    """
+    codec, tensor = trial.codec.up, header.tensor
+    if tensor.codec != codec.id:
+        raise CodecError(f"{device} sent smashed data as {tensor.codec!r}, the trial uses {codec.id!r}")
+    samples, shape = tensor.shape[0], tensor.shape[1:]
+    if shape != client.smashed.shape or samples > trial.data.batch_size:
+        wanted = (f"up to {trial.data.batch_size}", *client.smashed.shape)
+        raise RemoteError(f"{device} sent smashed data of shape {tensor.shape}, expected {wanted}")
+    if len(header.labels) != 2 * samples:
+        raise RemoteError(f"{device} sent {len(header.labels)} bytes of labels for {samples} samples")
+    smashed = codec.decode(payload, tensor.params, tensor.shape)
+    _check_range(device, "smashed data", smashed)
+    return smashed, np.frombuffer(header.labels, "<u2")
+
+
+def client_weights_of(device: str, message: Message, like: Arrays) -> Arrays:
+    """The client weights at the end of a pass, with the names, shapes and dtypes of ``like``.
+
+    Raises:
+        RemoteError: they are not this client's, or follow no batch, or not finite, or far beyond what a network has.
+    """
+    header = message.header
+    assert isinstance(header, Weights), "the session lets nothing else through"
+    weights = decode_weights(message.payload, like)
+    if header.steps == 0:
+        raise RemoteError(f"{device} ended its pass without sending a batch")
+    for array in weights.values():
+        if np.issubdtype(array.dtype, np.floating) and array.size:
+            _check_range(device, "client weights", array)
+    phases = header.phases_s
+    if len(phases) > _MAX_PHASES or not all(math.isfinite(spent) and spent >= 0 for spent in phases.values()):
+        raise RemoteError(f"{device} sent times of its phases that cannot be")
+    return weights
+
+
+def _check_range(device: str, what: str, array: NDArray[np.floating]) -> None:
+    if not np.abs(array).max() <= _LARGEST:  # this way round, since nothing compares with what is no number
+        raise RemoteError(
+            f"{device} sent {what} that are not finite, or above {_LARGEST:g}: lower the client's learning rate"
+        )
