@@ -170,8 +170,8 @@ class Assembly:
         """How many chunks have not arrived."""
         return len(self._missing)
 
-    def add(self, chunk: Chunk) -> bytes | None:
-        """Take one chunk; a repeated one changes nothing. Returns the message when it is complete.
+    def add(self, chunk: Chunk) -> memoryview | None:
+        """Take one chunk; a repeated one changes nothing. Returns the message when it is complete, not to be changed.
 
         Raises:
             ChunkError: the chunk contradicts the ones before it.
@@ -182,7 +182,7 @@ class Assembly:
         if chunk.index in self._missing:
             self._missing.remove(chunk.index)
             self._buffer[offset : offset + len(chunk.body)] = chunk.body
-        return None if self._missing else bytes(self._buffer)
+        return None if self._missing else memoryview(self._buffer).toreadonly()
 
 
 def _offset(chunk: Chunk) -> int:

@@ -219,20 +219,20 @@ def encode(message: Message) -> bytes:
     return b"".join((len(header).to_bytes(4, "little"), header, message.payload))
 
 
-def decode(data: bytes) -> Message:
-    """Read a message.
+def decode(data: bytes | memoryview) -> Message:
+    """Read a message; its payload is a view of ``data``.
 
     Raises:
         MessageError: the header is cut off, too long, of an unknown kind, or has a field that does not belong.
     """
-    length = int.from_bytes(data[:4], "little")
+    view, length = memoryview(data), int.from_bytes(data[:4], "little")
     if len(data) < 4 or length > min(MAX_HEADER_BYTES, len(data) - 4):
         raise MessageError(f"a message of {len(data)} bytes cannot hold the header it announces")
     try:
-        header = _decoder.decode(memoryview(data)[4 : 4 + length])
+        header = _decoder.decode(view[4 : 4 + length])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"a message header cannot be read: {error}") from error
-    return Message(header, data[4 + length :])
+    return Message(header, view[4 + length :])
 
 
 def encode_weights(arrays: _Arrays) -> bytes:

@@ -62,7 +62,7 @@ def client_weights_of(device: str, message: Message, like: Arrays) -> Arrays:
 
 
 def _check_range(device: str, what: str, array: NDArray[np.floating]) -> None:
-    if not np.abs(array).max() <= _LARGEST:  # this way round, since nothing compares with what is no number
+    if not (array.min() >= -_LARGEST and array.max() <= _LARGEST):  # so, since nothing compares with what is no number
         raise RemoteError(
             f"{device} sent {what} that are not finite, or above {_LARGEST:g}: lower the client's learning rate"
         )

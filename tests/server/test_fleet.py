@@ -333,7 +333,7 @@ def test_the_end_of_a_pass_is_not_believed_blindly(server, digits, trial, tmp_pa
     begin = device.endpoint.expect("board-1", 10.0)
     steps, payload = sent.get("steps", 1), begin.payload
     if "payload" in sent:
-        payload = payload[:-4] + np.float32(np.nan).tobytes()
+        payload = bytes(payload[:-4]) + np.float32(np.nan).tobytes()
     if steps:
         device.smash()
         device.endpoint.expect("board-1", 10.0)

@@ -21,7 +21,7 @@ class Raw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id
 
     def encode(self, tensor: NDArray[np.float32]) -> Encoded:
         """Float32 of any shape to 4 bytes an entry."""
-        return Encoded(tensor.astype("<f4", copy=False).tobytes(), {})
+        return Encoded(np.ascontiguousarray(tensor, "<f4").reshape(-1).view(np.uint8).data, {})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Float32 of ``shape``; a read-only view of the payload. Raises `CodecError` on a wrong length."""

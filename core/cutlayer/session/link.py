@@ -77,7 +77,7 @@ class Link:
         self._progress_at = 0.0
         self._expected_id = 0
         self._partial: dict[int, Assembly] = {}
-        self._early: dict[int, bytes] = {}
+        self._early: dict[int, memoryview] = {}
         self.frames_taken, self.frames_idle = 0, 0
         """Frames of the peer, and how many of them brought nothing: repeated, damaged, or of another process."""
         self.holds_acknowledgements = False
@@ -88,7 +88,7 @@ class Link:
         self._waiting.extend(split(message, self._epoch, self._next_id, self._chunk_bytes))
         self._next_id += 1
 
-    def receive(self, frame: bytes, now: float) -> list[bytes]:
+    def receive(self, frame: bytes, now: float) -> list[memoryview]:
         """Take one frame; returns the messages that are complete and next in order, often none.
 
         Raises:
@@ -98,7 +98,7 @@ class Link:
         self.frames_taken += 1
         self.frames_idle += 1  # until it has brought something
         news = False
-        messages: list[bytes] = []
+        messages: list[memoryview] = []
         try:
             for chunk in parse_all(frame):
                 if chunk.kind is Kind.ACK:
@@ -176,14 +176,14 @@ class Link:
         """Whether everything sent was acknowledged and every acknowledgement owed was handed out."""
         return not (self._waiting or self._in_flight or self._acknowledgements)
 
-    def _take(self, chunk: Chunk, now: float) -> tuple[bool, list[bytes]]:
+    def _take(self, chunk: Chunk, now: float) -> tuple[bool, list[memoryview]]:
         """Whether a chunk with a body is a new one, and the messages that it completes."""
         if self._peer_epoch is None:
             self._peer_epoch = chunk.sender_epoch
         if chunk.sender_epoch != self._peer_epoch:
             raise ChunkError("a frame is of another process than the one that announced itself")
         new = False
-        messages: list[bytes] = []
+        messages: list[memoryview] = []
         if chunk.message_id >= self._expected_id and chunk.message_id not in self._early:
             new, messages = self._assemble(chunk)
         if not self._acknowledgements:
@@ -191,7 +191,7 @@ class Link:
         self._acknowledgements[chunk.acknowledgement().pack()] = None
         return new, messages
 
-    def _assemble(self, chunk: Chunk) -> tuple[bool, list[bytes]]:
+    def _assemble(self, chunk: Chunk) -> tuple[bool, list[memoryview]]:
         assembly = self._partial.get(chunk.message_id)
         if assembly is None:
             # The next in order is always let in, or nothing would ever end.
