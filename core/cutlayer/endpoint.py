@@ -305,6 +305,8 @@ class Endpoint:
         if not isinstance(header, Presence) or (header.trial, header.device) != (self._trial, sender):
             _log.warning("dropped a message on the state topic of %r that is not its presence", sender)
         elif sender != self._own_name:
+            if self._role is Role.DEVICE and sender != topics.SERVER:
+                return  # some brokers hand over more than was asked for
             if header.online:
                 self._resend_to(sender)
             self._on_presence(header)

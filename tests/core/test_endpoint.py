@@ -225,3 +225,16 @@ def test_a_thousand_idle_conversations_cost_a_busy_one_nothing(assignment):
     broker.connect().publish(topics.up("t", "d7"), next(split(b"x" * 50, 9, 1)).pack())
     server.pump(0.5)
     assert looked == ["d7"]
+
+
+def test_a_device_takes_no_other_device_for_its_server():
+    broker, seen = MemoryBroker(), []
+    transport = broker.connect()
+    device = Endpoint(Role.DEVICE, "t", transport, 2, seen.append)
+    device.claim(topics.state("t", "a"), Presence(trial="t", device="a", online=True, epoch=2))
+    transport.subscribe(topics.every_state("t"))
+    other = Presence(trial="t", device="b", online=True, epoch=5)
+    broker.connect().publish_retained(topics.state("t", "b"), encode(Message(other)))
+    device.pump(0.1)
+    device.pump(0.1)
+    assert seen == []
