@@ -31,6 +31,7 @@ def test_a_model_of_ones_own_is_exported_without_a_trial_file(tmp_path):
     assert (client.cut, client.optimizer.learning_rate, client.optimizer.clip_norm) == ("stem.2", 0.002, 1.0)
 
 
+@pytest.mark.slow
 def test_tokens_are_described_by_dtype_and_range(tmp_path):
     result = export(*TEXT, "--kwargs", SMALL, "--cut", "layers.0", "--out", tmp_path / "b", "--json")
     assert result.exit_code == 0, result.output

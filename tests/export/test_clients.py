@@ -146,7 +146,7 @@ def client(modules):
 
 QUICK = {
     "BatchNorm after a bias", "grouped and depthwise", "dilated, overlapping pool", "average pools", "dropouts",
-    "linear, LayerNorm", "transposed convolution", "features", "transformer layer", "embedding",
+    "linear, LayerNorm", "transposed convolution", "features", "embedding",
 }  # fmt: skip
 
 
