@@ -65,7 +65,7 @@ class Agent:
         When the server starts anew, so does this device, from the state that the server then names.
 
         Raises:
-            PeerLost: the server died and did not come back, or fell silent while it owed an answer.
+            PeerLost: the server died and did not come back within the trial's patience.
             TrialFailed: the server gave up, or refused this device.
             RemoteError: the server broke the protocol.
             TransportError: there is no broker.
