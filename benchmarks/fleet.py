@@ -27,10 +27,10 @@ from bare import bare_devices, bare_server
 from cutlayer import topics
 from cutlayer.aggregation import SplitFed
 from cutlayer.broker import start_broker
-from cutlayer.codecs import Fp8, Raw
+from cutlayer.codecs import Codecs, Fp8, Raw
 from cutlayer.optimizers import Sgd
 from cutlayer.recipe import Model
-from cutlayer.trial import Broker, Codecs, Data, Optimizers, Trial
+from cutlayer.trial import Broker, Data, Optimizers, Trial
 
 STEPS = 10
 KB = 1024

@@ -21,14 +21,14 @@ import msgspec
 from cutlayer import data, endpoint
 from cutlayer.broker import start_broker
 from cutlayer.bundle import read_bundle
-from cutlayer.codecs import Raw
+from cutlayer.codecs import Codecs, Raw
 from cutlayer.demo import prepare
 from cutlayer.links import LINKS, Shaper
 from cutlayer.record import Record, read_run
 from cutlayer.schedules import Forward
 from cutlayer.session import Link
 from cutlayer.transports import MqttTransport
-from cutlayer.trial import Broker, Codecs, read_trial
+from cutlayer.trial import Broker, read_trial
 
 WINDOWS = (2, 4, 8, 16)
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from cutlayer.codecs import Codec, Payload
+from cutlayer.codecs import Codecs, Payload, Tensor
 from cutlayer.errors import MessageError
 from cutlayer.schedules import Mode
 
@@ -54,14 +54,6 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
     trial: str = ""
     device: str = ""
-
-
-class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the payload becomes a float32 tensor: the codec's id, its parameters for this tensor, and the shape."""
-
-    codec: str
-    params: dict[str, int]
-    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1, max_length=8)]
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -113,8 +105,7 @@ class Assignment(Header, frozen=True, tag="assignment"):
     seed: int
     batch_size: Annotated[int, msgspec.Meta(ge=1)]
     learning_rate: float
-    up: Codec
-    down: Codec
+    codecs: Codecs
     augmentation: Augmentation
     patience_s: float
     rejoins: bool = False

@@ -8,7 +8,7 @@ import msgspec
 
 from cutlayer import toml
 from cutlayer.aggregation import Aggregation, Sequential
-from cutlayer.codecs import Codec, Raw
+from cutlayer.codecs import Codecs
 from cutlayer.errors import UserError
 from cutlayer.messages import Augmentation
 from cutlayer.optimizers import Optimizer, Sgd
@@ -16,7 +16,7 @@ from cutlayer.recipe import WHOLE, Model, Recipe
 from cutlayer.schedules import Every, Schedule
 from cutlayer.topics import check_name
 
-__all__ = ["Broker", "Codecs", "Data", "Model", "Optimizers", "Seeds", "Trial", "read_trial"]
+__all__ = ["Broker", "Data", "Model", "Optimizers", "Seeds", "Trial", "read_trial"]
 
 _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -40,13 +40,6 @@ class Data(_Table, frozen=True):
     classes: tuple[str, ...] = ()
     """For folders of images: names of the sub-folders, in the order of the model's outputs."""
     augmentation: Augmentation = Augmentation()
-
-
-class Codecs(_Table, frozen=True):
-    """``[codec.up]`` for smashed data, ``[codec.down]`` for cut gradients."""
-
-    up: Codec = Raw()
-    down: Codec = Raw()
 
 
 class Optimizers(_Table, frozen=True):

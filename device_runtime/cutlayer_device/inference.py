@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from cutlayer import data, topics
 from cutlayer.bundle import Bundle
-from cutlayer.codecs import Codec
+from cutlayer.codecs import Codecs
 from cutlayer.endpoint import Endpoint
 from cutlayer.errors import CutlayerError, MessageError, UserError
-from cutlayer.messages import Assignment, End, Presence, Query, Scores, Serve, Tensor, decode_weights
+from cutlayer.messages import Assignment, End, Presence, Query, Scores, Serve, decode_weights
 from cutlayer.recipe import WHOLE
 from cutlayer.session import Role
 from cutlayer.transports import Transport
@@ -90,7 +90,7 @@ class SplitClassifier:
         transport.subscribe(topics.down(birth.trial, self._name))
         transport.subscribe(topics.control(birth.trial))
         try:
-            self._codec = self._join()
+            self._codecs = self._join()
         except BaseException:
             self.close()
             raise
@@ -104,8 +104,8 @@ class SplitClassifier:
         if not len(x):
             return np.empty((0, 1), np.float32)
         z = self._engine.infer(x)
-        payload, params = self._codec.encode(z)
-        self._endpoint.send(self._name, Query(step=self._step, tensor=Tensor(self._codec.id, params, z.shape)), payload)
+        sent = self._codecs.encode(z, steady=True)
+        self._endpoint.send(self._name, Query(step=self._step, tensor=sent.tensor), sent.payload)
         self._step += 1
         reply = self._endpoint.expect(self._name, self._patience_s)
         if isinstance(reply.header, End):
@@ -116,17 +116,17 @@ class SplitClassifier:
             raise MessageError(f"scores of shape {shape} in {len(reply.payload)} bytes answer {len(x)} samples")
         return np.frombuffer(reply.payload, "<f4").reshape(shape)
 
-    def _join(self) -> Codec:
-        """Wait for the server, and take the trained weights and the codec that it gives."""
-        codec: Codec | None = None
+    def _join(self) -> Codecs:
+        """Wait for the server, and take the trained weights and the codecs that it gives."""
+        codecs: Codecs | None = None
         while True:
-            message = self._endpoint.expect(self._name, _FOREVER if codec is None else self._patience_s)
+            message = self._endpoint.expect(self._name, _FOREVER if codecs is None else self._patience_s)
             match message.header:
                 case Assignment() as assignment:
-                    codec = assignment.up
-                case Serve() if codec is not None:
+                    codecs = assignment.codecs
+                case Serve() if codecs is not None:
                     self._engine.load(decode_weights(message.payload, like=self._engine.weights()))
-                    return codec
+                    return codecs
                 case End() as end:
                     raise CutlayerError(end.reason)
                 case _:

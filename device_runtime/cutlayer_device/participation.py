@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from cutlayer import data, topics
 from cutlayer.bundle import Bundle
-from cutlayer.codecs import Codec, Payload
+from cutlayer.codecs import NOTHING, Arrays, Payload, Sent
+from cutlayer.draws import seed_of
 from cutlayer.endpoint import Endpoint
-from cutlayer.errors import CodecError, CutlayerError, PeerLost, PeerStartedAnew
+from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew
 from cutlayer.messages import (
     Assignment,
     Begin,
@@ -27,7 +26,6 @@ from cutlayer.messages import (
     Position,
     Presence,
     Smashed,
-    Tensor,
     Weights,
     decode_weights,
     encode_weights,
@@ -75,6 +73,8 @@ class Participation:
         self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, self._meet_server)
         self._phases = Phases()
         self._patience_s, self._rejoins = _FOREVER, False
+        self._memory: Arrays = NOTHING
+        """What the codec keeps from step to step; changes with the weights, and is kept with them."""
         self._server_epoch: int | None = None
         self._server_online = True
         self._leaving = False
@@ -105,7 +105,7 @@ class Participation:
                 case Assignment() as assignment:
                     self._take_up(assignment)
                 case Keep(position=position):
-                    self._board.states.keep(position, self._board.engine.state())
+                    self._keep(position)
                     self._say(Kept())
                 case Begin() as begin if assignment is not None:
                     self._pass(assignment, begin, message.payload)
@@ -117,7 +117,9 @@ class Participation:
         bundle, engine, _, states = self._board
         restore, self._patience_s, self._rejoins = assignment.restore, assignment.patience_s, assignment.rejoins
         states.enter(assignment.run, restore)
-        engine.restore(EngineState(bundle.arrays(), 0) if restore is None else states.read(restore, engine.state()))
+        state = EngineState(bundle.arrays(), 0) if restore is None else states.read(restore, engine.state())
+        engine.restore(state)
+        self._memory = state.memory
         where = "" if restore is None else f", after step {restore.steps} of epoch {restore.epoch + 1}"
         _log.info("joined the trial %r as client %d%s", self._birth.trial, assignment.client, where)
 
@@ -136,17 +138,16 @@ class Participation:
         batch = self._load(batches)
         while batch is not None:
             with phases("forward"):
-                z = engine.forward(batch.x, _dropout_seed(*seed, steps)) if exchanges else engine.infer(batch.x)
+                z = engine.forward(batch.x, seed_of(*seed, steps)) if exchanges else engine.infer(batch.x)
             with phases("encode"):
-                payload, params = assignment.up.encode(z)
-                tensor = Tensor(assignment.up.id, params, z.shape)
+                sent = assignment.codecs.encode(z, seed_of(*seed, steps, 1), self._memory, steady=not exchanges)
             with phases("send"):
                 labels = batch.y.astype("<u2").tobytes()
-                self._say(Smashed(epoch=begin.epoch, step=steps, tensor=tensor, labels=labels), payload)
+                self._say(Smashed(epoch=begin.epoch, step=steps, tensor=sent.tensor, labels=labels), sent.payload)
             steps += 1
             batch = self._load(batches)
             if exchanges:
-                self._update(assignment, Position(begin.epoch, steps), z.shape)
+                self._update(assignment, Position(begin.epoch, steps), sent)
             else:
                 self._pause()
         end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
@@ -165,7 +166,7 @@ class Participation:
             assert isinstance(message.header, End), "the session lets nothing else through"
             raise TrialFailed(self._leave(message.header))
 
-    def _update(self, assignment: Assignment, position: Position, shape: tuple[int, ...]) -> None:
+    def _update(self, assignment: Assignment, position: Position, sent: Sent) -> None:
         """The second half of a step, after which the device stands at ``position``."""
         phases, board = self._phases, self._board
         began = time.perf_counter()
@@ -177,12 +178,20 @@ class Participation:
         server_s = min(reply.header.spent_s, waited_s)
         phases.add({"server": server_s, "network": waited_s - server_s})
         with phases("decode"):
-            gradient = _gradient(assignment.down, reply.header, reply.payload, shape)
+            gradient = assignment.codecs.decode_gradient(
+                reply.header.tensor, reply.payload, sent.tensor.shape, sent.context
+            )
         with phases("backward"):
             board.engine.backward(gradient, assignment.learning_rate)
+        self._memory = sent.memory
         if reply.header.keep:
             with phases("keep"):
-                board.states.keep(position, board.engine.state())
+                self._keep(position)
+
+    def _keep(self, position: Position) -> None:
+        """Put the present state on the disk."""
+        state = self._board.engine.state()
+        self._board.states.keep(position, state._replace(memory=dict(self._memory)))
 
     def _say(self, header: Header, payload: Payload = b"") -> None:
         self._endpoint.send(self._birth.device, header, payload)
@@ -245,16 +254,3 @@ class _Over(Exception):
 
 class _ServerMoved(Exception):
     """The server went or came back, so what is waited for may have changed."""
-
-
-def _dropout_seed(*numbers: int) -> int:
-    """A whole number from 0 to 2**31 - 1 for one step, other for every other step of the trial."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
-
-
-def _gradient(codec: Codec, header: Gradient, payload: Payload, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The cut gradient that answers smashed data of ``shape``. Raises `CodecError` if it does not."""
-    tensor = header.tensor
-    if (tensor.codec, tensor.shape) != (codec.id, shape):
-        raise CodecError(f"a gradient of {tensor.codec}{tensor.shape} answers smashed data of {codec.id}{shape}")
-    return codec.decode(payload, tensor.params, shape)

@@ -20,7 +20,7 @@ _FILE = re.compile(r"(?P<run>[0-9a-f]{16})-(?P<epoch>\d{1,9})-(?P<steps>\d{1,9})
 _KEPT = 3
 """That of the server's newest checkpoint; the one before, if another device died before it kept its part of the newest;
 and the one after, if the server, or a device that had yet to speak, dies before the next checkpoint is written."""
-_STEPS, _BUNDLE = "steps", "bundle"
+_STEPS, _BUNDLE, _MEMORY = "steps", "bundle", "memory."
 _log = logging.getLogger(__name__)
 
 
@@ -93,7 +93,8 @@ class States:
         Raises:
             OSError: it cannot be written; those that were there are there still.
         """
-        content = save(state.arrays, {_STEPS: str(state.steps), _BUNDLE: self._fingerprint})
+        memory = {f"{_MEMORY}{name}": array for name, array in state.memory.items()}
+        content = save(state.arrays | memory, {_STEPS: str(state.steps), _BUNDLE: self._fingerprint})
         name = f"{self.run:016x}-{position.epoch}-{position.steps}-{zlib.crc32(content):08x}.safetensors"
         path = self._folder / name
         replace_file(path, content)
@@ -115,11 +116,12 @@ class States:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"state {path}: cannot be read; remove {self._folder} to start anew: {error}") from error
+        memory = {name.removeprefix(_MEMORY): arrays.pop(name) for name in list(arrays) if name.startswith(_MEMORY)}
         described = {name: (array.shape, array.dtype) for name, array in arrays.items()}
         wanted = {name: (array.shape, array.dtype) for name, array in like.arrays.items()}
         if described != wanted or steps < 0:
             raise UserError(f"state {path}: is not this bundle's; remove {self._folder} to start anew")
-        return EngineState(arrays, steps)
+        return EngineState(arrays, steps, memory)
 
     def _find(self) -> None:
         """Take up what is there and whole, oldest first."""

@@ -72,11 +72,12 @@ def check_last_batches(trial: Trial, client: Client, server: nn.Module, devices:
 def _check_sizes(trial: Trial, client: Client) -> None:
     limit = MAX_MESSAGE_BYTES - _HEADER_ROOM
     batch = (trial.data.batch_size, *client.smashed.shape)
-    for way, codec in (("up", trial.codec.up), ("down", trial.codec.down)):
-        if codec.bits(batch) > 8 * limit:
-            megabytes = codec.bits(batch) / 8e6
+    if problem := trial.codec.problem(batch):
+        raise UserError(f"{problem}, for smashed data of shape {client.smashed.shape}")
+    for way, size in trial.codec.largest_bytes(batch).items():
+        if size > limit:
             raise UserError(
-                f"data.batch_size: a batch is {megabytes:.0f} MB {way}, allowed: up to {limit / 1e6:.0f} MB"
+                f"data.batch_size: a batch is {size / 1e6:.0f} MB {way}, allowed: up to {limit / 1e6:.0f} MB"
             )
     specs = [*client.params.values(), *client.buffers.values()]
     weights = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.bundle import Client
-from cutlayer.codecs import Payload
+from cutlayer.codecs import Payload, Received
 from cutlayer.errors import CodecError, RemoteError
 from cutlayer.messages import Message, Smashed, Weights, decode_weights
 from cutlayer.trial import Trial
@@ -20,25 +20,28 @@ _LARGEST = 1e6
 
 
 def smashed_data_of(
-    trial: Trial, client: Client, device: str, header: Smashed, payload: Payload
-) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
-    """Smashed data (B, *smashed) and B labels. Bounds first: codec, shape and labels, before anything is decoded.
+    trial: Trial, client: Client, device: str, header: Smashed, payload: Payload, *, steady: bool
+) -> tuple[Received, NDArray[np.uint16]]:
+    """Smashed data (B, *smashed) and B labels. Bounds first: shape and labels, before anything is decoded.
+
+    ``steady`` says whether they are kept, to be trained on again.
 
     Raises:
         RemoteError: they are not this trial's, or not finite, or far beyond what a network computes with.
     """
-    codec, tensor = trial.codec.up, header.tensor
-    if tensor.codec != codec.id:
-        raise CodecError(f"{device} sent smashed data as {tensor.codec!r}, the trial uses {codec.id!r}")
+    tensor = header.tensor
     samples, shape = tensor.shape[0], tensor.shape[1:]
     if shape != client.smashed.shape or samples > trial.data.batch_size:
         wanted = (f"up to {trial.data.batch_size}", *client.smashed.shape)
         raise RemoteError(f"{device} sent smashed data of shape {tensor.shape}, expected {wanted}")
     if len(header.labels) != 2 * samples:
         raise RemoteError(f"{device} sent {len(header.labels)} bytes of labels for {samples} samples")
-    smashed = codec.decode(payload, tensor.params, tensor.shape)
-    _check_range(device, "smashed data", smashed)
-    return smashed, np.frombuffer(header.labels, "<u2")
+    try:
+        received = trial.codec.decode(tensor, payload, steady=steady)
+    except CodecError as error:
+        raise CodecError(f"{device} sent smashed data that cannot be read: {error}") from error
+    _check_range(device, "smashed data", received.values)
+    return received, np.frombuffer(header.labels, "<u2")
 
 
 def client_weights_of(device: str, message: Message, like: Arrays) -> Arrays:

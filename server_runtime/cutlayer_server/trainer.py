@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from cutlayer.bundle import Client
 from cutlayer.codecs import Payload
+from cutlayer.draws import seed_of
 from cutlayer.errors import CutlayerError, PeerLost, RemoteError
 from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Step
 from cutlayer.messages import (
@@ -15,7 +16,6 @@ from cutlayer.messages import (
     Message,
     Position,
     Smashed,
-    Tensor,
     Weights,
     encode_weights,
 )
@@ -222,10 +222,13 @@ class Trainer:
         header = message.header
         assert isinstance(header, Smashed)
         with self._phases("decode"):
-            smashed, labels = smashed_data_of(self._trial, self._client, device, header, message.payload)
+            steady = self._mode is not Mode.EXCHANGE
+            received, labels = smashed_data_of(
+                self._trial, self._client, device, header, message.payload, steady=steady
+            )
         try:
             with self._phases("train"):
-                result = self._model.step(smashed, labels)
+                result = self._model.step(received.values, labels)
         except RemoteError as error:
             # Whose fault it is shows when the others go on without this device: if theirs is no better, it was nobody's.
             where = f"in step {header.step} of epoch {header.epoch + 1}"
@@ -237,12 +240,18 @@ class Trainer:
         payload: Payload = b""
         if self._mode is Mode.EXCHANGE:
             with self._phases("encode"):
-                payload, params = self._trial.codec.down.encode(result.gradient)
+                seed = seed_of(self._trial.seeds.data, self._trial.devices.index(device), header.epoch, header.step, 2)
+                sent = self._trial.codec.encode_gradient(result.gradient, received, seed)
+                payload = sent.payload
             with self._phases("send"):
-                tensor = Tensor(self._trial.codec.down.id, params, result.gradient.shape)
                 spent_s = max(self._fleet.endpoint.waited_s(device), 0.0)
                 reply = Gradient(
-                    epoch=header.epoch, step=header.step, tensor=tensor, loss=result.loss, spent_s=spent_s, keep=keep
+                    epoch=header.epoch,
+                    step=header.step,
+                    tensor=sent.tensor,
+                    loss=result.loss,
+                    spent_s=spent_s,
+                    keep=keep,
                 )
                 self._fleet.say(device, reply, payload)
             self._positions[device] = Position(header.epoch, header.step + 1)

@@ -1,6 +1,6 @@
 import pytest
 
-from cutlayer.codecs import Raw
+from cutlayer.codecs import Codecs
 from cutlayer.messages import Assignment, Augmentation
 
 
@@ -11,8 +11,7 @@ def assignment():
         seed=1,
         batch_size=4,
         learning_rate=0.1,
-        up=Raw(),
-        down=Raw(),
+        codecs=Codecs(),
         augmentation=Augmentation(),
         patience_s=1.0,
     )

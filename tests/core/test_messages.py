@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutlayer import messages
-from cutlayer.codecs import Fp8, Raw
+from cutlayer.codecs import Codecs, Fp8, Raw
 from cutlayer.errors import MessageError
 from cutlayer.messages import (
     Assignment,
@@ -25,7 +25,7 @@ TENSOR = Tensor("fp8", {"exponent": -3}, (4, 16, 4, 4))
 HEADERS = [
     Presence(trial="t", device="d", online=True, epoch=2**62, samples=10, bundle="ab", engine="onnx"),
     Assignment(
-        client=0, seed=1, batch_size=32, learning_rate=0.1, up=Fp8("e5m2"), down=Raw(),
+        client=0, seed=1, batch_size=32, learning_rate=0.1, codecs=Codecs(up=Fp8("e5m2"), down=Raw()),
         augmentation=Augmentation(flip=True, crop=2), patience_s=3.0,
     ),
     Begin(epoch=3, mode=Mode.FORWARD),

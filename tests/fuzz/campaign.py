@@ -23,7 +23,8 @@ import numpy as np
 
 from cutlayer.bundle import read_bundle
 from cutlayer.chunks import HEADER_BYTES, parse, parse_all, reset, split
-from cutlayer.codecs import Fp8, Fp16, Raw
+from cutlayer.codecs import Codecs, Fp8, Fp16, Fwq, IntQ, ProductQuantizer, Raw, SplitFC, TopK
+from cutlayer.codecs.lossless import expand, shrink
 from cutlayer.errors import ChunkError, CodecError, MessageError, PeerStartedAnew, RemoteProtocolError, UserError
 from cutlayer.messages import (
     Assignment,
@@ -127,10 +128,21 @@ def decoder(codec):
     return read
 
 
+CODED = [IntQ(3, per="channel"), TopK(0.2), ProductQuantizer(1, 3), Fwq(3.0), SplitFC(6.0, 2)]
+
+
+def encoded(codec):
+    """Payloads that are none too wrong: of tensors that `decoder` may ask for, behind their shapes."""
+    shapes = [(5, 3), (8, 9), (1, 1), (9, 9)]
+    tensors = [np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in shapes]
+    head = [bytes([shape[0] - 1, shape[1] - 1, 0]) for shape in shapes]
+    return [start + bytes(codec.encode(tensor).payload) for start, tensor in zip(head, tensors, strict=True)]
+
+
 def assignment():
     rate, patience = 0.1, 5.0
     return Assignment(
-        trial="t", device="a", client=0, seed=1, batch_size=4, learning_rate=rate, up=Fp8(), down=Raw(),
+        trial="t", device="a", client=0, seed=1, batch_size=4, learning_rate=rate, codecs=Codecs(up=Fp8(), down=Raw()),
         augmentation=Augmentation(), patience_s=patience,
     )  # fmt: skip
 
@@ -206,6 +218,10 @@ def targets(folder, bundle, trial):
         "raw": Target(decoder(Raw()), CodecError, small, 50),
         "fp16": Target(decoder(Fp16()), CodecError, small, 40),
         "fp8": Target(decoder(Fp8()), CodecError, small, 40),
+        **{codec.id: Target(decoder(codec), CodecError, encoded(codec), 20) for codec in CODED},
+        "zstd": Target(
+            lambda data: expand(data, 200), CodecError, [shrink(bytes(200)), shrink(bytes(range(100)) * 2)], 20
+        ),
         "graph": Target(require_self_contained, UserError, [graph[:4000], graph], 14),
         "manifest": Target(
             file_reader(copy / "manifest.json", lambda: read_bundle(copy)),

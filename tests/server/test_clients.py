@@ -10,12 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from cutlayer import data
 from cutlayer.bundle import read_bundle
-from cutlayer.codecs import Raw
+from cutlayer.codecs import Codecs, Raw
 from cutlayer.errors import UserError
 from cutlayer.events import EpochDone
 from cutlayer.optimizers import Adam
 from cutlayer.schedules import Forward
-from cutlayer.trial import Codecs, Optimizers, read_trial
+from cutlayer.trial import Optimizers, read_trial
 from cutlayer_cut import build_model
 from cutlayer_export import export_bundle
 from harness import digits_trial, run_trial, shares

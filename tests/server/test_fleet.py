@@ -191,7 +191,7 @@ def test_a_device_that_the_trial_does_not_name_is_ignored(server, digits, trial)
 @pytest.mark.parametrize(
     ("sent", "error", "message"),
     [
-        ({"codec": "raw"}, CodecError, "sent smashed data as 'raw', the trial uses 'fp8'"),
+        ({"codec": "raw"}, CodecError, "board-1 sent smashed data .* encoded as 'raw', the trial uses 'fp8'"),
         ({"shape": (4, 8, 4, 4)}, RemoteError, r"shape \(4, 8, 4, 4\)"),
         ({"shape": (33, 16, 4, 4), "labels": b"\0\0" * 33}, RemoteError, "up to 32"),
         ({"labels": b"\0\0"}, RemoteError, "2 bytes of labels for 4 samples"),

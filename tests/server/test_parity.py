@@ -11,9 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from cutlayer import data
 from cutlayer.aggregation import Sequential, SplitFed
-from cutlayer.codecs import Fp8, Raw
+from cutlayer.codecs import Codecs, Fp8, Raw
 from cutlayer.events import EpochDone
-from cutlayer.trial import Codecs
 from cutlayer_cut import build_model, cut_model
 from harness import digits_trial, run_trial, shares
 

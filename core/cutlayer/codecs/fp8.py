@@ -9,15 +9,15 @@ to odd), still decide every rounding to four significant bits or fewer: Boldo & 
 odd" (2005). The scale is folded into the tables, so it costs nothing.
 """
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.codecs.base import Encoded, Payload, check_length, integer_param
+from cutlayer.codecs.base import NOTHING, Arrays, BaseCodec, Encoded, Payload, check_length, integer_param
 
 __all__ = ["Fp8"]
 
@@ -25,6 +25,9 @@ _BLOCK = 1 << 16
 """Entries handled at a time: few enough that the intermediate arrays stay in the second-level cache."""
 _PEAK_BLOCK = 1 << 17
 _INFINITY = 0x7F800000
+_TRIED = 4
+_SAMPLE = 1 << 16
+"""Entries, at least, from which a scale is judged."""
 
 
 class _Layout(NamedTuple):
@@ -42,31 +45,50 @@ _LAYOUTS = {
 }
 
 
-class Fp8(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id", tag="fp8"):
-    """One byte an entry. Parameter ``exponent``: entries were divided by ``2**exponent``, the least that fits them."""
+class Fp8(BaseCodec, frozen=True, tag="fp8"):
+    """One byte an entry. Parameter ``exponent``: entries were divided by ``2**exponent``.
+
+    With ``scale`` "max" it is the least that fits them all. With "search" the three below are tried, too, and the one
+    with the least squared error over a sample is taken: what few entries lose at the top, where they become the largest
+    value, all others may gain at the bottom.
+    """
 
     format: Literal["e4m3", "e5m2"] = "e4m3"
+    scale: Literal["max", "search"] = "max"
 
-    @property
-    def id(self) -> str:
-        """The name on the wire."""
-        return "fp8"
-
-    def encode(self, tensor: NDArray[np.float32]) -> Encoded:
+    def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
         """Float32 of any shape to one byte an entry; NaN stays NaN."""
         words = np.ascontiguousarray(tensor).reshape(-1).view(np.uint32)
         exponent = _fitting_exponent(words, _LAYOUTS[self.format].largest)
-        return Encoded(_cast(words, _encoding_table(self.format, exponent)).data, {"exponent": exponent})
+        if self.scale == "search":
+            exponent = self._search(words, exponent)
+        return Encoded(self._cast(words, exponent).data, {"exponent": exponent})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Float32 of ``shape``. Raises `CodecError` on a wrong length or an exponent outside int8."""
-        check_length(payload, shape, 1)
+        check_length(payload, shape, self.bits)
         table = _decoding_table(self.format, integer_param(params, "exponent", -128, 127))
         return _decode(np.frombuffer(payload, np.uint8), table).reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """Payload size in bits."""
-        return 8 * int(np.prod(shape))
+        """8 an entry."""
+        return 8 * math.prod(shape)
+
+    def _cast(self, words: NDArray[np.uint32], exponent: int) -> NDArray[np.uint8]:
+        return _cast(words, _encoding_table(self.format, exponent, saturates=True))
+
+    def _search(self, words: NDArray[np.uint32], fitting: int) -> int:
+        """The exponent at or below ``fitting`` with the least squared error; ``fitting`` where something is no number."""
+        sample = np.ascontiguousarray(words[:: max(1, words.size // _SAMPLE) | 1])
+        values = sample.view(np.float32)
+        if not np.isfinite(values).all():
+            return fitting
+
+        def error(exponent: int) -> float:
+            difference = _decode(self._cast(sample, exponent), _decoding_table(self.format, exponent)) - values
+            return float(np.dot(difference, difference))
+
+        return min(range(fitting, max(fitting - _TRIED, -129), -1), key=error)
 
 
 def _fitting_exponent(words: NDArray[np.uint32], largest: float) -> int:
@@ -131,8 +153,11 @@ def _values(layout: _Layout) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=64)
-def _encoding_table(name: str, exponent: int) -> NDArray[np.uint8]:
-    """The code for each upper half of a float32 that was rounded to odd; 64 KiB."""
+def _encoding_table(name: str, exponent: int, *, saturates: bool = False) -> NDArray[np.uint8]:
+    """The code for each upper half of a float32 that was rounded to odd; 64 KiB.
+
+    What is finite and too large becomes the largest value if the cast ``saturates``, else what a plain cast gives.
+    """
     layout = _LAYOUTS[name]
     halves = np.arange(1 << 16, dtype=np.uint32)
     with np.errstate(invalid="ignore"):
@@ -145,7 +170,8 @@ def _encoding_table(name: str, exponent: int) -> NDArray[np.uint8]:
     grid = _values(layout)
     finite_codes = np.flatnonzero(np.isfinite(grid))
     codes = np.searchsorted(grid[finite_codes], np.minimum(rounded, layout.largest))
-    codes = np.where((rounded > layout.largest) | np.isinf(magnitudes), layout.overflow, codes)
+    overflows = np.isinf(magnitudes) | ((rounded > layout.largest) & (not saturates))
+    codes = np.where(overflows, layout.overflow, codes)
     codes = np.where(np.isnan(magnitudes), layout.nan, codes)
     table: NDArray[np.uint8] = (codes | ((halves >> 8) & 0x80)).astype(np.uint8)
     table.setflags(write=False)

@@ -1,23 +1,28 @@
 """What an engine must do."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutlayer.codecs import NOTHING
+
 __all__ = ["Engine", "EngineState"]
 
 
 class EngineState(NamedTuple):
-    """Everything that an engine keeps from step to step: copies.
+    """Everything that is kept from step to step: copies.
 
     Attributes:
         arrays: ``params.*``, ``buffers.*`` and the optimizer's ``state.*``.
         steps: optimizer steps that were taken.
+        memory: of the codec, which belongs to the same step; engines neither have nor want it.
     """
 
     arrays: dict[str, NDArray[Any]]
     steps: int
+    memory: Mapping[str, NDArray[Any]] = NOTHING
 
 
 class Engine(Protocol):

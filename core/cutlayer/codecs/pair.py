@@ -1,0 +1,135 @@
+"""The codecs of both directions together: what leaves one side, and what becomes of it on the other."""
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.codecs.base import NOTHING, Arrays, BaseCodec, Payload
+from cutlayer.codecs.fp8 import Fp8
+from cutlayer.codecs.fp16 import Fp16
+from cutlayer.codecs.fwq import Fwq
+from cutlayer.codecs.intq import IntQ
+from cutlayer.codecs.lossless import expand, shrink
+from cutlayer.codecs.pq import ProductQuantizer
+from cutlayer.codecs.raw import Raw
+from cutlayer.codecs.splitfc import SplitFC
+from cutlayer.codecs.topk import TopK
+from cutlayer.errors import CodecError
+
+__all__ = ["Codec", "Codecs", "Received", "Sent", "Tensor"]
+
+Codec = Raw | Fp16 | Fp8 | IntQ | TopK | ProductQuantizer | SplitFC | Fwq
+"""The table of codecs: the types that ``[codec.up]`` and ``[codec.down]`` in a trial file may name by ``id``."""
+_Floats = NDArray[np.float32]
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a payload becomes a float32 tensor: the codec's id, its parameters for this tensor, and the shape."""
+
+    codec: str
+    params: dict[str, int]
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1, max_length=8)]
+    shrunk: bool = False
+    """Whether the lossless stage made the payload shorter."""
+
+
+class Sent(NamedTuple):
+    """What one side sends, and what it keeps until the answer and until the next tensor."""
+
+    tensor: Tensor
+    payload: Payload
+    coded_bytes: int
+    """Length before the lossless stage."""
+    context: Arrays = NOTHING
+    memory: Arrays = NOTHING
+
+
+class Received(NamedTuple):
+    """What the other side makes of it: the values, and the payload after the lossless stage."""
+
+    values: _Floats
+    payload: Payload
+
+
+class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[codec.up]`` for smashed data, ``[codec.down]`` for cut gradients.
+
+    The codec of smashed data also says which part of the gradient is needed, and what the client makes of it; the other
+    one encodes that part. So any two go together.
+    """
+
+    up: Codec = Raw()
+    down: Codec = Raw()
+    lossless: Literal["none", "zstd"] = "none"
+    """What follows after either codec; a payload that it does not make shorter travels as it is."""
+
+    def problem(self, shape: tuple[int, ...]) -> str:
+        """Why smashed data of this shape (with the batch) cannot travel, as ``<key>: found ..., allowed: ...``; or empty."""
+        if problem := self.up.problem(shape):
+            return f"codec.up.{problem}"
+        if isinstance(self.down, SplitFC):
+            return "codec.down.id: found 'splitfc', allowed: 'fwq', which is what SplitFC does to gradients"
+        problem = self.down.problem(self.up.part_shape(shape))
+        return f"codec.down.{problem}" if problem else ""
+
+    def largest_bytes(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Greatest payload of each way for smashed data of this shape."""
+        part = self.up.part_shape(shape)
+        up = max(self.up.bits(shape), self.up.steady.bits(shape))
+        return {"up": up // 8, "down": self._down(part, shape).bits(part) // 8}
+
+    def encode(self, smashed: _Floats, seed: int = 0, memory: Arrays = NOTHING, *, steady: bool = False) -> Sent:
+        """Smashed data as they leave the board.
+
+        Args:
+            smashed: (B, *smashed).
+            seed: decides all that is drawn.
+            memory: of the last `Sent`.
+            steady: whether the server keeps them, to train on them again.
+        """
+        codec = self.up.steady if steady else self.up
+        return self._sent(codec, smashed, seed, memory)
+
+    def decode(self, tensor: Tensor, payload: Payload, *, steady: bool = False) -> Received:
+        """Smashed data as the server has them. Raises `CodecError` if they are none of these codecs'."""
+        codec = self.up.steady if steady else self.up
+        return self._received(codec, tensor, payload)
+
+    def encode_gradient(self, gradient: _Floats, answered: Received, seed: int = 0) -> Sent:
+        """The cut gradient for ``answered``, as it leaves the server: as much of it as the client needs."""
+        part = self.up.select(gradient, answered.payload)
+        return self._sent(self._down(part.shape, gradient.shape), part, seed, NOTHING)
+
+    def decode_gradient(self, tensor: Tensor, payload: Payload, shape: tuple[int, ...], context: Arrays) -> _Floats:
+        """The cut gradient of ``shape`` for what was `Sent` with this context.
+
+        Raises:
+            CodecError: it does not answer that.
+        """
+        part = self.up.part_shape(shape)
+        if tensor.shape != part:
+            raise CodecError(f"a gradient of shape {tensor.shape} answers smashed data that want {part}")
+        codec = self._down(part, shape)
+        return self.up.correct(self._received(codec, tensor, payload).values, shape, context)
+
+    def _down(self, part: tuple[int, ...], shape: tuple[int, ...]) -> BaseCodec:
+        return self.down.for_share(math.prod(part) / math.prod(shape))
+
+    def _sent(self, codec: BaseCodec, tensor: _Floats, seed: int, memory: Arrays) -> Sent:
+        encoded = codec.encode(tensor, seed, memory)
+        shrunk = shrink(encoded.payload) if self.lossless == "zstd" else None
+        header = Tensor(codec.id, encoded.params, tensor.shape, shrunk is not None)
+        payload = encoded.payload if shrunk is None else shrunk
+        return Sent(header, payload, len(encoded.payload), encoded.context, encoded.memory)
+
+    def _received(self, codec: BaseCodec, tensor: Tensor, payload: Payload) -> Received:
+        if tensor.codec != codec.id:
+            raise CodecError(f"a tensor is encoded as {tensor.codec!r}, the trial uses {codec.id!r}")
+        if tensor.shrunk:
+            if self.lossless == "none":
+                raise CodecError("a payload is compressed, the trial does without")
+            payload = expand(payload, codec.bits(tensor.shape) // 8)
+        return Received(codec.decode(payload, tensor.params, tensor.shape), payload)

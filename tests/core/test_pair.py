@@ -1,0 +1,106 @@
+"""Codecs of both directions together, and the lossless stage behind them."""
+
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+import zstandard
+
+from cutlayer.codecs import Codecs, Fp8, Fwq, IntQ, ProductQuantizer, Raw, SplitFC, TopK
+from cutlayer.codecs.lossless import expand, shrink
+from cutlayer.errors import CodecError
+
+RANDOM = np.random.default_rng(0)
+SMASHED = np.maximum(RANDOM.standard_normal((8, 6, 4, 4)) - 0.5, 0).astype(np.float32)
+GRADIENT = RANDOM.standard_normal(SMASHED.shape).astype(np.float32)
+UP = [Raw(), Fp8(), IntQ(4), TopK(0.25), ProductQuantizer(12, 4, correction=0.1), SplitFC(4.0, 2), Fwq(2.0)]
+DOWN = [Raw(), Fp8("e5m2"), IntQ(8, rounding="stochastic"), TopK(0.5), ProductQuantizer(6, 2), Fwq(4.0)]
+BOTH = [Codecs(up=up, down=down, lossless=stage) for up, down, stage in itertools.product(UP, DOWN, ["none", "zstd"])]
+
+
+@pytest.mark.parametrize("codecs", BOTH, ids=str)
+def test_any_two_codecs_go_together(codecs):
+    """Up, down, and the client's gradient has the shape of its smashed data."""
+    assert codecs.problem(SMASHED.shape) == ""
+    sent = codecs.encode(SMASHED, seed=1)
+    received = codecs.decode(sent.tensor, sent.payload)
+    assert received.values.shape == SMASHED.shape
+    answer = codecs.encode_gradient(GRADIENT, received, seed=2)
+    limits = codecs.largest_bytes(SMASHED.shape)
+    assert (sent.coded_bytes, answer.coded_bytes) == (limits["up"], limits["down"])
+    gradient = codecs.decode_gradient(answer.tensor, answer.payload, SMASHED.shape, sent.context)
+    assert gradient.shape == SMASHED.shape
+    assert np.isfinite(gradient).all()
+
+
+def test_raw_both_ways_changes_nothing():
+    codecs = Codecs()
+    sent = codecs.encode(SMASHED)
+    received = codecs.decode(sent.tensor, sent.payload)
+    np.testing.assert_array_equal(received.values, SMASHED)
+    answer = codecs.encode_gradient(GRADIENT, received)
+    np.testing.assert_array_equal(
+        codecs.decode_gradient(answer.tensor, answer.payload, SMASHED.shape, sent.context), GRADIENT
+    )
+
+
+def test_smashed_data_that_are_kept_have_no_dropout():
+    codecs = Codecs(up=SplitFC(8.0, 4))
+    sent = codecs.encode(SMASHED, steady=True)
+    assert sent.tensor.codec == "fwq"
+    assert np.abs(codecs.decode(sent.tensor, sent.payload, steady=True).values - SMASHED).max() < 0.2
+    with pytest.raises(CodecError, match="encoded as 'fwq', the trial uses 'splitfc'"):
+        codecs.decode(sent.tensor, sent.payload)
+
+
+def test_what_compresses_travels_shorter_and_comes_back():
+    codecs = Codecs(up=Fp8(), lossless="zstd")
+    sent = codecs.encode(np.zeros_like(SMASHED))
+    assert sent.tensor.shrunk
+    assert len(sent.payload) < sent.coded_bytes == SMASHED.size
+    np.testing.assert_array_equal(codecs.decode(sent.tensor, sent.payload).values, 0)
+
+
+def test_what_does_not_compress_travels_as_it_is():
+    noise = RANDOM.integers(0, 2**32, SMASHED.shape, dtype=np.uint32).view(np.float32)
+    sent = Codecs(lossless="zstd").encode(noise)
+    assert not sent.tensor.shrunk
+    assert len(sent.payload) == sent.coded_bytes
+
+
+def test_a_compressed_payload_of_another_size_is_refused_before_it_is_expanded():
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 20))
+    with pytest.raises(CodecError, match="announces 1048576 bytes, 100 are needed"):
+        expand(bomb, 100)
+    unsaid = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(100))
+    with pytest.raises(CodecError, match="announces -1 bytes"):
+        expand(unsaid, 100)
+
+
+@pytest.mark.parametrize("payload", [b"", b"hello", shrink(bytes(100))[:-2], b"\x28\xb5\x2f\xfd" + bytes(20)])
+def test_a_compressed_payload_that_is_none_is_refused(payload):
+    with pytest.raises(CodecError):
+        expand(payload, 100)
+
+
+def test_compression_that_the_trial_does_without_is_refused():
+    sent = Codecs(lossless="zstd").encode(np.zeros_like(SMASHED))
+    with pytest.raises(CodecError, match="the trial does without"):
+        Codecs().decode(sent.tensor, sent.payload)
+
+
+@pytest.mark.parametrize("change", [{"shape": (8, 95)}, {"shape": SMASHED.shape}, {"codec": "raw"}])
+def test_a_gradient_that_does_not_answer_is_refused(change):
+    codecs = Codecs(up=TopK(0.2), down=Fp8())
+    sent = codecs.encode(SMASHED)
+    answer = codecs.encode_gradient(GRADIENT, codecs.decode(sent.tensor, sent.payload))
+    tensor = msgspec.structs.replace(answer.tensor, **change)
+    with pytest.raises(CodecError):
+        codecs.decode_gradient(tensor, answer.payload, SMASHED.shape, sent.context)
+
+
+def test_problems_name_the_key():
+    assert Codecs(up=ProductQuantizer(7, 2)).problem(SMASHED.shape).startswith("codec.up.subvectors: found 7")
+    assert Codecs(down=ProductQuantizer(7, 2)).problem(SMASHED.shape).startswith("codec.down.subvectors: found 7")
+    assert Codecs(down=SplitFC()).problem(SMASHED.shape).startswith("codec.down.id: found 'splitfc', allowed: 'fwq'")
