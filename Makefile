@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow test-versions check lint types imports format bench clean
+.PHONY: demo test test-slow test-versions check lint types imports format bench reproduce clean
 
 demo: .venv/demo
 	$(BIN)/cutlayer demo
@@ -36,6 +36,12 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/codecs.py
+
+# The papers' tables, resumable: make reproduce DATA=FOLDER, with mnist.npz and cifar10.tar.gz in it.
+reproduce: .venv/dev
+	@test -n "$(DATA)" || { echo "DATA is missing: make reproduce DATA=a folder with mnist.npz and cifar10.tar.gz" >&2; exit 2; }
+	$(BIN)/python benchmarks/reproduce/run.py --data "$(DATA)"
+	$(BIN)/python benchmarks/reproduce/page.py
 
 clean:
 	rm -rf .venv runs dist

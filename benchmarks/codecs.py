@@ -114,7 +114,6 @@ class Step:
 def pair_turns(step: Step) -> Turns:
     """What the board does for each pair of codecs (encode up, decode down), and what the server does."""
     turns: Turns = {("step", ""): step}
-    shape = step.smashed.shape
     for name, codecs in PAIRS.items():
         sent = codecs.encode(step.smashed, 1)
         received = codecs.decode(sent.tensor, sent.payload)
@@ -126,7 +125,7 @@ def pair_turns(step: Step) -> Turns:
             step.gradient, received, 1
         )
         turns[name, "decode down"] = lambda codecs=codecs, sent=sent, answer=answer: codecs.decode_gradient(
-            answer.tensor, answer.payload, shape, sent.context
+            answer.tensor, answer.payload, sent
         )
     return turns
 

@@ -62,10 +62,13 @@ class NoModel:
     def __init__(self, shape):
         self._gradient = np.zeros(shape, np.float32)
 
-    def step(self, smashed, labels):
-        from cutlayer_server.server_model import StepResult
+    def of(self, device):
+        return self
 
-        return StepResult(0.0, 0, self._gradient)
+    def step(self, parts, sharing):
+        from cutlayer_server.server_model import StepResult, Update
+
+        return Update([StepResult(0.0, 0, self._gradient)], None)
 
     def state(self):
         return {}
@@ -76,14 +79,15 @@ def load(trial):
     import torch
 
     from cutlayer_cut import client_of, cut_model
-    from cutlayer_server.server_model import ServerModel, client_weights
+    from cutlayer_server.server_model import client_weights
+    from cutlayer_server.server_models import ServerModels
 
     torch.set_num_threads(1)
     halves = cut_model(trial.recipe)
     client, _ = client_of(trial.recipe, halves)
     weights = client_weights(halves.client, [*client.params, *client.buffers])
     shape = (trial.data.batch_size, *client.smashed.shape)
-    model = ServerModel(halves.server, trial.optimizer.server) if trial.name.startswith("vgg") else NoModel(shape)
+    model = ServerModels(halves.server, trial.optimizer.server) if trial.name.startswith("vgg") else NoModel(shape)
     return client, weights, model, shape
 
 
@@ -95,7 +99,7 @@ def serve(trial, seconds):
     from cutlayer_server.connection import connect
     from cutlayer_server.coordinator import birth_of
     from cutlayer_server.fleet import Fleet
-    from cutlayer_server.rounds import Round, run_round
+    from cutlayer_server.rounds import ClientWeights, Round, run_round
     from cutlayer_server.trainer import Trainer
 
     client, weights, model, _ = load(trial)
@@ -111,7 +115,8 @@ def serve(trial, seconds):
         fleet.assign(1, {})
         steps, began, number = 0, 0.0, 0
         while not began or time.perf_counter() < began + seconds:
-            state = Round(number, weights)
+            # Anew, so that they travel, as they do where they are averaged.
+            state = Round(number, ClientWeights(dict(weights)))
             trainer.start(state)
             run_round(trial.aggregation, trainer, state)
             if number:

@@ -13,7 +13,7 @@ from cutlayer.chunks import CHUNK_BYTES, HEADER_BYTES, MOST_WITHOUT_BODY, reset
 from cutlayer.codecs import Payload
 from cutlayer.errors import ChunkError, MessageError, PeerLost, PeerStartedAnew, RemoteProtocolError
 from cutlayer.messages import Header, Message, Presence, decode, encode
-from cutlayer.session import WINDOW, Role, Session
+from cutlayer.session import WINDOW, Audience, Role, Session, Speaker
 from cutlayer.transports import LastWill, Packet, Transport
 
 __all__ = ["Endpoint", "new_epoch", "will_of"]
@@ -68,6 +68,8 @@ class Endpoint:
         self._on_presence, self._clock = on_presence, clock
         self._sessions: dict[str, Session] = {}
         self._given_up: dict[str, int] = {}
+        self._speaker: Speaker | None = None
+        self._audience: Audience | None = None
         self._last_heard: dict[str, float] = {}
         self._due = float("inf")  # nothing has to be sent again before; it may be too early, never too late
         self._reconnections = 0
@@ -131,9 +133,7 @@ class Endpoint:
         its number with the device's mixed in, so that those for an earlier process of the device are not taken for ours.
         """
         self._given_up.pop(device, None)
-        room = self._transport.max_packet_bytes - len(self._route(device).encode()) - HEADER_BYTES - _BESIDE_BYTES
-        chunk_bytes = min(CHUNK_BYTES, max(room, 1))
-        own = self._epoch
+        chunk_bytes, own = self._chunk_bytes(self._route(device)), self._epoch
         if peer_epoch is not None and self._role is Role.SERVER:
             own ^= peer_epoch
         elif peer_epoch is not None:
@@ -164,6 +164,29 @@ class Endpoint:
         """Hand a message to the transport, as far as the window allows; `pump` and `expect` see to the rest."""
         self._sessions[device].send(Message(header, payload))
         self._flush(device)
+
+    def broadcast(self, header: Header, payload: Payload) -> int:
+        """Publish a message to all devices, once; returns the number by which each is to be told of it."""
+        topic = topics.gradient(self._trial)
+        if self._speaker is None:
+            self._speaker = Speaker(self._epoch, self._chunk_bytes(topic))
+        number, frames = self._speaker.frames(Message(header, payload))
+        for frame in frames:
+            self.sent_bytes[topics.SERVER] += self._transport.publish(topic, frame)
+        return number
+
+    def listen(self, server_epoch: int) -> None:
+        """Take messages to all from this process of the server."""
+        self._audience = Audience(server_epoch)
+        self._transport.subscribe(topics.gradient(self._trial))
+
+    def await_broadcast(self, number: int, patience_s: float) -> Message | None:
+        """The message to all of this number; None if it does not come within ``patience_s``."""
+        assert self._audience is not None, "only who listens is told of one"
+        until = self._clock() + patience_s
+        while (message := self._audience.take(number)) is None and (left := until - self._clock()) > 0:
+            self.pump(left)
+        return message
 
     def expect(self, device: str, patience_s: float, since: float | None = None) -> Message:
         """The next message in the conversation of ``device``; messages of other devices wait for their turn.
@@ -254,6 +277,11 @@ class Endpoint:
         peer = device if self._role is Role.SERVER else "the server"
         return PeerLost(f"nothing was heard from {peer} for {patience_s:g} s")
 
+    def _chunk_bytes(self, topic: str) -> int:
+        """What the broker lets through on this topic."""
+        room = self._transport.max_packet_bytes - len(topic.encode()) - HEADER_BYTES - _BESIDE_BYTES
+        return min(CHUNK_BYTES, max(room, 1))
+
     def _route(self, device: str) -> str:
         return (topics.up if self._role is Role.DEVICE else topics.down)(self._trial, device)
 
@@ -270,31 +298,47 @@ class Endpoint:
         if leaf in ("state", "control"):
             self._take_presence(device, packet.payload)
             return True
-        if device in self._given_up:
+        if leaf == "gradient":
+            self._overhear(packet)
+        elif device in self._given_up:
             self.reset(device)
-        elif device not in self._sessions:
-            if device not in self._strangers and len(self._strangers) < _MAX_STRANGERS:
-                self._strangers.add(device)
-                _log.warning("dropping packets from %r, with whom there is no conversation", device)
-        else:
-            self.received_bytes[device] += packet.wire_bytes
-            try:
-                complete = self._sessions[device].receive(packet.payload, self._clock())
-                self._last_heard[device] = packet.arrived_at
-                self._flush(device)
-            except ChunkError as error:
-                _log.warning("dropped a frame from %r: %s", device, error)
-            except PeerStartedAnew as error:
-                if self._role is Role.DEVICE:
-                    raise
-                _log.warning("dropped a frame from %r: a device cannot give up a server (%s)", device, error)
-            except (MessageError, RemoteProtocolError) as error:
-                named = type(error)(f"{device}: {error}")
-                named.device = device
-                raise named from error
-            else:
-                return complete
+        elif device in self._sessions:
+            return self._converse(device, packet)
+        elif device not in self._strangers and len(self._strangers) < _MAX_STRANGERS:
+            self._strangers.add(device)
+            _log.warning("dropping packets from %r, with whom there is no conversation", device)
         return False
+
+    def _converse(self, device: str, packet: Packet) -> bool:
+        """Take a packet of a conversation; tells whether it was the end of a message."""
+        self.received_bytes[device] += packet.wire_bytes
+        try:
+            complete = self._sessions[device].receive(packet.payload, self._clock())
+            self._last_heard[device] = packet.arrived_at
+            self._flush(device)
+        except ChunkError as error:
+            _log.warning("dropped a frame from %r: %s", device, error)
+        except PeerStartedAnew as error:
+            if self._role is Role.DEVICE:
+                raise
+            _log.warning("dropped a frame from %r: a device cannot give up a server (%s)", device, error)
+        except (MessageError, RemoteProtocolError) as error:
+            named = type(error)(f"{device}: {error}")
+            named.device = device
+            raise named from error
+        else:
+            return complete
+        return False
+
+    def _overhear(self, packet: Packet) -> None:
+        """Take a part of a message to all."""
+        if self._audience is None:
+            return
+        self.received_bytes[topics.SERVER] += packet.wire_bytes
+        try:
+            self._audience.receive(packet.payload)
+        except ChunkError as error:
+            _log.warning("dropped a frame to all devices: %s", error)
 
     def _take_presence(self, sender: str, payload: bytes) -> None:
         try:

@@ -59,6 +59,7 @@ class EpochDone(_Line, frozen=True, tag="epoch"):
 
     epoch: int
     mode: str
+    """Of all devices, or "mixed"."""
     loss: float
     accuracy: float
     test_loss: float
@@ -70,6 +71,8 @@ class EpochDone(_Line, frozen=True, tag="epoch"):
     down_bytes: int
     phases_s: dict[str, float]
     """The server's time by phase."""
+    modes: dict[str, str] = {}
+    """Of each device, where they differ."""
     missing: tuple[str, ...] = ()
     """Devices of the trial whose pass is not in it."""
 

@@ -29,12 +29,15 @@ __all__ = [
     "Header",
     "Keep",
     "Kept",
+    "Lacking",
     "Message",
     "Position",
     "Presence",
     "Query",
     "Scores",
     "Serve",
+    "Shared",
+    "SharedRows",
     "Smashed",
     "Tensor",
     "Weights",
@@ -115,7 +118,7 @@ class Assignment(Header, frozen=True, tag="assignment"):
 
 
 class Begin(Header, frozen=True, tag="begin"):
-    """Server to device: pass over your samples in this mode. Payload: client weights to start from.
+    """Server to device: pass over your samples in this mode. Payload: client weights to start from, if others than it has.
 
     After a crash the pass goes on where both sides can: ``steps`` of it are done already. If they were optimizer
     steps, the device has its weights from its own state, and there is no payload.
@@ -145,23 +148,49 @@ class Smashed(Header, frozen=True, tag="smashed"):
     labels: bytes
 
 
+class SharedRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which message to all devices has the first rows of a cut gradient, and how they are encoded."""
+
+    number: _Count
+    tensor: Tensor
+
+
 class Gradient(Header, frozen=True, tag="gradient"):
     """Server to device: the cut gradient for one batch, and the loss it comes from.
 
+    Where all devices share the first rows, these came in a message to all, and ``tensor`` has the others, if there are any.
     With ``keep``, the device keeps the state after this step on disk before it goes on. ``spent_s`` is how long the
     server had the batch, in its queue and in its hands; what else the device waited, the network took.
     """
 
     epoch: _Count
     step: _Count
-    tensor: Tensor
+    tensor: Tensor | None
     loss: float
+    shared: SharedRows | None = None
     spent_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     keep: bool = False
 
 
+class Lacking(Header, frozen=True, tag="lacking"):
+    """Device to server: the message to all that the last gradient speaks of did not arrive."""
+
+    epoch: _Count
+    step: _Count
+
+
+class Shared(Header, frozen=True, tag="shared"):
+    """Server to all devices, or to one that lacks it. Payload: the first rows of the cut gradients of a step."""
+
+    epoch: _Count
+    step: _Count
+
+
 class Weights(Header, frozen=True, tag="weights"):
-    """Device to server: the epoch is over. Payload: the client weights; ``phases_s`` says where its time went."""
+    """Device to server: the epoch is over; ``phases_s`` says where its time went.
+
+    Payload: the client weights, if the pass changed them.
+    """
 
     epoch: _Count
     steps: _Count
@@ -193,7 +222,8 @@ class End(Header, frozen=True, tag="end"):
     ok: bool = True
 
 
-_HEADERS = Presence | Assignment | Begin | Keep | Kept | Smashed | Gradient | Weights | Serve | Query | Scores | End
+_Training = Presence | Assignment | Begin | Keep | Kept | Smashed | Gradient | Lacking | Shared | Weights | End
+_HEADERS = _Training | Serve | Query | Scores
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_HEADERS)
 
 

@@ -1,4 +1,4 @@
-"""The topics of a trial: ``cutlayer/1/<trial>/<device>/{up,down,state}`` and ``cutlayer/1/<trial>/all/control``."""
+"""The topics of a trial: ``cutlayer/1/<trial>/<device>/{up,down,state}``, ``cutlayer/1/<trial>/all/{control,gradient}``."""
 
 import re
 from typing import NamedTuple
@@ -14,6 +14,7 @@ __all__ = [
     "every_down",
     "every_state",
     "every_up",
+    "gradient",
     "parse",
     "state",
     "up",
@@ -57,6 +58,11 @@ def state(trial: str, device: str) -> str:
 def control(trial: str) -> str:
     """Retained birth and last will of the server."""
     return f"{_ROOT}/{trial}/{SERVER}/control"
+
+
+def gradient(trial: str) -> str:
+    """Server to all devices: rows of cut gradients that they share."""
+    return f"{_ROOT}/{trial}/{SERVER}/gradient"
 
 
 def every_up(trial: str) -> str:

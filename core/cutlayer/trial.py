@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from cutlayer import toml
-from cutlayer.aggregation import Aggregation, Sequential
+from cutlayer.aggregation import Aggregation, Epsl, Parallel, Sequential
 from cutlayer.codecs import Codecs
 from cutlayer.errors import UserError
 from cutlayer.messages import Augmentation
@@ -84,6 +84,8 @@ class Trial(_Table, frozen=True):
     broker: Broker = Broker()
     target_accuracy: _Share | None = None
     """Stop early once the test accuracy reaches this share."""
+    clients_per_round: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """How many devices take part in each epoch, drawn by seed; 0: all."""
     min_devices: Annotated[int, msgspec.Meta(ge=0)] = 0
     """With how many devices the training begins and goes on; the others join at the next epoch. 0: with all."""
     patience_s: _Seconds = 60.0
@@ -137,13 +139,36 @@ def _problems(trial: Trial) -> list[str]:
         found.append(f"devices: found {list(trial.devices)}, allowed: different names")
     if trial.min_devices > len(trial.devices):
         found.append(f"min_devices: found {trial.min_devices}, allowed: up to {len(trial.devices)}, one a device")
+    if trial.clients_per_round > len(trial.devices):
+        found.append(f"clients_per_round: found {trial.clients_per_round}, allowed: up to {len(trial.devices)} devices")
     found += trial.model.problems()
     if trial.model.cut == WHOLE:
         found.append("model.cut: found 'none', allowed: a module's name; a whole model can be exported, not trained")
     if trial.model.trainable == "none" and trial.schedule.exchanges:
-        found.append(f"schedule.id: found {_id(trial.schedule)!r}, allowed: 'forward', for model.trainable 'none'")
+        found.append(
+            f"schedule.id: found {_id(trial.schedule)!r}, allowed: 'forward', 'replay', for model.trainable 'none', "
+            "since a frozen client has no use for cut gradients"
+        )
+    found += _aggregation_problems(trial)
     if not math.isfinite(trial.patience_s):
         found.append("patience_s: found inf, allowed: a finite number")
+    return found
+
+
+def _aggregation_problems(trial: Trial) -> list[str]:
+    """Choices of schedule and codec that make no sense with how clients become one model."""
+    found: list[str] = []
+    alone = isinstance(trial.aggregation, Parallel | Epsl)
+    if trial.schedule.per_client and not alone:
+        found.append(
+            f"schedule.per: found 'client', allowed: 'trial', for aggregation {_id(trial.aggregation)!r}: it changes the "
+            "client weights that another device's kept smashed data belong to"
+        )
+    if isinstance(trial.aggregation, Epsl) and trial.aggregation.phi and not trial.schedule.exchanges:
+        found.append(
+            f"aggregation.phi: found {trial.aggregation.phi}, allowed: 0, for schedule {_id(trial.schedule)!r}: there are no "
+            "cut gradients to share"
+        )
     return found
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from cutlayer import data, topics
 from cutlayer.bundle import Bundle
 from cutlayer.codecs import NOTHING, Arrays, Payload, Sent
 from cutlayer.draws import seed_of
 from cutlayer.endpoint import Endpoint
-from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew
+from cutlayer.errors import CutlayerError, MessageError, PeerLost, PeerStartedAnew
 from cutlayer.messages import (
     Assignment,
     Begin,
@@ -22,9 +24,11 @@ from cutlayer.messages import (
     Header,
     Keep,
     Kept,
+    Lacking,
     Message,
     Position,
     Presence,
+    Shared,
     Smashed,
     Weights,
     decode_weights,
@@ -41,6 +45,8 @@ __all__ = ["Board", "Participation", "TrialFailed"]
 
 _T = TypeVar("_T")
 _FOREVER = float("inf")
+_BROADCAST_S = 1.0
+"""How long a message to all may come after the message that speaks of it."""
 _log = logging.getLogger(__name__)
 
 
@@ -130,7 +136,7 @@ class Participation:
         """
         engine, phases, steps = self._board.engine, self._phases, begin.steps
         exchanges = begin.mode is Mode.EXCHANGE
-        if not (exchanges and begin.steps):
+        if weights:
             engine.load(decode_weights(weights, like=engine.weights()))
         seed = (assignment.seed, assignment.client, begin.epoch)
         every = data.batches(self._board.samples, self._prepare, assignment.batch_size, seed, assignment.augmentation)
@@ -151,7 +157,7 @@ class Participation:
             else:
                 self._pause()
         end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
-        self._say(end, encode_weights(engine.weights()))
+        self._say(end, encode_weights(engine.weights()) if exchanges else b"")
         _log.info("epoch %d: %d steps", begin.epoch + 1, steps)
 
     def _load(self, batches: Iterator[data.Batch]) -> data.Batch | None:
@@ -175,18 +181,38 @@ class Participation:
         if isinstance(reply.header, End):
             raise TrialFailed(self._leave(reply.header))
         assert isinstance(reply.header, Gradient), "the session lets nothing else through"
+        shared = self._shared(assignment, reply.header, sent)
         server_s = min(reply.header.spent_s, waited_s)
         phases.add({"server": server_s, "network": waited_s - server_s})
         with phases("decode"):
-            gradient = assignment.codecs.decode_gradient(
-                reply.header.tensor, reply.payload, sent.tensor.shape, sent.context
-            )
+            gradient = assignment.codecs.decode_gradient(reply.header.tensor, reply.payload, sent, shared)
         with phases("backward"):
             board.engine.backward(gradient, assignment.learning_rate)
         self._memory = sent.memory
         if reply.header.keep:
             with phases("keep"):
                 self._keep(position)
+
+    def _shared(self, assignment: Assignment, header: Gradient, sent: Sent) -> NDArray[np.float32] | None:
+        """The first samples of the gradient, which all devices have in common; None if this one has none of these."""
+        if header.shared is None:
+            return None
+        with self._phases("network"):
+            number = header.shared.number
+            message = self._patiently(lambda _: self._endpoint.await_broadcast(number, _BROADCAST_S))
+        if message is None:
+            with self._phases("network"):
+                self._say(Lacking(epoch=header.epoch, step=header.step))
+                message = self._hear()
+            if isinstance(message.header, End):
+                raise TrialFailed(self._leave(message.header))
+        if not isinstance(message.header, Shared) or (message.header.epoch, message.header.step) != (
+            header.epoch,
+            header.step,
+        ):
+            raise MessageError(f"the message to all of step {header.epoch}.{header.step} is of another")
+        with self._phases("decode"):
+            return assignment.codecs.decode_shared(header.shared.tensor, message.payload, sent.tensor)
 
     def _keep(self, position: Position) -> None:
         """Put the present state on the disk."""
@@ -239,6 +265,7 @@ class Participation:
         if self._server_epoch is None:
             self._server_epoch = presence.epoch
             self._endpoint.open(self._birth.device, presence.epoch)
+            self._endpoint.listen(presence.epoch)
             self._endpoint.announce(msgspec.structs.replace(self._birth, server=presence.epoch))
         elif presence.epoch != self._server_epoch:
             raise PeerStartedAnew("the server started anew")

@@ -19,12 +19,13 @@ from torch import Tensor
 from cutlayer.errors import CutlayerError, UserError
 from cutlayer.files import replace_file
 from cutlayer.messages import Position, Presence
-from cutlayer_server.rounds import Arrays, Round
+from cutlayer_server.plan import Past
+from cutlayer_server.rounds import Arrays, ClientWeights, Round
 
-__all__ = ["Books", "Checkpoint", "Checkpoints"]
+__all__ = ["KEPT", "Books", "Checkpoint", "Checkpoints"]
 
 _FILE = re.compile(r"(\d{8})-[0-9a-f]{8}\.safetensors")
-_KEPT = 2
+KEPT = 2
 """The newest may be one of which a device died before it had kept its own part."""
 _log = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ class Checkpoint:
     """The state of a training between two turns; the devices hold the rest, at ``positions``."""
 
     run: int
-    losses: list[float]
-    """Mean training losses of the epochs that are over."""
+    past: Past
     round: Round
     positions: dict[str, Position]
     """Where each device that has trained stands; the others begin as their bundle says."""
@@ -86,7 +86,7 @@ class Checkpoints:
         number = max(self._paths(), default=0) + 1
         replace_file(self._folder / f"{number:08d}-{zlib.crc32(content):08x}.safetensors", content)
         paths = self._paths()
-        for old in sorted(paths)[:-_KEPT]:
+        for old in sorted(paths)[:-KEPT]:
             paths[old].unlink(missing_ok=True)
 
     def newest_held_by(self, devices: dict[str, Presence], events: int) -> Checkpoint | None:
@@ -133,29 +133,33 @@ class _About(msgspec.Struct):
     """What stands in the metadata of the file, as JSON; tensors are ``<kind>/...``."""
 
     run: int
-    losses: list[float]
+    past: Past
     positions: dict[str, Position]
     books: Books
     epoch: int
     steps: dict[str, int]
     samples: dict[str, int]
     returned: list[str]
+    own: list[str]
 
 
 def _to_bytes(checkpoint: Checkpoint) -> bytes:
     state = checkpoint.round
     about = _About(
         run=checkpoint.run,
-        losses=checkpoint.losses,
+        past=checkpoint.past,
         positions=checkpoint.positions,
         books=checkpoint.books,
         epoch=state.epoch,
         steps=state.steps,
         samples=state.samples,
         returned=list(state.returned),
+        own=list(state.weights.own),
     )
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in checkpoint.model.items()}
-    tensors |= _tensors("weights", state.weights)
+    tensors |= _tensors("weights", state.weights.common)
+    for device, arrays in state.weights.own.items():
+        tensors |= _tensors(f"own/{device}", arrays)
     for device, arrays in state.returned.items():
         tensors |= _tensors(f"returned/{device}", arrays)
     content: bytes = save(tensors, {"about": msgspec.json.encode(about).decode()})
@@ -173,12 +177,14 @@ def _from_bytes(content: bytes, path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path}: is none of this version; start the trial anew: {error}") from error
     state = Round(
         epoch=about.epoch,
-        weights=_arrays("weights", tensors),
+        weights=ClientWeights(
+            _arrays("weights", tensors), {device: _arrays(f"own/{device}", tensors) for device in about.own}
+        ),
         steps=Counter(about.steps),
         samples=Counter(about.samples),
         returned={device: _arrays(f"returned/{device}", tensors) for device in about.returned},
     )
-    return Checkpoint(about.run, about.losses, state, about.positions, _under("model", tensors), about.books)
+    return Checkpoint(about.run, about.past, state, about.positions, _under("model", tensors), about.books)
 
 
 def _tensors(kind: str, arrays: Arrays) -> dict[str, Tensor]:

@@ -4,11 +4,14 @@ import copy
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from statistics import fmean
 
 import torch
 from safetensors.torch import save as save_safetensors
 
 from cutlayer import data, topics
+from cutlayer.aggregation import SplitFed
 from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError, UserError
 from cutlayer.events import Ended, Missed, Quarantined, Resumed, Started
@@ -21,8 +24,9 @@ from cutlayer_cut import Halves, client_of, cut_model
 from cutlayer_server.checkpoints import Checkpoint, Checkpoints
 from cutlayer_server.checks import check_halves, check_last_batches
 from cutlayer_server.fleet import Fleet
-from cutlayer_server.rounds import Round, run_round
-from cutlayer_server.server_model import Evaluation, ServerModel, client_weights, evaluate, load_client
+from cutlayer_server.rounds import ClientWeights, Round, run_round
+from cutlayer_server.server_model import Evaluation, client_weights, evaluate, load_client
+from cutlayer_server.server_models import ServerModels
 from cutlayer_server.trainer import Trainer
 
 __all__ = ["Connect", "Coordinator", "birth_of"]
@@ -30,6 +34,7 @@ __all__ = ["Connect", "Coordinator", "birth_of"]
 Connect = Callable[[LastWill], Transport]
 """Makes a connection with this last will."""
 _EVALUATION_BATCH = 256
+_NOWHERE = Round(0, ClientWeights({}))
 
 
 def birth_of(trial: Trial, *, serves: bool = False) -> Presence:
@@ -136,10 +141,10 @@ class Coordinator:
         check_last_batches(self._trial, self._client, self._untrained.server, devices)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
         halves = copy.deepcopy(self._untrained)  # much faster than cutting again
-        model = ServerModel(halves.server, self._trial.optimizer.server)
-        trainer = Trainer(self._trial, self._client, fleet, model, record, checkpoints, run)
+        models = ServerModels(halves.server, self._trial.optimizer.server, copies=_has_copies(self._trial))
+        trainer = Trainer(self._trial, self._client, fleet, models, record, checkpoints, run)
         if record.count:
-            kept, state = (checkpoint.books.events, checkpoint.round) if checkpoint else (0, Round(0, {}))
+            kept, state = (checkpoint.books.events, checkpoint.round) if checkpoint else (0, _NOWHERE)
             done = state.steps.total()
             record.write(Resumed(time_s=record.now(), kept=kept, epoch=state.epoch, step=done, reason=why))
         if checkpoint:
@@ -147,7 +152,8 @@ class Coordinator:
         else:
             record.write(Started(time_s=record.now(), devices={name: each.samples for name, each in devices.items()}))
             torch.manual_seed(self._trial.seeds.weights)
-            state = Round(0, client_weights(halves.client, [*self._client.params, *self._client.buffers]))
+            names = [*self._client.params, *self._client.buffers]
+            state = Round(0, ClientWeights(client_weights(halves.client, names)))
             trainer.start(state)
             trainer.checkpoint()
         for name in fleet.missing:
@@ -170,9 +176,8 @@ class Coordinator:
         trial = self._trial
         while state.epoch < trial.epochs:
             weights = run_round(trial.aggregation, trainer, state)
-            load_client(halves.client, weights)
-            done = trainer.end(lambda: self._evaluate(halves))
-            _save(halves, record)
+            done = trainer.end(partial(self._evaluate, halves, weights))
+            _save(halves, weights, record)
             if trial.target_accuracy is not None and done.test_accuracy >= trial.target_accuracy:
                 return f"test accuracy {done.test_accuracy:.1%} reached the target of {trial.target_accuracy:.1%}"
             state = Round(state.epoch + 1, weights)
@@ -181,9 +186,15 @@ class Coordinator:
                 trainer.start(state)
         return f"all {trial.epochs} epochs are done"
 
-    def _evaluate(self, halves: Halves) -> Evaluation:
-        batches = data.whole(self._test, self._prepare, _EVALUATION_BATCH)
-        return evaluate(halves.client, halves.server, batches)
+    def _evaluate(self, halves: Halves, weights: ClientWeights) -> Evaluation:
+        """Of several client-side models, the mean."""
+        found = []
+        for client in weights.models().values():
+            load_client(halves.client, client)
+            batches = data.whole(self._test, self._prepare, _EVALUATION_BATCH)
+            found.append(evaluate(halves.client, halves.server, batches))
+        losses, accuracies = zip(*found, strict=True)
+        return Evaluation(fmean(losses), fmean(accuracies))
 
 
 def _check_samples(began: dict[str, int], devices: dict[str, Presence]) -> None:
@@ -195,12 +206,22 @@ def _check_samples(began: dict[str, int], devices: dict[str, Presence]) -> None:
             )
 
 
-def _save(halves: Halves, record: Record) -> None:
-    """Replace ``model.safetensors`` by the weights of now."""
-    weights = halves.client.state_dict() | halves.server.state_dict()
-    # Clones, since tied weights share memory, which safetensors refuses.
-    content = save_safetensors({name: value.clone() for name, value in weights.items()})
-    replace_file(record.path / "model.safetensors", content)
+def _save(halves: Halves, weights: ClientWeights, record: Record) -> None:
+    """Replace ``model.safetensors`` by the weights of now; of several clients', those of each, and here the first one's."""
+    for number, (device, client) in enumerate(weights.models().items()):
+        load_client(halves.client, client)
+        whole = halves.client.state_dict() | halves.server.state_dict()
+        # Clones, since tied weights share memory, which safetensors refuses.
+        content = save_safetensors({name: value.clone() for name, value in whole.items()})
+        if device:
+            (record.path / "models").mkdir(exist_ok=True)
+            replace_file(record.path / "models" / f"{device}.safetensors", content)
+        if number == 0:
+            replace_file(record.path / "model.safetensors", content)
+
+
+def _has_copies(trial: Trial) -> bool:
+    return isinstance(trial.aggregation, SplitFed) and trial.aggregation.version == 1
 
 
 def _reason(error: BaseException) -> str:

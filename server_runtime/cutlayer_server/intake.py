@@ -44,15 +44,15 @@ def smashed_data_of(
     return received, np.frombuffer(header.labels, "<u2")
 
 
-def client_weights_of(device: str, message: Message, like: Arrays) -> Arrays:
-    """The client weights at the end of a pass, with the names, shapes and dtypes of ``like``.
+def client_weights_of(device: str, message: Message, like: Arrays, *, changed: bool) -> Arrays:
+    """The client weights at the end of a pass, with the names, shapes and dtypes of ``like``; or these, if it changed none.
 
     Raises:
         RemoteError: they are not this client's, or follow no batch, or not finite, or far beyond what a network has.
     """
     header = message.header
     assert isinstance(header, Weights), "the session lets nothing else through"
-    weights = decode_weights(message.payload, like)
+    weights = decode_weights(message.payload, like) if changed else like
     if header.steps == 0:
         raise RemoteError(f"{device} ended its pass without sending a batch")
     for array in weights.values():

@@ -8,11 +8,31 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.aggregation import Aggregation, Sequential, SplitFed
+from cutlayer.aggregation import Aggregation, Epsl, Parallel, Sequential, SplitFed
 
-__all__ = ["Arrays", "Round", "Turns", "average", "run_round"]
+__all__ = ["Arrays", "ClientWeights", "Round", "Turns", "average", "run_round"]
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ClientWeights:
+    """The weights of the client-side models between two epochs.
+
+    Weights are told apart by identity: who holds the very ones that it is to begin with needs not be sent them.
+    """
+
+    common: Arrays
+    own: Mapping[str, Arrays] = field(default_factory=dict)
+    """Of devices whose weights nobody averages with others'."""
+
+    def of(self, device: str) -> Arrays:
+        """What a device begins with."""
+        return self.own.get(device, self.common)
+
+    def models(self) -> dict[str, Arrays]:
+        """The different ones, by device; one without a name if they are common to all."""
+        return dict(self.own) or {"": self.common}
 
 
 @dataclass
@@ -24,12 +44,12 @@ class Round:
     """
 
     epoch: int
-    weights: Arrays
-    """Client weights that the epoch began with."""
+    weights: ClientWeights
+    """With which the epoch began."""
     steps: Counter[str] = field(default_factory=Counter)
     """Steps of each device in this epoch."""
     samples: Counter[str] = field(default_factory=Counter)
-    """Samples received from each device in this epoch."""
+    """Samples of each device that were trained on in this epoch."""
     returned: dict[str, Arrays] = field(default_factory=dict)
     """Client weights of the devices whose pass is over."""
 
@@ -47,39 +67,48 @@ class Turns(Protocol):
         """Those that take part, in the trial's order; one that is lost in a turn is no longer among them."""
 
     def begin(self, device: str, weights: Arrays) -> None:
-        """Tell a device to pass over its samples from these client weights, or to go on with its pass."""
+        """Have a device pass over its samples from these client weights, or go on with its pass."""
 
     def turn(self, devices: list[str]) -> None:
         """Take one batch, or the weights at the end of its pass, of each device in this order."""
 
 
-def run_round(aggregation: Aggregation, turns: Turns, state: Round) -> Arrays:
+def run_round(aggregation: Aggregation, turns: Turns, state: Round) -> ClientWeights:
     """The rest of an epoch over all devices; returns the client weights that it ends with."""
     return _ROUNDS[type(aggregation)](turns, state)
 
 
-def _sequential(turns: Turns, state: Round) -> Arrays:
+def _sequential(turns: Turns, state: Round) -> ClientWeights:
     """Each device passes over its samples and hands its client weights to the next."""
-    weights = state.weights
+    weights = state.weights.common
     for device in turns.devices:
         if device in _passing(turns, state):
             turns.begin(device, weights)
         while device in _passing(turns, state):
             turns.turn([device])
         weights = state.returned.get(device, weights)
-    return weights
+    return ClientWeights(weights)
 
 
-def _splitfed(turns: Turns, state: Round) -> Arrays:
+def _splitfed(turns: Turns, state: Round) -> ClientWeights:
+    _side_by_side(turns, state)
+    return ClientWeights(average({device: state.returned[device] for device in sorted(state.returned)}, state.samples))
+
+
+def _parallel(turns: Turns, state: Round) -> ClientWeights:
+    _side_by_side(turns, state)
+    return ClientWeights(state.weights.common, {**state.weights.own, **state.returned})
+
+
+def _side_by_side(turns: Turns, state: Round) -> None:
     """The devices pass over their samples at the same time; the server takes a batch of each in turn.
 
     The turns make the order of the server's updates, hence the result, independent of who is faster.
     """
     for device in _passing(turns, state):
-        turns.begin(device, state.weights)
+        turns.begin(device, state.weights.of(device))
     while devices := _passing(turns, state):
         turns.turn(devices)
-    return average({device: state.returned[device] for device in sorted(state.returned)}, state.samples)
 
 
 def _passing(turns: Turns, state: Round) -> list[str]:
@@ -90,11 +119,15 @@ def _passing(turns: Turns, state: Round) -> list[str]:
 def average(weights: Mapping[str, Arrays], samples: Mapping[str, int]) -> Arrays:
     """Mean of client weights, weighted by samples (McMahan et al., arXiv 1602.05629).
 
-    Whole numbers, such as BatchNorm's count of batches, take the greatest value, since a mean would not be whole.
+    Whole numbers, such as BatchNorm's count of batches, take the greatest value, since a mean would not be whole. The
+    mean of the very same weights is these.
     """
-    total, names = sum(samples[device] for device in weights), next(iter(weights.values())).keys()
+    first, *others = weights.values()
+    if all(each is first for each in others):
+        return first
+    total = sum(samples[device] for device in weights)
     return {
-        name: _mean([(array[name], samples[device] / total) for device, array in weights.items()]) for name in names
+        name: _mean([(array[name], samples[device] / total) for device, array in weights.items()]) for name in first
     }
 
 
@@ -109,4 +142,9 @@ def _mean(shares: list[tuple[NDArray[Any], float]]) -> NDArray[Any]:
     return mean.astype(first.dtype)
 
 
-_ROUNDS: dict[type, Callable[[Turns, Round], Arrays]] = {Sequential: _sequential, SplitFed: _splitfed}
+_ROUNDS: dict[type, Callable[[Turns, Round], ClientWeights]] = {
+    Sequential: _sequential,
+    SplitFed: _splitfed,
+    Parallel: _parallel,
+    Epsl: _parallel,
+}

@@ -1,7 +1,7 @@
-"""The server-side half: one optimizer step for each batch of smashed data."""
+"""The server-side half: one optimizer step for one batch of smashed data, or for one of each device."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,16 +14,33 @@ from cutlayer.data import Batch
 from cutlayer.errors import RemoteError
 from cutlayer.optimizers import Optimizer
 from cutlayer_cut import clip, mode, torch_optimizer
+from cutlayer_server.last_layer import Sharing, cut_gradients
 
-__all__ = ["Evaluation", "ServerModel", "StepResult", "client_weights", "evaluate", "load_client"]
+__all__ = ["Evaluation", "Part", "ServerModel", "StepResult", "Update", "client_weights", "evaluate", "load_client"]
+
+
+class Part(NamedTuple):
+    """A device's batch in a step: smashed data (B, *smashed), B class numbers, and its share of the loss."""
+
+    device: str
+    smashed: NDArray[np.float32]
+    labels: NDArray[np.uint16]
+    share: float = 1.0
 
 
 class StepResult(NamedTuple):
-    """Mean loss of the batch, samples classified correctly, and the cut gradient (B, *smashed)."""
+    """Mean loss of the batch, samples classified correctly, and the cut gradient of the samples that are not shared."""
 
     loss: float
     correct: int
     gradient: NDArray[np.float32]
+
+
+class Update(NamedTuple):
+    """Of each part a result, and the cut gradient (m, *smashed) of the samples that the parts share; None if none."""
+
+    results: list[StepResult]
+    shared: NDArray[np.float32] | None
 
 
 class Evaluation(NamedTuple):
@@ -45,31 +62,41 @@ class ServerModel:
         self.half = half
         self._settings, self._optimizer = settings, torch_optimizer(half.parameters(), settings)
 
-    def step(self, smashed: NDArray[np.float32], labels: NDArray[np.uint16]) -> StepResult:
-        """Forward, backward, update on smashed data (B, *smashed) with B class numbers.
+    def step(self, parts: Sequence[Part], sharing: Sharing | None = None) -> Update:
+        """Forward, backward and one update on batches of smashed data; the loss is the sum of theirs by share.
+
+        A device's cut gradient is that of its own loss, whatever its share.
 
         Raises:
             RemoteError: a label beyond the model's classes, a batch that the model does not take, or a loss or gradient
-                that is not finite; nothing is updated.
+                that is not finite; nothing is updated. It names the device if it is one's alone.
         """
+        smashed = np.concatenate([part.smashed for part in parts]) if len(parts) > 1 else parts[0].smashed
         z = torch.tensor(smashed, requires_grad=True)
-        y = torch.from_numpy(labels.astype(np.int64))
+        y = [torch.from_numpy(part.labels.astype(np.int64)) for part in parts]
+        sizes = [len(labels) for labels in y]
         # A clone, since the half may begin with a module that works in place, such as ReLU.
         try:
-            logits: Tensor = self.half(z.clone())
+            with torch.set_grad_enabled(sharing is None or sharing.point == "each"):
+                logits: Tensor = self.half(z.clone())
         except (RuntimeError, ValueError) as error:  # BatchNorm over a single sample
-            raise RemoteError(f"the server-side model cannot train on a batch of {len(labels)}: {error}") from error
-        if int(y.max()) >= logits.shape[1]:
-            raise RemoteError(f"a label {int(y.max())} was sent, the model has {logits.shape[1]} classes")
-        loss = cross_entropy(logits, y)
+            raise RemoteError(f"the server-side model cannot train on a batch of {sum(sizes)}: {error}") from error
+        found = torch.split(logits, sizes)
+        for part, scores, labels in zip(parts, found, y, strict=True):
+            _check_labels(part, scores, labels)
+        losses = [cross_entropy(scores, labels) for scores, labels in zip(found, y, strict=True)]
         self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        assert z.grad is not None
-        if not (math.isfinite(loss.item()) and math.isfinite(z.grad.norm().item())):
-            raise RemoteError(f"the training loss is {loss.item()}, its gradient {z.grad.norm().item()}")
+        shares = [part.share for part in parts]
+        gradients, shared = cut_gradients(self.half, z, logits, losses, y, shares, sharing)
+        for part, loss, gradient in zip(parts, losses, gradients, strict=True):
+            _check_finite(part, loss, gradient)
         clip(self.half.parameters(), self._settings)
         self._optimizer.step()
-        return StepResult(loss.item(), int((logits.argmax(1) == y).sum()), z.grad.numpy())
+        results = [
+            StepResult(loss.item(), int((scores.argmax(1) == labels).sum()), gradient.numpy())
+            for loss, scores, labels, gradient in zip(losses, found, y, gradients, strict=True)
+        ]
+        return Update(results, None if shared is None else shared.numpy())
 
     def state(self) -> dict[str, Tensor]:
         """Everything that decides what later steps do: ``half/<name>``, ``optimizer/<parameter>/<name>``, ``random``."""
@@ -90,6 +117,22 @@ class ServerModel:
                 found.setdefault(int(number), {})[name] = tensor
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": found})
         torch.set_rng_state(state["random"])
+
+
+def _check_labels(part: Part, scores: Tensor, labels: Tensor) -> None:
+    if int(labels.max()) >= scores.shape[1]:
+        raise _fault(part, f"a label {int(labels.max())} was sent, the model has {scores.shape[1]} classes")
+
+
+def _check_finite(part: Part, loss: Tensor, gradient: Tensor) -> None:
+    if not (math.isfinite(loss.item()) and math.isfinite(gradient.norm().item())):
+        raise _fault(part, f"the training loss is {loss.item()}, its gradient {gradient.norm().item()}")
+
+
+def _fault(part: Part, what: str) -> RemoteError:
+    error = RemoteError(what)
+    error.device = part.device
+    return error
 
 
 def client_weights(client: nn.Module, names: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -1,33 +1,30 @@
 """The server's dealings with the devices in an epoch: begin a pass, answer batches, take weights back, checkpoint."""
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
 
 from cutlayer.bundle import Client
-from cutlayer.codecs import Payload
-from cutlayer.draws import seed_of
 from cutlayer.errors import CutlayerError, PeerLost, RemoteError
 from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Step
-from cutlayer.messages import (
-    Begin,
-    Gradient,
-    Keep,
-    Message,
-    Position,
-    Smashed,
-    Weights,
-    encode_weights,
-)
+from cutlayer.messages import Begin, Keep, Lacking, Message, Position, Weights, encode_weights
 from cutlayer.phases import Phases
 from cutlayer.record import Record
 from cutlayer.schedules import Mode
 from cutlayer.trial import Trial
-from cutlayer_server.checkpoints import Books, Checkpoint, Checkpoints
+from cutlayer_server.cache import Cache, Pass
+from cutlayer_server.checkpoints import KEPT, Books, Checkpoint, Checkpoints
 from cutlayer_server.fleet import Fleet
-from cutlayer_server.intake import client_weights_of, smashed_data_of
+from cutlayer_server.intake import client_weights_of
+from cutlayer_server.plan import Past, Plan
 from cutlayer_server.rounds import Arrays, Round
-from cutlayer_server.server_model import Evaluation, ServerModel, StepResult
+from cutlayer_server.server_model import Evaluation
+from cutlayer_server.server_models import ServerModels
+from cutlayer_server.updates import Batch, Trained, Updates
 
 __all__ = ["Trainer"]
 
@@ -35,12 +32,14 @@ __all__ = ["Trainer"]
 class Trainer:
     """Trains the server-side model with the devices of a fleet, and records what happens.
 
+    A device's pass is what it sends, or, where its mode is silent, what the server has kept of an earlier one.
+
     Now and then both sides put their state on their disks, at one and the same point of the training, so that after a
     crash of either both go on from there. A device between two passes is asked to; one in a pass is told with the
     gradient. The next checkpoint comes only after every device has spoken again, hence has kept its part of this one.
 
     Args:
-        trial: codecs, batch size, and how often to checkpoint.
+        trial: schedule, codecs, batch size, and how often to checkpoint.
         client: what the client-side model is, hence which smashed data and weights are acceptable.
         run: number of the run.
     """
@@ -50,35 +49,42 @@ class Trainer:
         trial: Trial,
         client: Client,
         fleet: Fleet,
-        model: ServerModel,
+        models: ServerModels,
         record: Record,
         checkpoints: Checkpoints,
         run: int,
     ) -> None:
-        self.losses: list[float] = []
-        """Mean training losses of the epochs that are over."""
-        self._trial, self._client, self._fleet, self._model, self._record = trial, client, fleet, model, record
+        self._trial, self._fleet, self._models, self._record = trial, fleet, models, record
         self._checkpoints, self._run = checkpoints, run
+        self._cache = Cache(record.path / "cache")
+        self._phases = Phases()
+        self._updates = Updates(trial, client, fleet, models, self._phases)
+        self._plan = self._plan_from(Past())
         self._positions: dict[str, Position] = {}
         self._unkept: set[str] = set()
         """Devices whose present state is in their memory only."""
+        self._held: dict[str, Arrays] = {}
+        """The client weights that a device has now, as far as this process knows."""
         self._kept_at_s = time.monotonic()
-        self._phases = Phases()
-        self._round = Round(-1, {})
-        self._mode = Mode.EXCHANGE
+        self._needed: deque[set[Pass]] = deque(maxlen=KEPT)
+        """The passes in the cache that each of the newest checkpoints builds on."""
+        self._replays: dict[str, Iterator[Message]] = {}
         self._steps: list[Step] = []
         self._started_s, self._traffic = 0.0, (0, 0)
+
+    def _plan_from(self, past: Past) -> Plan:
+        return Plan(self._trial, shares_weights=not self._updates.joint, past=past)
 
     @property
     def devices(self) -> tuple[str, ...]:
         """See `Turns`."""
-        return tuple(self._fleet.devices)
+        return self._plan.devices(self._fleet.devices)
 
     def restore(self, checkpoint: Checkpoint) -> Round:
         """Go on as from where the checkpoint was written; returns how far its epoch had got."""
-        self._model.restore(checkpoint.model)
+        self._models.restore(checkpoint.model)
         self._kept_at_s = float("-inf")  # however often somebody dies, each life gets further than the one before
-        self.losses, self._positions = list(checkpoint.losses), dict(checkpoint.positions)
+        self._plan, self._positions = self._plan_from(copy.deepcopy(checkpoint.past)), dict(checkpoint.positions)
         self.start(checkpoint.round)
         self._steps = self._record.steps_of(checkpoint.round.epoch)
         books = checkpoint.books
@@ -90,7 +96,9 @@ class Trainer:
     def start(self, state: Round) -> None:
         """From now on, turns belong to this epoch."""
         self._round, self._steps = state, []
-        self._mode = self._trial.schedule.decide(state.epoch, self.losses)
+        self._plan.start(state.epoch, self._fleet.listed, self._fleet.devices)
+        if self._updates.joint:
+            self._updates.samples = self._record.devices()
         self._started_s, self._traffic = self._record.now(), self._traffic_so_far()
 
     def take_in(self, epoch: int) -> None:
@@ -102,9 +110,12 @@ class Trainer:
 
     def end(self, evaluate: Callable[[], Evaluation]) -> EpochDone:
         """Close the books of the epoch, evaluate, and record both."""
+        self._models.merge(self._round.samples)
         self._fleet.endpoint.expect_no_answers()  # of ours, for as long as the evaluation takes
         duration_s, (up, down) = self._record.now() - self._started_s, self._traffic_so_far()
-        samples = sum(step.samples for step in self._steps)
+        returned = self._round.returned
+        mode, modes = self._plan.modes(returned)
+        loss = self._plan.end(self._steps, returned)
         test = evaluate()
         if not math.isfinite(test.loss):
             raise CutlayerError(
@@ -113,9 +124,10 @@ class Trainer:
         done = EpochDone(
             time_s=self._record.now(),
             epoch=self._round.epoch,
-            mode=self._mode.value,
-            loss=sum(step.loss * step.samples for step in self._steps) / samples,
-            accuracy=sum(step.correct for step in self._steps) / samples,
+            mode=mode,
+            modes=modes,
+            loss=loss,
+            accuracy=sum(step.correct for step in self._steps) / sum(step.samples for step in self._steps),
             test_loss=test.loss,
             test_accuracy=test.accuracy,
             steps=len(self._steps),
@@ -123,21 +135,28 @@ class Trainer:
             up_bytes=up - self._traffic[0],
             down_bytes=down - self._traffic[1],
             phases_s=self._phases.take(),
-            missing=tuple(name for name in self._fleet.listed if name not in self._round.returned),
+            missing=self._plan.missing(returned, self._fleet.devices),
         )
         self._record.write(done)
-        self.losses.append(done.loss)
         return done
 
     def begin(self, device: str, weights: Arrays) -> None:
         """See `Turns`. A device in the middle of optimizer steps has its weights from its own state."""
-        exchanges, steps = self._mode is Mode.EXCHANGE, self._round.steps[device]
-        if not exchanges:
+        mode, steps, epoch = self._plan.mode(device), self._round.steps[device], self._round.epoch
+        if mode is Mode.SILENT:
+            self._replays[device] = self._cache.read(device, self._plan.past.kept[device], steps)
+            return
+        if mode is Mode.FORWARD:
             self._keep([device])  # while its state does not change, a checkpoint cannot ask for it
             if device not in self.devices:
                 return
-        payload = b"" if exchanges and steps else encode_weights(weights)
-        self._fleet.say(device, Begin(epoch=self._round.epoch, mode=self._mode, steps=steps), payload)
+            if self._trial.schedule.silences:
+                self._cache.begin(device, epoch, steps)
+        has_them = self._held.get(device) is weights or (mode is Mode.EXCHANGE and steps > 0)
+        self._fleet.say(
+            device, Begin(epoch=epoch, mode=mode, steps=steps), b"" if has_them else encode_weights(weights)
+        )
+        self._held[device] = weights
 
     def turn(self, devices: list[str]) -> None:
         """See `Turns`. Ends with a checkpoint, if one is due.
@@ -145,30 +164,58 @@ class Trainer:
         Raises:
             PeerLost: a device is gone, and the training cannot go on without it.
             RemoteError: a device sent what does not fit the model, or ended its pass as it must not.
-            OSError: the checkpoint cannot be written.
+            OSError: the disk is full.
         """
         # Of several that are gone, each is waited for since then, without what we spent on others.
         began = time.monotonic()
         due = began - self._kept_at_s >= self._trial.checkpoint_s
+        together: list[Batch] = []
         for device in devices:
-            with self._phases("wait"):
-                message = self._hear(device, began)
+            message = self._next(device, began)
             if message is None:
                 continue
             taken = time.monotonic()
             try:
-                if isinstance(message.header, Smashed):
-                    self._train(device, message, keep=due)
-                else:
-                    self._round.returned[device] = self._finish(device, message)
+                batch = self._take(device, message)
             except RemoteError as error:
                 error.device = device
                 raise
+            if batch is not None and self._updates.joint:
+                together.append(batch)
+            elif batch is not None:
+                self._train([batch], keep=due)
             began += time.monotonic() - taken
+        if together:
+            self._train(together, keep=due)
         if due:
             passing = [device for device in devices if device in self.devices and device not in self._round.returned]
-            self._keep([device for device in self.devices if device not in passing])
+            answering = [device for device in passing if self._plan.mode(device) is not Mode.SILENT]
+            self._keep([device for device in self._fleet.devices if device not in answering])
             self.checkpoint()
+
+    def _next(self, device: str, since: float) -> Message | None:
+        """What comes next in a device's pass; None if it was lost, or its pass was silent and is over."""
+        if self._plan.mode(device) is not Mode.SILENT:
+            with self._phases("wait"):
+                return self._hear(device, since)
+        message = next(self._replays[device], None)
+        if message is None:
+            self._round.returned[device] = self._begun_with(device)
+        return message
+
+    def _take(self, device: str, message: Message) -> Batch | None:
+        """A batch, decoded; None if the pass is over. Raises `RemoteError` if it is none that can be."""
+        mode = self._plan.mode(device)
+        if isinstance(message.header, Weights):
+            self._finish(device, message)
+            return None
+        batch = self._updates.decode(device, mode, message)
+        if mode is Mode.FORWARD and self._trial.schedule.silences:
+            self._cache.add(device, message)
+        if mode is Mode.SILENT:  # it was kept under the numbers of another epoch
+            header = msgspec.structs.replace(batch.header, epoch=self._round.epoch)
+            return batch._replace(header=header)
+        return batch
 
     def _keep(self, devices: Iterable[str]) -> None:
         """Have these devices, which are between two passes, keep their states."""
@@ -183,7 +230,10 @@ class Trainer:
     def _hear(self, device: str, since: float) -> Message | None:
         """The next message of a device; None if it was lost, and the others go on. Raises as `Fleet.hear`."""
         try:
-            return self._fleet.hear(device, since)
+            message = self._fleet.hear(device, since)
+            while isinstance(message.header, Lacking):
+                self._updates.repeat(device, message.header)
+                message = self._fleet.hear(device, since)
         except PeerLost as error:
             if not self._fleet.can_spare(device):
                 raise
@@ -192,18 +242,25 @@ class Trainer:
             now, epoch = self._record.now(), self._round.epoch
             self._record.write(Missed(time_s=now, epoch=epoch, device=device, reason=str(error)))
             return None
+        return message
 
     def _forget(self, device: str) -> None:
         """Its next process begins its next pass from the start."""
         self._unkept.discard(device)
         self._positions.pop(device, None)
+        self._held.pop(device, None)
+        self._cache.end(device)
         self._round.restart(device)
 
     def checkpoint(self) -> None:
         """Write one of now; every device must have kept its state, or be about to. Raises `OSError`."""
         with self._phases("checkpoint"):
             self._record.sync()
+            self._cache.sync()
             self._checkpoints.write(self._state())
+        self._needed.append({*self._plan.past.kept.items(), *self._cache.going_on})
+        if len(self._needed) == KEPT:
+            self._cache.keep_only(set().union(*self._needed))
         self._kept_at_s = time.monotonic()
 
     def _state(self) -> Checkpoint:
@@ -215,70 +272,57 @@ class Trainer:
             down_bytes=down - self._traffic[1],
             phases_s=self._phases.so_far(),
         )
-        return Checkpoint(self._run, self.losses, self._round, self._positions, self._model.state(), books)
+        return Checkpoint(
+            run=self._run,
+            past=self._plan.past,
+            round=self._round,
+            positions=self._positions,
+            model=self._models.state(),
+            books=books,
+        )
 
-    def _train(self, device: str, message: Message, *, keep: bool) -> None:
-        """Update the server-side model on one batch, and send the cut gradient if the mode wants it."""
+    def _train(self, batches: list[Batch], *, keep: bool) -> None:
+        """Update the server-side model, answer, and take note."""
+        for trained in self._updates.train(batches, keep=keep):
+            device, header = trained.batch.device, trained.batch.header
+            self._round.steps[device] += 1
+            self._round.samples[device] += len(trained.batch.labels)
+            if trained.batch.mode is Mode.EXCHANGE:
+                self._positions[device] = Position(header.epoch, header.step + 1)
+                (self._unkept.discard if keep else self._unkept.add)(device)
+            self._note(trained)
+
+    def _finish(self, device: str, message: Message) -> None:
+        """A pass is over. Raises `RemoteError` if it cannot end like this."""
+        exchanged = self._plan.mode(device) is Mode.EXCHANGE
+        weights = client_weights_of(device, message, self._begun_with(device), changed=exchanged)
         header = message.header
-        assert isinstance(header, Smashed)
-        with self._phases("decode"):
-            steady = self._mode is not Mode.EXCHANGE
-            received, labels = smashed_data_of(
-                self._trial, self._client, device, header, message.payload, steady=steady
-            )
-        try:
-            with self._phases("train"):
-                result = self._model.step(received.values, labels)
-        except RemoteError as error:
-            # Whose fault it is shows when the others go on without this device: if theirs is no better, it was nobody's.
-            where = f"in step {header.step} of epoch {header.epoch + 1}"
-            raise RemoteError(
-                f"{device}: {where} {error}; if it is no other's fault, lower the learning rates"
-            ) from error
-        self._round.steps[device] += 1
-        self._round.samples[device] += len(labels)
-        payload: Payload = b""
-        if self._mode is Mode.EXCHANGE:
-            with self._phases("encode"):
-                seed = seed_of(self._trial.seeds.data, self._trial.devices.index(device), header.epoch, header.step, 2)
-                sent = self._trial.codec.encode_gradient(result.gradient, received, seed)
-                payload = sent.payload
-            with self._phases("send"):
-                spent_s = max(self._fleet.endpoint.waited_s(device), 0.0)
-                reply = Gradient(
-                    epoch=header.epoch,
-                    step=header.step,
-                    tensor=sent.tensor,
-                    loss=result.loss,
-                    spent_s=spent_s,
-                    keep=keep,
-                )
-                self._fleet.say(device, reply, payload)
-            self._positions[device] = Position(header.epoch, header.step + 1)
-            (self._unkept.discard if keep else self._unkept.add)(device)
-        self._note(device, header, len(message.payload), len(payload), result)
-
-    def _finish(self, device: str, message: Message) -> Arrays:
-        """Take the client weights at the end of a pass. Raises `RemoteError` if they cannot be."""
-        weights, header = client_weights_of(device, message, self._round.weights), message.header
         assert isinstance(header, Weights)
+        self._round.returned[device] = self._held[device] = weights
+        if not exchanged and self._trial.schedule.silences:
+            self._cache.end(device)
+            self._plan.past.kept[device] = header.epoch
         epoch, steps, phases_s = header.epoch, header.steps, header.phases_s
         done = ClientPass(time_s=self._record.now(), epoch=epoch, device=device, steps=steps, phases_s=phases_s)
         self._record.write(done)
-        return weights
 
-    def _note(self, device: str, header: Smashed, up_bytes: int, down_bytes: int, result: StepResult) -> None:
+    def _begun_with(self, device: str) -> Arrays:
+        """The client weights of a pass that does not change them."""
+        return self._held.get(device, self._round.weights.of(device))
+
+    def _note(self, trained: Trained) -> None:
+        batch, result = trained.batch, trained.result
         step = Step(
             time_s=self._record.now(),
-            epoch=header.epoch,
-            step=header.step,
-            device=device,
-            samples=header.tensor.shape[0],
+            epoch=batch.header.epoch,
+            step=batch.header.step,
+            device=batch.device,
+            samples=len(batch.labels),
             loss=result.loss,
             correct=result.correct,
-            up_payload_bytes=up_bytes,
-            down_payload_bytes=down_bytes,
-            raw_payload_bytes=4 * math.prod(header.tensor.shape),
+            up_payload_bytes=batch.payload_bytes,
+            down_payload_bytes=trained.down_bytes,
+            raw_payload_bytes=4 * math.prod(batch.header.tensor.shape),
         )
         self._steps.append(step)
         self._record.write(step)

@@ -77,7 +77,7 @@ def test_the_gradient_comes_back_in_the_shape_of_the_tensor(codec, tensor, data)
     """Where all that was kept travels back unchanged, the client has the gradient at those places, scaled or not."""
     gradient = data.draw(hnp.arrays(np.float32, tensor.shape, elements=st.floats(-1, 1, width=32)))
     encoded = codec.encode(tensor)
-    part = codec.select(gradient, encoded.payload)
+    part = codec.select(gradient, encoded.payload, tensor.shape)
     assert part.shape == codec.part_shape(tensor.shape)
     corrected = codec.correct(part, tensor.shape, encoded.context)
     assert corrected.shape == tensor.shape

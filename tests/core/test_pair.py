@@ -28,10 +28,36 @@ def test_any_two_codecs_go_together(codecs):
     assert received.values.shape == SMASHED.shape
     answer = codecs.encode_gradient(GRADIENT, received, seed=2)
     limits = codecs.largest_bytes(SMASHED.shape)
-    assert (sent.coded_bytes, answer.coded_bytes) == (limits["up"], limits["down"])
-    gradient = codecs.decode_gradient(answer.tensor, answer.payload, SMASHED.shape, sent.context)
+    assert (len(sent.coded), len(answer.coded)) == (limits["up"], limits["down"])
+    gradient = codecs.decode_gradient(answer.tensor, answer.payload, sent)
     assert gradient.shape == SMASHED.shape
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("codecs", BOTH, ids=str)
+@pytest.mark.parametrize("shared", [3, 8])
+def test_clients_may_share_the_first_samples_of_a_gradient(codecs, shared):
+    """As if each had got all of it, up to what the codec of the gradient loses."""
+    sent = codecs.encode(SMASHED, seed=1)
+    received = codecs.decode(sent.tensor, sent.payload)
+    to_all = codecs.encode_shared(GRADIENT[:shared], seed=2)
+    own = codecs.encode_gradient(GRADIENT[shared:], received, seed=3, first=shared) if shared < 8 else None
+    rows = codecs.decode_shared(to_all.tensor, to_all.payload, sent.tensor)
+    found = codecs.decode_gradient(own and own.tensor, own.payload if own else b"", sent, rows)
+    whole = codecs.encode_gradient(GRADIENT, received)
+    wanted = codecs.decode_gradient(whole.tensor, whole.payload, sent)
+    assert found.shape == wanted.shape
+    if isinstance(codecs.down, Raw):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_shared_samples_that_do_not_belong_are_refused():
+    codecs = Codecs()
+    sent, other = codecs.encode(SMASHED), codecs.encode_shared(np.ones((2, 6, 4, 5), np.float32))
+    with pytest.raises(CodecError, match="a shared gradient of shape"):
+        codecs.decode_shared(other.tensor, other.payload, sent.tensor)
+    with pytest.raises(CodecError, match="want None"):
+        codecs.decode_gradient(sent.tensor, sent.payload, sent, SMASHED)
 
 
 def test_raw_both_ways_changes_nothing():
@@ -40,9 +66,7 @@ def test_raw_both_ways_changes_nothing():
     received = codecs.decode(sent.tensor, sent.payload)
     np.testing.assert_array_equal(received.values, SMASHED)
     answer = codecs.encode_gradient(GRADIENT, received)
-    np.testing.assert_array_equal(
-        codecs.decode_gradient(answer.tensor, answer.payload, SMASHED.shape, sent.context), GRADIENT
-    )
+    np.testing.assert_array_equal(codecs.decode_gradient(answer.tensor, answer.payload, sent), GRADIENT)
 
 
 def test_smashed_data_that_are_kept_have_no_dropout():
@@ -58,7 +82,7 @@ def test_what_compresses_travels_shorter_and_comes_back():
     codecs = Codecs(up=Fp8(), lossless="zstd")
     sent = codecs.encode(np.zeros_like(SMASHED))
     assert sent.tensor.shrunk
-    assert len(sent.payload) < sent.coded_bytes == SMASHED.size
+    assert len(sent.payload) < len(sent.coded) == SMASHED.size
     np.testing.assert_array_equal(codecs.decode(sent.tensor, sent.payload).values, 0)
 
 
@@ -66,7 +90,7 @@ def test_what_does_not_compress_travels_as_it_is():
     noise = RANDOM.integers(0, 2**32, SMASHED.shape, dtype=np.uint32).view(np.float32)
     sent = Codecs(lossless="zstd").encode(noise)
     assert not sent.tensor.shrunk
-    assert len(sent.payload) == sent.coded_bytes
+    assert len(sent.payload) == len(sent.coded)
 
 
 def test_a_compressed_payload_of_another_size_is_refused_before_it_is_expanded():
@@ -97,7 +121,7 @@ def test_a_gradient_that_does_not_answer_is_refused(change):
     answer = codecs.encode_gradient(GRADIENT, codecs.decode(sent.tensor, sent.payload))
     tensor = msgspec.structs.replace(answer.tensor, **change)
     with pytest.raises(CodecError):
-        codecs.decode_gradient(tensor, answer.payload, SMASHED.shape, sent.context)
+        codecs.decode_gradient(tensor, answer.payload, sent)
 
 
 def test_problems_name_the_key():

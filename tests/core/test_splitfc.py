@@ -113,7 +113,7 @@ def test_the_gradient_is_masked_and_scaled_as_the_features_were():
     codec, tensor = SplitFC(16.0, 4), SMASHED[:8, :60]
     gradient = RANDOM.standard_normal(tensor.shape).astype(np.float32)
     encoded = codec.encode(tensor, seed=3)
-    client = codec.correct(codec.select(gradient, encoded.payload), tensor.shape, encoded.context)
+    client = codec.correct(codec.select(gradient, encoded.payload, tensor.shape), tensor.shape, encoded.context)
     mask = np.zeros(60, np.float32)
     mask[encoded.context["kept"]] = encoded.context["scale"]
     np.testing.assert_allclose(client, gradient * mask, rtol=1e-6)

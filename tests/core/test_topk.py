@@ -28,7 +28,7 @@ def test_of_equal_ones_the_first_travel():
 def test_the_gradient_returns_at_the_same_places_only():
     codec, gradient = TopK(0.1, 32), np.arange(200, dtype=np.float32).reshape(5, 40) + 1
     encoded = codec.encode(BATCH)
-    corrected = codec.correct(codec.select(gradient, encoded.payload), BATCH.shape, encoded.context)
+    corrected = codec.correct(codec.select(gradient, encoded.payload, BATCH.shape), BATCH.shape, encoded.context)
     sent = codec.decode(encoded.payload, {}, BATCH.shape) != 0
     np.testing.assert_array_equal(corrected, np.where(sent, gradient, 0))
 

@@ -49,7 +49,11 @@ def test_a_whole_trial_file(tmp_path):
         ('id = "fp8"', 'id = "fp9"', 'codec.up.id: found \'fp9\', allowed: "raw", "fp16", "fp8"'),
         ('[codec.up]                    # smashed data\nid = "fp8"', "[codec.up]", "codec.up: the key 'id' is missing"),
         ('id = "every"', 'id = "never"', "schedule.id: found 'never', allowed: \"every\""),
-        ('id = "sequential"', 'id = "fedavg"', 'aggregation.id: found \'fedavg\', allowed: "sequential", "splitfed"'),
+        (
+            'id = "sequential"',
+            'id = "fedavg"',
+            'aggregation.id: found \'fedavg\', allowed: "sequential", "splitfed", "parallel", "epsl"',
+        ),
         ("learning_rate = 0.03", "learning_rate = -1", "optimizer.client.learning_rate: found -1, .* above 0"),
         ("momentum = 0.9", "momentun = 0.9", "optimizer.client: .*'momentun', .*did you mean 'momentum'"),
         ("momentum = 0.9", "nesterov = true", "optimizer.client.nesterov: found true with momentum 0"),

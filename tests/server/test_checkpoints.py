@@ -9,16 +9,19 @@ from cutlayer.errors import CutlayerError
 from cutlayer.messages import Position, Presence
 from cutlayer.optimizers import Adam, Sgd
 from cutlayer_server.checkpoints import Books, Checkpoint, Checkpoints
-from cutlayer_server.rounds import Round
-from cutlayer_server.server_model import ServerModel
+from cutlayer_server.plan import Past
+from cutlayer_server.rounds import ClientWeights, Round
+from cutlayer_server.server_model import Part, ServerModel
 
 
 def checkpoint(step, run=7):
-    state = Round(2, {"w": np.full(3, step, np.float32), "n": np.array(step)})
+    weights = ClientWeights({"w": np.full(3, step, np.float32), "n": np.array(step)}, {"b": {"w": np.zeros(2)}})
+    state = Round(2, weights)
     state.steps["a"], state.samples["a"] = step, 4 * step
     state.returned["b"] = {"w": np.ones(3, np.float32)}
     books = Books(events=10 * step, spent_s=1.5, up_bytes=1, down_bytes=2, phases_s={"train": 0.5})
-    return Checkpoint(run, [0.25], state, {"a": Position(2, step)}, {"half/w": torch.full((2,), step)}, books)
+    past = Past([0.25], {"a": [0.5]}, {"a": 1})
+    return Checkpoint(run, past, state, {"a": Position(2, step)}, {"half/w": torch.full((2,), step)}, books)
 
 
 def device(*steps, run=7, name="a"):
@@ -36,10 +39,11 @@ def checkpoints(tmp_path):
 
 def test_what_was_written_is_read_to_the_last_bit(checkpoints):
     found, wanted = checkpoints.newest_held_by({"a": device(3)}, events=99), checkpoint(3)
-    assert (found.run, found.losses, found.positions, found.books) == (7, [0.25], wanted.positions, wanted.books)
+    assert (found.run, found.past, found.positions, found.books) == (7, wanted.past, wanted.positions, wanted.books)
     assert (found.round.epoch, found.round.steps, found.round.samples) == (2, {"a": 3}, {"a": 12})
-    np.testing.assert_array_equal(found.round.weights["w"], wanted.round.weights["w"])
-    assert found.round.weights["n"].shape == ()
+    np.testing.assert_array_equal(found.round.weights.common["w"], wanted.round.weights.common["w"])
+    np.testing.assert_array_equal(found.round.weights.own["b"]["w"], np.zeros(2))
+    assert found.round.weights.common["n"].shape == ()
     np.testing.assert_array_equal(found.round.returned["b"]["w"], np.ones(3))
     assert torch.equal(found.model["half/w"], wanted.model["half/w"])
 
@@ -102,13 +106,13 @@ def test_a_server_half_goes_on_from_its_state_to_the_last_bit(settings):
     torch.manual_seed(1)
     first = ServerModel(Half(), settings)
     for batch in x[:3]:
-        first.step(batch, labels)
+        first.step([Part("a", batch, labels)]).results[0]
     state = {name: tensor.clone() for name, tensor in first.state().items()}
-    wanted = [first.step(batch, labels) for batch in x[3:]]
+    wanted = [first.step([Part("a", batch, labels)]).results[0] for batch in x[3:]]
     torch.manual_seed(2)
     second = ServerModel(Half(), settings)
     second.restore(state)
     for batch, result in zip(x[3:], wanted, strict=True):
-        found = second.step(batch, labels)
+        found = second.step([Part("a", batch, labels)]).results[0]
         assert found.loss == result.loss
         np.testing.assert_array_equal(found.gradient, result.gradient)

@@ -94,5 +94,5 @@ def test_a_frozen_client_sends_smashed_data_only(digits, tmp_path):
 def test_a_frozen_client_refuses_a_schedule_that_exchanges(digits):
     text = (digits / "trial.toml").read_text().replace('cut = "stem"', 'cut = "stem"\ntrainable = "none"')
     (digits / "frozen.toml").write_text(text)
-    with pytest.raises(UserError, match=r"schedule.id: found 'every', allowed: 'forward', for model.trainable 'none'"):
+    with pytest.raises(UserError, match=r"schedule.id: found 'every', allowed: 'forward', 'replay', for model.*'none'"):
         read_trial(digits / "frozen.toml")

@@ -229,9 +229,9 @@ def test_a_server_that_computes_for_longer_than_its_patience_loses_nobody(digits
     """What it spends on one device's batch is not another's silence."""
     step = ServerModel.step
 
-    def slow(self, smashed, labels):
+    def slow(self, parts, sharing=None):
         time.sleep(0.4)
-        return step(self, smashed, labels)
+        return step(self, parts, sharing)
 
     monkeypatch.setattr(ServerModel, "step", slow)
     trial = trial_of(digits, aggregation=SplitFed(), epochs=1, patience_s=0.5)

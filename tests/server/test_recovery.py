@@ -9,11 +9,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from cutlayer import data
-from cutlayer.aggregation import Sequential, SplitFed
+from cutlayer.aggregation import Epsl, Parallel, Sequential, SplitFed
 from cutlayer.bundle import read_bundle
+from cutlayer.codecs import Codecs, IntQ, ProductQuantizer
 from cutlayer.errors import UserError
-from cutlayer.events import Step
+from cutlayer.events import EpochDone, Step
 from cutlayer.record import Record, read_run
+from cutlayer.schedules import LossGated, Replay
 from cutlayer.transports import MemoryBroker, MemoryTransport
 from cutlayer_server.coordinator import Coordinator
 from harness import Board, Killed, MortalTransport, digits_trial, run_trial, shares
@@ -25,8 +27,8 @@ CHECKPOINTS = pytest.mark.parametrize(
 )
 
 
-def trial_of(digits, aggregation, **changes):
-    return digits_trial(digits, epochs=EPOCHS, aggregation=aggregation, **changes)
+def trial_of(digits, **changes):
+    return digits_trial(digits, epochs=EPOCHS, **changes)
 
 
 def lead(digits, trial, run_dir, broker, deaths):
@@ -66,15 +68,39 @@ def same(run, wanted):
     assert steps == all_steps
 
 
-@pytest.fixture(scope="module", params=[Sequential(), SplitFed()], ids=["sequential", "splitfed"])
+VARIANTS = {
+    "sequential": {"aggregation": Sequential()},
+    "splitfed": {"aggregation": SplitFed()},
+    "epsl": {"aggregation": Epsl(0.5)},
+    "copies": {"aggregation": SplitFed(1), "schedule": Replay(2)},
+    "loss gated, warm k-means": {
+        "aggregation": Parallel(),
+        "schedule": LossGated(10.0, per="client"),
+        "codec": Codecs(
+            up=ProductQuantizer(64, 8, correction=1e-3), down=IntQ(8, rounding="stochastic"), lossless="zstd"
+        ),
+    },
+}
+
+
+IN_A_HURRY = ("sequential", "splitfed", "loss gated, warm k-means")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(changes, id=name, marks=[] if name in IN_A_HURRY else pytest.mark.slow)
+        for name, changes in VARIANTS.items()
+    ],
+)
 def undisturbed(request, digits, tmp_path_factory):
-    trial = trial_of(digits, request.param)
+    trial = trial_of(digits, **request.param)
     return trial, run_trial(digits, trial, tmp_path_factory.mktemp("undisturbed") / "run")[0]
 
 
 @CHECKPOINTS
 def test_a_device_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
-    trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=checkpoint_s)
+    trial = msgspec.structs.replace(undisturbed[0], checkpoint_s=checkpoint_s)
     run = disturbed(digits, trial, tmp_path / "run", board_1=(30, 25), board_2=(20,))
     same(run, undisturbed[1])
     assert run.summary.resumed >= 2
@@ -82,7 +108,7 @@ def test_a_device_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
 
 @CHECKPOINTS
 def test_a_server_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
-    trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=checkpoint_s)
+    trial = msgspec.structs.replace(undisturbed[0], checkpoint_s=checkpoint_s)
     run = disturbed(digits, trial, tmp_path / "run", server_deaths=(20, 50, 30))
     same(run, undisturbed[1])
     assert run.summary.resumed == 3
@@ -90,14 +116,14 @@ def test_a_server_that_is_killed(digits, undisturbed, tmp_path, checkpoint_s):
 
 @pytest.mark.parametrize("packet", [4, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_device_that_is_killed_around_the_first_checkpoint(digits, undisturbed, tmp_path, packet):
-    trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=0.0)
+    trial = msgspec.structs.replace(undisturbed[0], checkpoint_s=0.0)
     same(disturbed(digits, trial, tmp_path / "run", board_1=(packet,)), undisturbed[1])
 
 
 def test_a_board_that_loses_power_takes_its_name_back_at_once(digits, undisturbed, tmp_path, monkeypatch):
     """No will is published: the broker has not noticed yet."""
     monkeypatch.setattr(MemoryTransport, "die", MemoryTransport.close)
-    trial = trial_of(digits, undisturbed[0].aggregation, patience_s=3.0)
+    trial = msgspec.structs.replace(undisturbed[0], patience_s=3.0)
     same(disturbed(digits, trial, tmp_path / "run", board_2=(50,)), undisturbed[1])
 
 
@@ -121,7 +147,7 @@ def test_an_interrupted_server_is_waited_for(digits, undisturbed, tmp_path, monk
 
 
 def test_other_samples_than_before_are_refused(digits, undisturbed, tmp_path):
-    trial = trial_of(digits, undisturbed[0].aggregation, checkpoint_s=0.0, devices=("board-1",))
+    trial = msgspec.structs.replace(undisturbed[0], checkpoint_s=0.0, devices=("board-1",))
     broker, bundle, run_dir = MemoryBroker(), read_bundle(digits / "client.bundle"), tmp_path / "run"
     samples = shares(digits, trial)["board-1"]
     test = data.load(digits / trial.data.test, trial.model.input, part="test")
@@ -143,3 +169,11 @@ def test_one_run_has_one_server(tmp_path):
         Record(tmp_path / "run", "", resume=True)
     record.close("x")
     Record(tmp_path / "run", "", resume=True).close("x")
+
+
+def test_the_variants_are_what_their_names_say(undisturbed):
+    """So that the tests above mean something: modes, and messages to all."""
+    trial, run = undisturbed
+    modes = [epoch.mode for epoch in run.all(EpochDone)]
+    wanted = {"loss_gated": ["exchange", "forward", "silent"], "replay": ["forward", "silent", "forward"]}
+    assert modes == wanted.get(trial.schedule.id, ["exchange"] * EPOCHS)

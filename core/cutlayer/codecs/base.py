@@ -10,7 +10,7 @@ same thing. What varies from tensor to tensor (a scale, say) goes into the paylo
 Some codecs of smashed data also decide about the cut gradient that answers: of what was not sent no gradient needs to
 come back (SplitFC, top-k), and the client may correct what comes (FedLite).
 
-    select(gradient, payload) -> part             on the server: what the client needs, encoded by the other codec
+    select(gradient, payload, shape) -> part      on the server: what the client needs, encoded by the other codec
     part_shape(shape) -> shape                    of that part, known before
     correct(part, context) -> gradient            on the board: what the client-side model is trained with
 """
@@ -94,8 +94,17 @@ class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         """Shape of what `select` gives for smashed data of ``shape``."""
         return shape
 
-    def select(self, gradient: NDArray[np.float32], payload: Payload) -> NDArray[np.float32]:
-        """The part of the cut gradient that the client needs, given the payload that it answers."""
+    def select(
+        self, gradient: NDArray[np.float32], payload: Payload, shape: tuple[int, ...], first: int = 0
+    ) -> NDArray[np.float32]:
+        """The part of the cut gradient that the client needs.
+
+        Args:
+            gradient: its samples from ``first`` on, or some of these.
+            payload: which it answers.
+            shape: of the smashed data in that payload.
+            first: number of the first sample.
+        """
         return gradient
 
     def correct(

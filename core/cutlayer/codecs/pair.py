@@ -41,8 +41,8 @@ class Sent(NamedTuple):
 
     tensor: Tensor
     payload: Payload
-    coded_bytes: int
-    """Length before the lossless stage."""
+    coded: Payload
+    """The payload before the lossless stage."""
     context: Arrays = NOTHING
     memory: Arrays = NOTHING
 
@@ -51,7 +51,7 @@ class Received(NamedTuple):
     """What the other side makes of it: the values, and the payload after the lossless stage."""
 
     values: _Floats
-    payload: Payload
+    coded: Payload
 
 
 class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -98,22 +98,48 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         codec = self.up.steady if steady else self.up
         return self._received(codec, tensor, payload)
 
-    def encode_gradient(self, gradient: _Floats, answered: Received, seed: int = 0) -> Sent:
-        """The cut gradient for ``answered``, as it leaves the server: as much of it as the client needs."""
-        part = self.up.select(gradient, answered.payload)
+    def encode_gradient(self, gradient: _Floats, answered: Received, seed: int = 0, first: int = 0) -> Sent:
+        """The cut gradient for ``answered`` as it leaves the server: as much of it as the client needs.
+
+        ``gradient`` may begin with sample number ``first``; those before it are shared with other clients.
+        """
+        part = self.up.select(gradient, answered.coded, answered.values.shape, first)
         return self._sent(self._down(part.shape, gradient.shape), part, seed, NOTHING)
 
-    def decode_gradient(self, tensor: Tensor, payload: Payload, shape: tuple[int, ...], context: Arrays) -> _Floats:
-        """The cut gradient of ``shape`` for what was `Sent` with this context.
+    def encode_shared(self, gradient: _Floats, seed: int = 0) -> Sent:
+        """Samples of the cut gradient that clients share: all of each, since every client may need another part."""
+        return self._sent(self.down, gradient, seed, NOTHING)
+
+    def decode_shared(self, tensor: Tensor, payload: Payload, answers: Tensor) -> _Floats:
+        """The shared samples of the gradient for ``answers``. Raises `CodecError` if they do not belong to it."""
+        if tensor.shape[1:] != answers.shape[1:] or tensor.shape[0] > answers.shape[0]:
+            raise CodecError(f"a shared gradient of shape {tensor.shape} answers smashed data of {answers.shape}")
+        return self._received(self.down, tensor, payload).values
+
+    def decode_gradient(
+        self, tensor: Tensor | None, payload: Payload, answers: Sent, shared: _Floats | None = None
+    ) -> _Floats:
+        """The cut gradient that the client uses, of the shape of what was sent.
+
+        Args:
+            tensor: of the samples that are this client's alone; None if there are none.
+            payload: likewise.
+            answers: what was sent.
+            shared: the samples before these, from `decode_shared`.
 
         Raises:
             CodecError: it does not answer that.
         """
-        part = self.up.part_shape(shape)
-        if tensor.shape != part:
-            raise CodecError(f"a gradient of shape {tensor.shape} answers smashed data that want {part}")
-        codec = self._down(part, shape)
-        return self.up.correct(self._received(codec, tensor, payload).values, shape, context)
+        shape, first = answers.tensor.shape, 0 if shared is None else len(shared)
+        parts = [] if shared is None else [self.up.select(shared, answers.coded, shape)]
+        own = (shape[0] - first, *shape[1:])
+        wanted = self.up.part_shape(own) if own[0] else None
+        if (tensor.shape if tensor else None) != wanted:
+            raise CodecError(f"a gradient of shape {tensor and tensor.shape} answers smashed data that want {wanted}")
+        if tensor:
+            parts.append(self._received(self._down(tensor.shape, own), tensor, payload).values)
+        part = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self.up.correct(part, shape, answers.context)
 
     def _down(self, part: tuple[int, ...], shape: tuple[int, ...]) -> BaseCodec:
         return self.down.for_share(math.prod(part) / math.prod(shape))
@@ -123,7 +149,7 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         shrunk = shrink(encoded.payload) if self.lossless == "zstd" else None
         header = Tensor(codec.id, encoded.params, tensor.shape, shrunk is not None)
         payload = encoded.payload if shrunk is None else shrunk
-        return Sent(header, payload, len(encoded.payload), encoded.context, encoded.memory)
+        return Sent(header, payload, encoded.payload, encoded.context, encoded.memory)
 
     def _received(self, codec: BaseCodec, tensor: Tensor, payload: Payload) -> Received:
         if tensor.codec != codec.id:

@@ -72,9 +72,11 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
         samples, columns = rows(shape)
         return samples, self._kept(columns)
 
-    def select(self, gradient: NDArray[np.float32], payload: Payload) -> NDArray[np.float32]:
+    def select(
+        self, gradient: NDArray[np.float32], payload: Payload, shape: tuple[int, ...], first: int = 0
+    ) -> NDArray[np.float32]:
         """The columns that were sent."""
-        return gradient.reshape(rows(gradient.shape))[:, self._columns(payload, gradient.shape)]
+        return gradient.reshape(rows(gradient.shape))[:, self._columns(payload, shape)]
 
     def correct(
         self, part: NDArray[np.float32], shape: tuple[int, ...], context: Arrays = NOTHING

@@ -52,10 +52,12 @@ class TopK(BaseCodec, frozen=True, tag="topk"):
         samples, entries = rows(shape)
         return samples, self._kept(entries)
 
-    def select(self, gradient: NDArray[np.float32], payload: Payload) -> NDArray[np.float32]:
+    def select(
+        self, gradient: NDArray[np.float32], payload: Payload, shape: tuple[int, ...], first: int = 0
+    ) -> NDArray[np.float32]:
         """The gradient at the places that were sent."""
         flat = gradient.reshape(rows(gradient.shape))
-        return np.take_along_axis(flat, self._unpack(payload, gradient.shape), axis=1)
+        return np.take_along_axis(flat, self._unpack(payload, shape)[first : first + len(flat)], axis=1)
 
     def correct(
         self, part: NDArray[np.float32], shape: tuple[int, ...], context: Arrays = NOTHING

@@ -4,7 +4,8 @@ The state of a conversation is the same on both sides (a message in flight aside
 is allowed if it stands in the row of the current state, and if the side that speaks is the one that may.
 
     NEW ── assignment ─> IDLE ── begin, exchange ─> TRAINING ── smashed ─> ANSWERING ── gradient ─> TRAINING
-                          ^  └── begin, forward ──> STREAMING ── smashed ─> STREAMING
+                          ^  │                      TRAINING ── lacking ─> LACKING ── shared ─> TRAINING
+                          │  └── begin, forward ──> STREAMING ── smashed ─> STREAMING
                           │└─────── weights ──────── TRAINING, STREAMING
                           ├─ keep ──> KEEPING ── kept ──> IDLE
                           └─ serve ─> SERVING ── query ─> ASKED ── scores ─> SERVING
@@ -22,9 +23,11 @@ from cutlayer.messages import (
     Header,
     Keep,
     Kept,
+    Lacking,
     Query,
     Scores,
     Serve,
+    Shared,
     Smashed,
     Weights,
 )
@@ -52,6 +55,7 @@ class State(Enum):
     IDLE = "idle"
     TRAINING = "training"
     ANSWERING = "answering"
+    LACKING = "lacking"
     STREAMING = "streaming"
     KEEPING = "keeping"
     SERVING = "serving"
@@ -67,6 +71,8 @@ class Event(Enum):
     BEGIN_FORWARD = (Role.SERVER, "begin forward")
     SMASHED = (Role.DEVICE, "smashed")
     GRADIENT = (Role.SERVER, "gradient")
+    LACKING = (Role.DEVICE, "lacking")
+    SHARED = (Role.SERVER, "shared")
     WEIGHTS = (Role.DEVICE, "weights")
     KEEP = (Role.SERVER, "keep")
     KEPT = (Role.DEVICE, "kept")
@@ -90,8 +96,14 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.SERVE: State.SERVING,
         Event.END: State.CLOSED,
     },
-    State.TRAINING: {Event.SMASHED: State.ANSWERING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
+    State.TRAINING: {
+        Event.SMASHED: State.ANSWERING,
+        Event.LACKING: State.LACKING,
+        Event.WEIGHTS: State.IDLE,
+        Event.END: State.CLOSED,
+    },
     State.ANSWERING: {Event.GRADIENT: State.TRAINING, Event.END: State.CLOSED},
+    State.LACKING: {Event.SHARED: State.TRAINING, Event.END: State.CLOSED},
     State.STREAMING: {Event.SMASHED: State.STREAMING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
     State.KEEPING: {Event.KEPT: State.IDLE, Event.END: State.CLOSED},
     State.SERVING: {Event.QUERY: State.ASKED, Event.END: State.CLOSED},
@@ -142,6 +154,11 @@ class Conversation:
                 return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
             case Gradient(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step - 1):
                 return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
+            case Lacking(epoch=epoch, step=step) | Shared(epoch=epoch, step=step) if (epoch, step) != (
+                self._epoch,
+                self._next_step - 1,
+            ):
+                return f"shared rows of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
             case Query(step=step) if step != self._next_step:
                 return f"query {step}, expected {self._next_step}"
             case Scores(step=step) if step != self._next_step - 1:
@@ -165,6 +182,8 @@ _EVENTS: dict[type[Header], Event] = {
     Assignment: Event.ASSIGNMENT,
     Smashed: Event.SMASHED,
     Gradient: Event.GRADIENT,
+    Lacking: Event.LACKING,
+    Shared: Event.SHARED,
     Weights: Event.WEIGHTS,
     Keep: Event.KEEP,
     Kept: Event.KEPT,

@@ -11,11 +11,11 @@ _LAYERS = {
 
 
 class _VGG(nn.Module):
-    def __init__(self, depth: int, batch_norm: bool, classes: int) -> None:
+    def __init__(self, depth: int, batch_norm: bool, classes: int, width: float) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_layers(depth, batch_norm))
+        self.features = nn.Sequential(*_layers(depth, batch_norm, width))
         self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(512, classes)
+        self.classifier = nn.Linear(round(512 * width), classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, 32, 32) to logits (B, classes)."""
@@ -29,28 +29,30 @@ class VGG11(_VGG):
     Args:
         batch_norm: BatchNorm after each convolution, which then has no bias.
         classes: what the classifier tells apart.
+        width: channels of each layer, relative to the original.
     """
 
-    def __init__(self, batch_norm: bool = False, classes: int = 10) -> None:
-        super().__init__(11, batch_norm, classes)
+    def __init__(self, batch_norm: bool = False, classes: int = 10, width: float = 1.0) -> None:
+        super().__init__(11, batch_norm, classes, width)
 
 
 class VGG13(_VGG):
     """Ten convolutions, 9.4 million parameters; arguments as for `VGG11`."""
 
-    def __init__(self, batch_norm: bool = False, classes: int = 10) -> None:
-        super().__init__(13, batch_norm, classes)
+    def __init__(self, batch_norm: bool = False, classes: int = 10, width: float = 1.0) -> None:
+        super().__init__(13, batch_norm, classes, width)
 
 
-def _layers(depth: int, batch_norm: bool) -> list[nn.Module]:
+def _layers(depth: int, batch_norm: bool, width: float) -> list[nn.Module]:
     layers, channels = list[nn.Module](), 3
-    for width in _LAYERS[depth]:
-        if isinstance(width, str):
+    for original in _LAYERS[depth]:
+        if isinstance(original, str):
             layers.append(nn.MaxPool2d(2))
             continue
-        layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=not batch_norm))
+        wide = round(original * width)
+        layers.append(nn.Conv2d(channels, wide, 3, padding=1, bias=not batch_norm))
         if batch_norm:
-            layers.append(nn.BatchNorm2d(width))
+            layers.append(nn.BatchNorm2d(wide))
         layers.append(nn.ReLU(inplace=True))
-        channels = width
+        channels = wide
     return layers

@@ -1,0 +1,183 @@
+"""Make docs/results.md and its plots from the lines under benchmarks/results/reproduce, and nothing else.
+
+    python benchmarks/reproduce/page.py
+
+What the tables mean stands in notes/<table>.md beside this file.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from tables import RESULTS, TABLES, rows
+
+HERE, DOCS = Path(__file__).parent, Path(__file__).parents[2] / "docs"
+Line = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """All runs of a trial file."""
+
+    name: str
+    what: str
+    lines: list[Line]
+
+    def mean(self, key: str) -> float:
+        return fmean(line[key] for line in self.lines)
+
+    @property
+    def accuracy(self) -> float:
+        return self.mean("accuracy")
+
+    @property
+    def spread(self) -> float:
+        accuracies = [line["accuracy"] for line in self.lines]
+        return stdev(accuracies) if len(accuracies) > 1 else 0.0
+
+    @property
+    def wire_bytes(self) -> float:
+        return self.mean("up_bytes") + self.mean("down_bytes")
+
+    @property
+    def clients(self) -> str:
+        """Rows are compared with the vanilla one of as many clients."""
+        found = re.search(r"-(\d+)$", self.name)
+        return found[1] if found else ""
+
+
+def read(table: str) -> list[Row]:
+    """The rows of a table that have results, in memory where there are such, best accuracy first."""
+    path = RESULTS / f"{table}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = []
+    for trial in rows(table):
+        own = [line for line in lines if line["row"] == trial.stem and line["transport"] == "memory"]
+        if own:
+            what = trial.read_text().splitlines()[0].removeprefix("# ").removesuffix(".")
+            found.append(Row(trial.stem, what, sorted(own, key=lambda line: line["seed"])))
+    return sorted(found, key=lambda row: (row.clients.zfill(3), -row.accuracy))
+
+
+def baseline(row: Row, table: list[Row]) -> Row | None:
+    """The vanilla row that this one is compared with."""
+    same = [each for each in table if each.name in ("vanilla", "splitfed", "every-raw")]
+    same += [each for each in table if each.name == f"vanilla-{row.clients}"]
+    return same[0] if same else None
+
+
+def table_of(name: str, found: list[Row]) -> list[str]:
+    text = [
+        f"## {TABLES[name].title}",
+        "",
+        *notes(name),
+        (
+            f"`python benchmarks/reproduce/run.py --data FOLDER --tables {name}`; {TABLES[name].samples:,} training and "
+            f"{TABLES[name].test:,} {'validation' if TABLES[name].validates else 'test'} images, {deal_of(name)}."
+        ),
+        "",
+        "| row | what | seeds | accuracy % | MB | less traffic | less client compute | epochs |",
+        "|---|---|---|---:|---:|---:|---:|---|",
+    ]
+    for row in found:
+        base = baseline(row, found)
+        less = f"{base.wire_bytes / row.wire_bytes:.1f}x" if base and row.wire_bytes else ""
+        gflop = row.mean("client_gflop")
+        compute = f"{row.mean('vanilla_client_gflop') / gflop:.2f}x" if gflop else "all"
+        seeds = " ".join(str(line["seed"]) for line in row.lines)
+        accuracy = f"{row.accuracy:.2f} ± {row.spread:.2f}" if len(row.lines) > 1 else f"{row.accuracy:.2f}"
+        modes = row.lines[0]["modes"]
+        shown = modes if len(set(modes)) > 1 else f"{len(modes)} x {modes[:1]}"
+        text.append(
+            f"| `{row.name}` | {row.what} | {seeds} | {accuracy} | {row.wire_bytes / 1e6:.1f} | {less} | {compute} | {shown} |"
+        )
+    return [*text, "", *both_ways(name), ""]
+
+
+def deal_of(name: str) -> str:
+    return {
+        "iid": "dealt alike",
+        "dirichlet": "each class dealt in proportions from Dirichlet(0.3)",
+        "shards": "5 shards of one class each a client",
+    }[TABLES[name].deal]
+
+
+def notes(name: str) -> list[str]:
+    path = HERE / "notes" / f"{name}.md"
+    return [path.read_text().strip(), ""] if path.exists() else []
+
+
+def both_ways(name: str) -> list[str]:
+    """Rows that were run through MQTT, too, and whether they are equal."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    text = []
+    for line in lines:
+        if line["transport"] != "mqtt":
+            continue
+        twin = [each for each in lines if each["transport"] == "memory" and each["row"] == line["row"]]
+        twin = [each for each in twin if each["seed"] == line["seed"]]
+        if twin:
+            same = all(twin[0][key] == line[key] for key in ("accuracies", "losses", "modes", "up_payload_bytes"))
+            text.append(
+                f"Through a real broker and real processes, `{line['row']}` with seed {line['seed']}: "
+                f"{'every accuracy, loss and payload byte is the same' if same else 'NOT the same'}; "
+                f"{(line['up_bytes'] + line['down_bytes']) / 1e6:.1f} MB in MQTT packets, in memory "
+                f"{(twin[0]['up_bytes'] + twin[0]['down_bytes']) / 1e6:.1f}."
+            )
+    return text
+
+
+def plot(dataset: str, found: dict[str, list[Row]]) -> Path | None:
+    """Accuracy against traffic, and against client compute, of every row of a data set."""
+    chosen = {name: each for name, each in found.items() if TABLES[name].dataset == dataset and each}
+    if not chosen:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    for name, table in chosen.items():
+        for axis, key in zip(axes, ("wire", "compute"), strict=True):
+            x = [row.wire_bytes / 1e6 if key == "wire" else row.mean("client_gflop") for row in table]
+            axis.scatter(x, [row.accuracy for row in table], label=TABLES[name].title, s=24)
+    points = sorted((row.wire_bytes / 1e6, row.accuracy, row.name) for table in chosen.values() for row in table)
+    best, front = 0.0, []
+    for x, y, label in points:
+        if y > best:
+            best, front = y, [*front, (x, y, label)]
+    axes[0].plot([x for x, *_ in front], [y for _, y, _ in front], color="grey", linewidth=0.8, zorder=0)
+    for x, y, label in front:
+        axes[0].annotate(label, (x, y), fontsize=7, xytext=(3, -8), textcoords="offset points")
+    axes[0].set(xlabel="MB on the wire, both ways", ylabel="accuracy %", xscale="log")
+    axes[1].set(xlabel="GFLOP on the clients")
+    axes[1].legend(fontsize=8)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    path = DOCS / f"results-{dataset}.png"
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
+def main() -> None:
+    found = {name: read(name) for name in TABLES}
+    text = [(HERE / "notes" / "page.md").read_text().strip(), ""]
+    for dataset in dict.fromkeys(table.dataset for table in TABLES.values()):
+        if (path := plot(dataset, found)) is not None:
+            text += [f"![Accuracy against traffic and client compute, {dataset}]({path.name})", ""]
+    for name, table in found.items():
+        if table:
+            text += table_of(name, table)
+    (DOCS / "results.md").write_text("\n".join(text).rstrip() + "\n")
+    print(f"{sum(len(row.lines) for table in found.values() for row in table)} runs on the page")
+
+
+if __name__ == "__main__":
+    main()

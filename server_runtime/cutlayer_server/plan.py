@@ -1,0 +1,103 @@
+"""Who takes part in an epoch, and in which mode."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from cutlayer.draws import seed_of
+from cutlayer.events import Step
+from cutlayer.schedules import Mode
+from cutlayer.trial import Trial
+
+__all__ = ["Past", "Plan"]
+
+_CHOICE = 3
+"""Purpose of the seed by which devices are chosen for an epoch."""
+
+
+class Past(msgspec.Struct):
+    """What decides about the epochs to come."""
+
+    losses: list[float] = []
+    """Mean training losses of the epochs that are over."""
+    client_losses: dict[str, list[float]] = {}
+    """The same of each device, over the epochs that it took part in."""
+    kept: dict[str, int] = {}
+    """Of which epoch the smashed data of a device are that can be trained on again."""
+
+
+class Plan:
+    """The present epoch.
+
+    Invariant: smashed data are kept only of client weights that are still the ones a device has.
+
+    Args:
+        trial: schedule, seeds, how many clients a round.
+        shares_weights: whether one device's updates change what the others go on with.
+        past: to go on from.
+    """
+
+    def __init__(self, trial: Trial, *, shares_weights: bool, past: Past) -> None:
+        self.past = past
+        self._trial, self._shares_weights = trial, shares_weights
+        self._modes: dict[str, Mode] = {}
+        self._listed: tuple[str, ...] = ()
+        self._chosen: set[str] = set()
+
+    def start(self, epoch: int, listed: Sequence[str], present: Collection[str]) -> None:
+        """Decide about an epoch of the devices that may take part, of which these are here."""
+        self._listed = tuple(listed)
+        self._modes = {device: self._decide(device, epoch) for device in listed}
+        order, wanted = list(range(len(listed))), self._trial.clients_per_round
+        if wanted:
+            order = np.random.default_rng(seed_of(self._trial.seeds.data, epoch, _CHOICE)).permutation(order).tolist()
+        drawn = [listed[number] for number in order]
+        able = [device for device in drawn if self.mode(device) is Mode.SILENT or device in present]
+        self._chosen = set(able[:wanted] if wanted else able)
+
+    def mode(self, device: str) -> Mode:
+        """What a device does."""
+        return self._modes[device]
+
+    def devices(self, present: Collection[str]) -> tuple[str, ...]:
+        """Those that take part, in the trial's order; in silence also such that are not here."""
+        return tuple(
+            device
+            for device in self._listed
+            if device in self._chosen and (self.mode(device) is Mode.SILENT or device in present)
+        )
+
+    def modes(self, devices: Iterable[str]) -> tuple[str, dict[str, str]]:
+        """The mode of these devices, or "mixed" and that of each."""
+        found = {device: self.mode(device).value for device in devices}
+        different = set(found.values())
+        return (different.pop(), {}) if len(different) == 1 else ("mixed", found)
+
+    def missing(self, returned: Collection[str], present: Collection[str]) -> tuple[str, ...]:
+        """Those who were wanted and are not among the ``returned``; who was not drawn is missing only if it is not here."""
+        idle = {device for device in self._listed if device not in self._chosen and device in present}
+        return tuple(device for device in self._listed if device not in returned and device not in idle)
+
+    def end(self, steps: Iterable[Step], returned: Collection[str]) -> float:
+        """The epoch is over; returns its mean loss."""
+        sums: dict[str, tuple[float, int]] = {}
+        for step in steps:
+            loss, samples = sums.get(step.device, (0.0, 0))
+            sums[step.device] = loss + step.loss * step.samples, samples + step.samples
+        for device in returned:
+            loss, samples = sums[device]
+            self.past.client_losses.setdefault(device, []).append(loss / samples)
+        changed = {device for device in returned if self.mode(device) is Mode.EXCHANGE}
+        for device in list(self.past.kept) if changed and self._shares_weights else changed:
+            self.past.kept.pop(device, None)
+        mean = sum(loss for loss, _ in sums.values()) / sum(samples for _, samples in sums.values())
+        self.past.losses.append(mean)
+        return mean
+
+    def _decide(self, device: str, epoch: int) -> Mode:
+        """A device of which nothing is kept cannot be silent."""
+        schedule = self._trial.schedule
+        own = self.past.client_losses.get(device, [])
+        mode = schedule.decide(len(own), own) if schedule.per_client else schedule.decide(epoch, self.past.losses)
+        return Mode.FORWARD if mode is Mode.SILENT and device not in self.past.kept else mode
