@@ -31,12 +31,12 @@ class Table(NamedTuple):
 
 TABLES = {
     "mnist": Table("Codecs against each other", "mnist", 12_000, 10_000),
-    "async": Table("Loss-gated training with FP8", "cifar10", 10_000, 5_000),
-    "async-dirichlet": Table("Loss-gated training with FP8, Dirichlet(0.3)", "cifar10", 10_000, 5_000, "dirichlet"),
-    "async-shards": Table("Loss-gated training with FP8, 5 shards a client", "cifar10", 10_000, 5_000, "shards"),
-    "epsl": Table("Last-layer gradient aggregation over phi", "cifar10", 10_000, 5_000),
-    "ecofed": Table("A pre-trained, frozen client with replay", "cifar10", 10_000, 5_000, pretraining=20_000),
-    "combined": Table("Schedule x codec, on a validation split", "cifar10", 10_000, 5_000, validates=True),
+    "async": Table("Loss-gated training with FP8", "cifar10", 10_000, 2_000),
+    "async-dirichlet": Table("Loss-gated training with FP8, Dirichlet(0.3)", "cifar10", 10_000, 2_000, "dirichlet"),
+    "async-shards": Table("Loss-gated training with FP8, 5 shards a client", "cifar10", 10_000, 2_000, "shards"),
+    "epsl": Table("Last-layer gradient aggregation over phi", "cifar10", 10_000, 2_000),
+    "ecofed": Table("A pre-trained, frozen client with replay", "cifar10", 10_000, 2_000, pretraining=20_000),
+    "combined": Table("Schedule x codec, on a validation split", "cifar10", 10_000, 2_000, validates=True),
 }
 
 

@@ -43,6 +43,9 @@ class Step(_Line, frozen=True, tag="step"):
     down_payload_bytes: int
     raw_payload_bytes: int
     """What each way would have been as float32."""
+    up_coded_bytes: int = 0
+    """The payload before the lossless stage."""
+    down_coded_bytes: int = 0
 
 
 class ClientPass(_Line, frozen=True, tag="client_pass"):

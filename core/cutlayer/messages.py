@@ -173,17 +173,13 @@ class Gradient(Header, frozen=True, tag="gradient"):
 
 
 class Lacking(Header, frozen=True, tag="lacking"):
-    """Device to server: the message to all that the last gradient speaks of did not arrive."""
+    """Device to server: the message to all of this number, of which the last gradient speaks, did not arrive."""
 
-    epoch: _Count
-    step: _Count
+    number: _Count
 
 
 class Shared(Header, frozen=True, tag="shared"):
     """Server to all devices, or to one that lacks it. Payload: the first rows of the cut gradients of a step."""
-
-    epoch: _Count
-    step: _Count
 
 
 class Weights(Header, frozen=True, tag="weights"):

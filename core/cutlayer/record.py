@@ -50,6 +50,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     down_bytes: int
     up_payload_bytes: int
     down_payload_bytes: int
+    coded_payload_bytes: int
+    """Of both ways, before the lossless stage."""
     raw_payload_bytes: int
     """Float32 size of the tensors that travelled, one way."""
     resumed: int = 0
@@ -264,6 +266,7 @@ def _summarise(name: str, lines: list[Event]) -> Summary:
         down_bytes=sum(event.down_bytes for event in epochs),
         up_payload_bytes=sum(event.up_payload_bytes for event in steps),
         down_payload_bytes=sum(event.down_payload_bytes for event in steps),
+        coded_payload_bytes=sum(event.up_coded_bytes + event.down_coded_bytes for event in steps),
         raw_payload_bytes=sum(event.raw_payload_bytes for event in steps),
         resumed=sum(isinstance(line, Resumed) for line in lines),
         quarantined=_quarantined(lines),

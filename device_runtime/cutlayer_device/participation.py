@@ -202,15 +202,12 @@ class Participation:
             message = self._patiently(lambda _: self._endpoint.await_broadcast(number, _BROADCAST_S))
         if message is None:
             with self._phases("network"):
-                self._say(Lacking(epoch=header.epoch, step=header.step))
+                self._say(Lacking(number=number))
                 message = self._hear()
             if isinstance(message.header, End):
                 raise TrialFailed(self._leave(message.header))
-        if not isinstance(message.header, Shared) or (message.header.epoch, message.header.step) != (
-            header.epoch,
-            header.step,
-        ):
-            raise MessageError(f"the message to all of step {header.epoch}.{header.step} is of another")
+        if not isinstance(message.header, Shared):
+            raise MessageError(f"the message to all of number {number} is a {type(message.header).__name__}")
         with self._phases("decode"):
             return assignment.codecs.decode_shared(header.shared.tensor, message.payload, sent.tensor)
 

@@ -322,6 +322,8 @@ class Trainer:
             correct=result.correct,
             up_payload_bytes=batch.payload_bytes,
             down_payload_bytes=trained.down_bytes,
+            up_coded_bytes=len(batch.received.coded) if batch.payload_bytes else 0,
+            down_coded_bytes=trained.down_coded_bytes,
             raw_payload_bytes=4 * math.prod(batch.header.tensor.shape),
         )
         self._steps.append(step)

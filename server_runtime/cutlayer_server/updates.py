@@ -1,6 +1,6 @@
 """What the server does with batches: decode, update the server-side model, answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cutlayer.aggregation import Epsl, Parallel
 from cutlayer.bundle import Client
-from cutlayer.codecs import Payload, Received, Tensor
+from cutlayer.codecs import Received, Sent
 from cutlayer.draws import seed_of
 from cutlayer.errors import RemoteError
 from cutlayer.messages import Gradient, Lacking, Message, Shared, SharedRows, Smashed
@@ -40,11 +40,21 @@ class Batch(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A batch after the update; ``down_bytes`` is the payload of its answer, what all share counted with the first."""
+    """A batch after the update, and what was sent for it; what all share counts with the first of them."""
 
     batch: Batch
     result: StepResult
-    down_bytes: int
+    answers: Sequence[Sent | None]
+
+    @property
+    def down_bytes(self) -> int:
+        """Payloads as they travelled."""
+        return sum(len(each.payload) for each in self.answers if each)
+
+    @property
+    def down_coded_bytes(self) -> int:
+        """Payloads before the lossless stage."""
+        return sum(len(each.coded) for each in self.answers if each)
 
 
 class Updates:
@@ -64,8 +74,7 @@ class Updates:
         """Whether one update is made of a batch of each device."""
         self.samples: Mapping[str, int] = {}
         """How many each device has; its share of a joint update."""
-        self._shared: Message | None = None
-        """What the last message to all was."""
+        self._shared: _ToAll | None = None
 
     def decode(self, device: str, mode: Mode, message: Message) -> Batch:
         """Smashed data from their message. Raises `RemoteError` if they are not this trial's."""
@@ -99,25 +108,22 @@ class Updates:
             except RemoteError as error:
                 raise _explained(batches, error) from error
         asking = [each for each in batches if each.mode is Mode.EXCHANGE]
-        rows = None if update.shared is None or not asking else self._tell_all(update.shared, asking[0].header)
-        first = 0 if update.shared is None else len(update.shared)
-        trained, down_bytes = [], len(self._shared.payload) if rows and self._shared else 0
+        to_all = None if update.shared is None or not asking else self._tell_all(update.shared, asking[0].header)
+        trained = []
         for each, result in zip(batches, update.results, strict=True):
-            if each.mode is Mode.EXCHANGE:
-                down_bytes += self._answer(each, result, first, rows, keep=keep)
-            trained.append(Trained(each, result, down_bytes))
-            down_bytes = 0
+            answers = [self._answer(each, result, to_all, keep=keep)] if each in asking else []
+            if to_all and each is asking[0]:
+                answers.append(to_all.sent)
+            trained.append(Trained(each, result, answers))
         return trained
 
     def repeat(self, device: str, lacking: Lacking) -> None:
         """Send the last message to all to one that lacks it. Raises `RemoteError` if it speaks of another."""
-        if self._shared is None or (header := self._shared.header) != Shared(epoch=lacking.epoch, step=lacking.step):
-            error = RemoteError(
-                f"{device} lacks shared rows of step {lacking.epoch}.{lacking.step}, which there are not"
-            )
+        if self._shared is None or self._shared.rows.number != lacking.number:
+            error = RemoteError(f"{device} lacks message {lacking.number} to all, which is not the last one")
             error.device = device
             raise error
-        self._fleet.say(device, header, self._shared.payload)
+        self._fleet.say(device, Shared(), self._shared.sent.payload)
 
     def _shares(self, batches: list[Batch]) -> list[float]:
         total = sum(self.samples[each.device] for each in batches) if len(batches) > 1 else 0
@@ -131,39 +137,42 @@ class Updates:
         trial = self._trial
         return seed_of(trial.seeds.data, trial.devices.index(device), header.epoch, header.step, purpose)
 
-    def _tell_all(self, shared: NDArray[np.float32], header: Smashed) -> SharedRows:
+    def _tell_all(self, gradient: NDArray[np.float32], header: Smashed) -> "_ToAll":
         """Send what devices share, once."""
         with self._phases("encode"):
-            sent = self._trial.codec.encode_shared(shared, self._seed(self._trial.devices[0], header, _COMMON))
+            sent = self._trial.codec.encode_shared(gradient, self._seed(self._trial.devices[0], header, _COMMON))
         with self._phases("send"):
-            said = Shared(epoch=header.epoch, step=header.step)
-            self._shared = Message(said, sent.payload)
-            number = self._fleet.endpoint.broadcast(said, sent.payload)
-        return SharedRows(number, sent.tensor)
+            number = self._fleet.endpoint.broadcast(Shared(), sent.payload)
+        self._shared = _ToAll(SharedRows(number, sent.tensor), sent)
+        return self._shared
 
-    def _answer(self, batch: Batch, result: StepResult, first: int, rows: SharedRows | None, *, keep: bool) -> int:
-        """Send a device its cut gradient; returns the size of the payload."""
-        header = batch.header
-        tensor: Tensor | None = None
-        payload: Payload = b""
+    def _answer(self, batch: Batch, result: StepResult, to_all: "_ToAll | None", *, keep: bool) -> Sent | None:
+        """Send a device what of the cut gradient is its alone, which may be nothing."""
+        header, sent = batch.header, None
         if len(result.gradient):
             with self._phases("encode"):
                 seed = self._seed(batch.device, header, _OWN)
+                first = header.tensor.shape[0] - len(result.gradient)
                 sent = self._trial.codec.encode_gradient(result.gradient, batch.received, seed, first)
-                tensor, payload = sent.tensor, sent.payload
         with self._phases("send"):
-            spent_s = max(self._fleet.endpoint.waited_s(batch.device), 0.0)
             reply = Gradient(
                 epoch=header.epoch,
                 step=header.step,
-                tensor=tensor,
+                tensor=sent.tensor if sent else None,
                 loss=result.loss,
-                shared=rows,
-                spent_s=spent_s,
+                shared=to_all.rows if to_all else None,
+                spent_s=max(self._fleet.endpoint.waited_s(batch.device), 0.0),
                 keep=keep,
             )
-            self._fleet.say(batch.device, reply, payload)
-        return len(payload)
+            self._fleet.say(batch.device, reply, sent.payload if sent else b"")
+        return sent
+
+
+class _ToAll(NamedTuple):
+    """The last message to all."""
+
+    rows: SharedRows
+    sent: Sent
 
 
 def _explained(batches: list[Batch], error: RemoteError) -> RemoteError:

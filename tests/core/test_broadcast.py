@@ -10,7 +10,7 @@ from cutlayer.session import Audience, Speaker
 
 
 def said(step, size=1000):
-    return Message(Shared(epoch=0, step=step), np.random.default_rng(step).bytes(size))
+    return Message(Shared(trial=str(step)), np.random.default_rng(step).bytes(size))
 
 
 def same(found, wanted):

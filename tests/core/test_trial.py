@@ -1,12 +1,17 @@
+import re
 from importlib import resources
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from cutlayer import toml
 from cutlayer.aggregation import SplitFed
 from cutlayer.codecs import Fp8
 from cutlayer.errors import UserError
-from cutlayer.trial import read_trial
+from cutlayer.trial import Trial, read_trial
 
+DOCS = Path(__file__).parents[2] / "docs"
 TEXT = resources.files("cutlayer.demo").joinpath("trial.toml").read_text("utf-8")
 
 
@@ -84,3 +89,16 @@ def test_augmentation_of_what_is_no_image_is_refused(tmp_path):
 def test_a_file_that_is_not_there_is_the_users_mistake(tmp_path):
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_trial(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("page", ["methods.md", "codecs.md"])
+def test_what_the_documents_show_of_a_trial_file_can_be_read(page):
+    """Each excerpt, put in the place of what the demo's trial file says there."""
+    excerpts = re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert excerpts
+    for excerpt in excerpts:
+        whole = msgspec.toml.decode(TEXT)
+        for key, value in msgspec.toml.decode(excerpt).items():
+            adds = isinstance(value, dict) and "id" not in value
+            whole[key] = {**whole.get(key, {}), **value} if adds else value
+        toml.convert(whole, Trial, excerpt)

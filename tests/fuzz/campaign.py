@@ -34,12 +34,15 @@ from cutlayer.messages import (
     Gradient,
     Keep,
     Kept,
+    Lacking,
     Message,
     Position,
     Presence,
     Query,
     Scores,
     Serve,
+    Shared,
+    SharedRows,
     Smashed,
     Tensor,
     Weights,
@@ -49,7 +52,7 @@ from cutlayer.messages import (
     encode_weights,
 )
 from cutlayer.schedules import Mode
-from cutlayer.session import Link, Role, Session
+from cutlayer.session import Audience, Link, Role, Session
 from cutlayer.trial import read_trial
 from cutlayer_device.engines.onnx_file import require_self_contained
 
@@ -181,6 +184,9 @@ def messages():
         Begin(trial="t", device="a", epoch=1, mode=Mode.EXCHANGE, steps=3),
         Smashed(trial="t", device="a", epoch=0, step=2, tensor=tensor, labels=b"\0\1" * 2),
         Gradient(trial="t", device="a", epoch=0, step=2, tensor=tensor, loss=0.5, keep=True),
+        Gradient(epoch=0, step=2, tensor=None, loss=0.5, shared=SharedRows(3, tensor)),
+        Lacking(trial="t", device="a", number=3),
+        Shared(),
         Weights(trial="t", device="a", epoch=0, steps=2, phases_s={"forward": 0.25}),
         assignment(),
         Keep(trial="t", device="a", position=Position(0, 4)),
@@ -212,6 +218,7 @@ def targets(folder, bundle, trial):
     return {
         "frame": Target(parse_all, ChunkError, [*frames, both], 300),
         "link": Target(Reassembly(), (ChunkError, PeerStartedAnew), [*frames, both, reset(1)], 200),
+        "audience": Target(Audience(7).receive, ChunkError, frames, 100),
         "session": Target(Dialogue(), (MessageError, RemoteProtocolError), messages(), 50),
         "message": Target(decode, MessageError, messages(), 250),
         "weights": Target(lambda data: decode_weights(data, like), MessageError, [encode_weights(like)], 50),

@@ -154,11 +154,6 @@ class Conversation:
                 return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
             case Gradient(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step - 1):
                 return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
-            case Lacking(epoch=epoch, step=step) | Shared(epoch=epoch, step=step) if (epoch, step) != (
-                self._epoch,
-                self._next_step - 1,
-            ):
-                return f"shared rows of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
             case Query(step=step) if step != self._next_step:
                 return f"query {step}, expected {self._next_step}"
             case Scores(step=step) if step != self._next_step - 1:
