@@ -15,9 +15,9 @@ SPLIT_SEED = 1
 
 def prepare(table: Table, devices: list[str], source: Path, cache: Path) -> Path:
     """A folder with ``<device>.npz``, ``test.npz`` and, if wanted, ``pretraining.npz``; made if it is not there."""
-    kind = "validation" if table.validates else "test"
-    folder = cache / f"{table.dataset}-{table.samples}-{table.deal}-{len(devices)}-{kind}"
-    if not (folder / "test.npz").exists():
+    held = f"{'validation' if table.validates else 'test'}-{table.test}-pretraining-{table.pretraining}"
+    folder = cache / f"{table.dataset}-{table.samples}-{table.deal}-{len(devices)}-{held}"
+    if not (folder / "test.npz").exists():  # which is written last
         folder.mkdir(parents=True, exist_ok=True)
         whole = load(table, source, cache)
         order = np.random.default_rng(SPLIT_SEED).permutation(len(whole.train.y))

@@ -18,7 +18,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from tables import RESULTS, TABLES, rows
+from tables import FEDAVG, RESULTS, TABLES, rows
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[2] / "docs"
 Line = dict[str, Any]
@@ -49,9 +49,9 @@ class Row(NamedTuple):
 
     @property
     def clients(self) -> str:
-        """Rows are compared with the vanilla one of as many clients."""
-        found = re.search(r"-(\d+)$", self.name)
-        return found[1] if found else ""
+        """Of a table with several numbers of clients, this row's; it is compared with the vanilla one of as many."""
+        found = re.search(r" (\d+) clients?$", self.what)
+        return found[1] if found and self.name.endswith(f"-{found[1]}") else ""
 
 
 def read(table: str) -> list[Row]:
@@ -62,7 +62,9 @@ def read(table: str) -> list[Row]:
     for trial in rows(table):
         own = [line for line in lines if line["row"] == trial.stem and line["transport"] == "memory"]
         if own:
-            what = trial.read_text().splitlines()[0].removeprefix("# ").removesuffix(".")
+            what = "The whole model on the clients (FedAvg), in plain torch; traffic by its size"
+            if trial.stem != FEDAVG:
+                what = trial.read_text().splitlines()[0].removeprefix("# ").removesuffix(".")
             found.append(Row(trial.stem, what, sorted(own, key=lambda line: line["seed"])))
     return sorted(found, key=lambda row: (row.clients.zfill(3), -row.accuracy))
 
@@ -90,8 +92,7 @@ def table_of(name: str, found: list[Row]) -> list[str]:
     for row in found:
         base = baseline(row, found)
         less = f"{base.wire_bytes / row.wire_bytes:.1f}x" if base and row.wire_bytes else ""
-        gflop = row.mean("client_gflop")
-        compute = f"{row.mean('vanilla_client_gflop') / gflop:.2f}x" if gflop else "all"
+        compute = less_compute(row)
         seeds = " ".join(str(line["seed"]) for line in row.lines)
         accuracy = f"{row.accuracy:.2f} ± {row.spread:.2f}" if len(row.lines) > 1 else f"{row.accuracy:.2f}"
         modes = row.lines[0]["modes"]
@@ -100,6 +101,12 @@ def table_of(name: str, found: list[Row]) -> list[str]:
             f"| `{row.name}` | {row.what} | {seeds} | {accuracy} | {row.wire_bytes / 1e6:.1f} | {less} | {compute} | {shown} |"
         )
     return [*text, "", *both_ways(name), ""]
+
+
+def less_compute(row: Row) -> str:
+    if row.name == FEDAVG:
+        return ""
+    return f"{row.mean('vanilla_client_gflop') / row.mean('client_gflop'):.2f}x"
 
 
 def deal_of(name: str) -> str:
@@ -144,8 +151,9 @@ def plot(dataset: str, found: dict[str, list[Row]]) -> Path | None:
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
     for name, table in chosen.items():
         for axis, key in zip(axes, ("wire", "compute"), strict=True):
-            x = [row.wire_bytes / 1e6 if key == "wire" else row.mean("client_gflop") for row in table]
-            axis.scatter(x, [row.accuracy for row in table], label=TABLES[name].title, s=24)
+            shown = [row for row in table if key == "wire" or row.name != FEDAVG]
+            x = [row.wire_bytes / 1e6 if key == "wire" else row.mean("client_gflop") for row in shown]
+            axis.scatter(x, [row.accuracy for row in shown], label=TABLES[name].title, s=24)
     points = sorted((row.wire_bytes / 1e6, row.accuracy, row.name) for table in chosen.values() for row in table)
     best, front = 0.0, []
     for x, y, label in points:

@@ -1,5 +1,7 @@
 """A client-side model that was trained before the trial, on samples that no device has (EcoFed)."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -23,10 +25,13 @@ def pretrained(trial: Trial, pretraining: Path, seed: int, cache: Path) -> Path:
     """
     fresh = trial.recipe.model
     plain = msgspec.structs.replace(trial.recipe, model=msgspec.structs.replace(fresh, weights=""), seed=seed)
-    whole = cache / f"{pretraining.parent.name}-{fresh.factory.rsplit(':')[-1]}.safetensors"
+    about = hashlib.sha256(msgspec.json.encode((plain.model, trial.data, str(pretraining)))).hexdigest()[:12]
+    whole = cache / f"{fresh.factory.rsplit(':')[-1]}-{about}.safetensors"
     if not whole.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        save_file(_train(plain.model, trial, pretraining), whole)
+        unfinished = whole.with_suffix(f".{os.getpid()}")
+        save_file(_train(plain.model, trial, pretraining), unfinished)
+        unfinished.rename(whole)
     client = cut_model(plain).client.state_dict().keys()
     weights = build_model(plain.model, seed).state_dict()
     trained = load_file(whole)

@@ -21,10 +21,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import msgspec
 import torch
+from fedavg import fedavg
 from inputs import prepare
 from memory import run_in_memory
 from pretrain import pretrained
-from tables import RESULTS, TABLES, rows
+from tables import FEDAVG, RESULTS, TABLES, rows
 
 from cutlayer.events import EpochDone, Step
 from cutlayer.record import Run, read_run
@@ -36,6 +37,9 @@ CACHE = Path("runs") / "reproduce"
 
 def run_row(table: str, path: Path, seed: int, source: Path, mqtt: bool) -> dict[str, Any]:
     """One run: its settings, accuracy, traffic, client compute and wall time."""
+    row = path.stem
+    if row == FEDAVG:
+        path = path.with_name("vanilla.toml")
     trial = msgspec.structs.replace(read_trial(path), seeds=Seeds(weights=seed, data=seed), target_accuracy=None)
     inputs = prepare(TABLES[table], list(trial.devices), source, CACHE / "data")
     if trial.model.weights:
@@ -43,13 +47,15 @@ def run_row(table: str, path: Path, seed: int, source: Path, mqtt: bool) -> dict
         trial = msgspec.structs.replace(trial, model=msgspec.structs.replace(trial.model, weights=str(weights)))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        run = (
-            run_in_lab(path, trial, seed, inputs, Path(folder)) if mqtt else run_in_memory(trial, inputs, Path(folder))
-        )
-        found = measured(trial, run)
+        if row == FEDAVG:
+            found = fedavg(trial, inputs, seed)
+        elif mqtt:
+            found = measured(trial, run_in_lab(path, trial, seed, inputs, Path(folder)))
+        else:
+            found = measured(trial, run_in_memory(trial, inputs, Path(folder)))
     return {
         "table": table,
-        "row": path.stem,
+        "row": row,
         "seed": seed,
         "transport": "mqtt" if mqtt else "memory",
         "date": time.strftime("%Y-%m-%d"),
@@ -138,7 +144,8 @@ def main() -> None:
     print(f"{len(wanted)} runs to do")
     for table in {table for table, *_ in wanted}:  # before there are several who would
         for path in rows(table):
-            prepare(TABLES[table], list(read_trial(path).devices), options.data, CACHE / "data")
+            if path.stem != FEDAVG:
+                prepare(TABLES[table], list(read_trial(path).devices), options.data, CACHE / "data")
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         futures = {
             pool.submit(run_row, table, path, seed, options.data, options.mqtt): (table, path.stem, seed)

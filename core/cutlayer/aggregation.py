@@ -36,7 +36,8 @@ class Epsl(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="i
     a batch of b, m = ceil(phi b) rows are shared: their cut gradients are the same for all K devices and are broadcast
     once, so m + K (b - m) rows travel instead of K b. How one gradient at the output becomes one at the cut is not known
     to us from the paper. ``point`` "mean" pushes it through the network at the devices' mean smashed data, which spares the
-    server m (K - 1) rows of the backward pass; "each" through every device's own, and averages.
+    server m (K - 1) rows of the backward pass, and costs it a second forward pass of m + K (b - m); where the server's half
+    has dropout or BatchNorm, that one draws and normalises anew. "each" pushes it through every device's own, and averages.
     """
 
     phi: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5

@@ -6,5 +6,8 @@ __all__ = ["seed_of"]
 
 
 def seed_of(*numbers: int) -> int:
-    """A whole number from 0 to 2**31 - 1, another one for every other sequence: of trial, client, epoch, step, purpose."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
+    """A whole number from 0 to 2**31 - 1 for a sequence: of trial, client, epoch, step, purpose.
+
+    Others have others, up to chance: two in a hundred thousand may be alike.
+    """
+    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1)[0]) >> 1

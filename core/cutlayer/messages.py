@@ -49,6 +49,7 @@ __all__ = [
 
 MAX_HEADER_BYTES = 1 << 20
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 _Arrays = dict[str, NDArray[Any]]
 
 
@@ -95,7 +96,7 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Random changes to training images, drawn anew each epoch from the trial's seed."""
 
     flip: bool = False
-    crop: _Count = 0
+    crop: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
 
 
 class Assignment(Header, frozen=True, tag="assignment"):
@@ -105,12 +106,12 @@ class Assignment(Header, frozen=True, tag="assignment"):
     """
 
     client: _Count
-    seed: int
+    seed: _Count
     batch_size: Annotated[int, msgspec.Meta(ge=1)]
-    learning_rate: float
+    learning_rate: _Positive
     codecs: Codecs
     augmentation: Augmentation
-    patience_s: float
+    patience_s: _Positive
     rejoins: bool = False
     """Whether the training goes on without this device when it is lost, so that it shall join again."""
     run: _Count = 0
@@ -124,9 +125,9 @@ class Begin(Header, frozen=True, tag="begin"):
     steps, the device has its weights from its own state, and there is no payload.
     """
 
-    epoch: _Count
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
     mode: Mode
-    steps: _Count = 0
+    steps: Annotated[int, msgspec.Meta(ge=0, lt=10**9)] = 0
 
 
 class Keep(Header, frozen=True, tag="keep"):

@@ -6,6 +6,8 @@
         events.jsonl        an event a line (`cutlayer.events`), in order of time
         summary.json        written when the run ends
         links.json          in a lab: what each device's link was made like
+        checkpoints/        what the server goes on from after a crash; cache/ likewise, while the run is not over
+        models/             whole models of devices whose client weights nobody averages
         model.safetensors   weights of the whole model, client and server, after the last epoch
         report.html         the same for people
 
@@ -53,7 +55,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     coded_payload_bytes: int
     """Of both ways, before the lossless stage."""
     raw_payload_bytes: int
-    """Float32 size of the tensors that travelled, one way."""
+    """Float32 size of the smashed data of all steps, one way; also of steps for which nothing travelled."""
     resumed: int = 0
     """How often a side had started anew; no step that was then done twice is counted."""
     quarantined: dict[str, str] = {}

@@ -48,6 +48,9 @@ def _explain(message: str, raw: Any, root: type) -> str:
     field = _FIELD.search(message)
     if field is None:
         reason = message[: where.start()] if where else message
+        is_one = isinstance(info, msgspec.inspect.StructType) and isinstance(found, dict)
+        if is_one and found.get(info.tag_field or "") == info.tag:  # each key is right, but not all together
+            return f"{key}: {reason}"
         return f"{key}: found {found!r}, allowed: {_allowed(info) or reason}"
     names = _field_names(info)
     if field["what"] == "required":

@@ -121,6 +121,9 @@ class Participation:
     def _take_up(self, assignment: Assignment) -> None:
         """Go on from the state that the server names, or from the beginning."""
         bundle, engine, _, states = self._board
+        batch = (assignment.batch_size, *bundle.manifest.client.smashed.shape)
+        if problem := assignment.codecs.problem(batch):
+            raise MessageError(f"the server assigns codecs that this client's smashed data do not fit: {problem}")
         restore, self._patience_s, self._rejoins = assignment.restore, assignment.patience_s, assignment.rejoins
         states.enter(assignment.run, restore)
         state = EngineState(bundle.arrays(), 0) if restore is None else states.read(restore, engine.state())

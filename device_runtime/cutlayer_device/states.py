@@ -6,6 +6,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -93,7 +94,8 @@ class States:
         Raises:
             OSError: it cannot be written; those that were there are there still.
         """
-        memory = {f"{_MEMORY}{name}": array for name, array in state.memory.items()}
+        # In C order: safetensors writes others' memory as it lies, and says nothing.
+        memory = {f"{_MEMORY}{name}": np.array(array, order="C") for name, array in state.memory.items()}
         content = save(state.arrays | memory, {_STEPS: str(state.steps), _BUNDLE: self._fingerprint})
         name = f"{self.run:016x}-{position.epoch}-{position.steps}-{zlib.crc32(content):08x}.safetensors"
         path = self._folder / name

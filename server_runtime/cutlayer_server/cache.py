@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -55,33 +56,34 @@ class Cache:
             file.write(len(data).to_bytes(_LENGTH_BYTES, "little") + data)
 
     def end(self, device: str) -> None:
-        """The pass is over, or broken off."""
-        self._epochs.pop(device, None)
+        """The pass is over, or broken off; what was added is on the disk."""
+        if device in self._epochs:
+            self._sync(self._path(device, self._epochs.pop(device)))
 
     def sync(self) -> None:
-        """Return once all that was added to passes that are going on is on the disk."""
+        """Return once all that was added is on the disk."""
         for device, epoch in self._epochs.items():
-            with self._path(device, epoch).open("rb") as file:
-                os.fsync(file.fileno())
+            self._sync(self._path(device, epoch))
 
     def read(self, device: str, epoch: int, start: int = 0) -> Iterator[Message]:
-        """The batches of a pass from number ``start`` on, as they came.
+        """The batches of a pass from number ``start`` on, as they came; no file stays open in between.
 
         Raises:
             CutlayerError: they are not there, or damaged.
         """
-        path = self._path(device, epoch)
-        with _reading(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            for number in itertools.count():
-                if file.tell() == size:
+        path, at = self._path(device, epoch), 0
+        for number in itertools.count():
+            with _reading(path) as file:
+                if at == os.fstat(file.fileno()).st_size:
                     return
+                file.seek(at)
                 data = _record(file, path)
-                if number >= start:
-                    try:
-                        yield decode(data)
-                    except MessageError as error:
-                        raise _damaged(path) from error
+                at = file.tell()
+            if number >= start:
+                try:
+                    yield decode(data)
+                except MessageError as error:
+                    raise _damaged(path) from error
 
     @property
     def going_on(self) -> set[Pass]:
@@ -94,6 +96,18 @@ class Cache:
         for path in self._folder.glob("*/*.batches"):
             if path not in kept:
                 path.unlink()
+
+    def clear(self) -> None:
+        """Remove everything: the run is over."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _sync(self, path: Path) -> None:
+        for each in (path, path.parent, self._folder):
+            number = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
 
     def _path(self, device: str, epoch: int) -> Path:
         return self._folder / device / f"{epoch}.batches"

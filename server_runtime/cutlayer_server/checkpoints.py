@@ -55,9 +55,15 @@ class Checkpoint:
     books: Books
 
     def forget(self, device: str) -> None:
-        """The device goes on without a state of its own."""
+        """The device goes on without a state of its own, and begins its pass anew if it is not over."""
         self.positions.pop(device, None)
         self.round.restart(device)
+
+    def leave_out(self, device: str) -> None:
+        """The device is no longer one of the trial's."""
+        self.positions.pop(device, None)
+        self.round.forget(device)
+        self.past.forget(device)
 
     def is_held_by(self, device: Presence) -> bool:
         """Whether a device can go on from here."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cutlayer import data
+from cutlayer.aggregation import Epsl
 from cutlayer.bundle import Client
 from cutlayer.chunks import MAX_MESSAGE_BYTES
 from cutlayer.errors import RemoteError, UserError
@@ -72,9 +73,11 @@ def check_last_batches(trial: Trial, client: Client, server: nn.Module, devices:
 def _check_sizes(trial: Trial, client: Client) -> None:
     limit = MAX_MESSAGE_BYTES - _HEADER_ROOM
     batch = (trial.data.batch_size, *client.smashed.shape)
-    if problem := trial.codec.problem(batch):
+    rule = trial.aggregation
+    shared = math.ceil(rule.phi * batch[0]) if isinstance(rule, Epsl) else 0
+    if problem := trial.codec.problem(batch, shared):
         raise UserError(f"{problem}, for smashed data of shape {client.smashed.shape}")
-    for way, size in trial.codec.largest_bytes(batch).items():
+    for way, size in trial.codec.largest_bytes(batch, shared).items():
         if size > limit:
             raise UserError(
                 f"data.batch_size: a batch is {size / 1e6:.0f} MB {way}, allowed: up to {limit / 1e6:.0f} MB"

@@ -2,7 +2,7 @@
 
 import copy
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import partial
 from statistics import fmean
@@ -14,7 +14,7 @@ from cutlayer import data, topics
 from cutlayer.aggregation import SplitFed
 from cutlayer.endpoint import new_epoch, will_of
 from cutlayer.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError, UserError
-from cutlayer.events import Ended, Missed, Quarantined, Resumed, Started
+from cutlayer.events import Ended, Joined, Missed, Quarantined, Resumed, Started
 from cutlayer.files import replace_file, swap_number
 from cutlayer.messages import Presence
 from cutlayer.record import Record, Summary
@@ -136,21 +136,18 @@ class Coordinator:
         """Gather, go on from where all can, or begin; and train. Returns why the training ended."""
         devices = fleet.gather(waiting_for)
         checkpoints = Checkpoints(record.path / "checkpoints")
-        checkpoint = self._checkpoint_for(devices, checkpoints, record.count)
-        _check_samples(record.devices() if checkpoint else {}, devices)
+        checkpoint = self._checkpoint_for(devices, record.quarantined, checkpoints, record.count)
+        known = record.devices() if checkpoint else {}
+        _check_samples(known, devices)
         check_last_batches(self._trial, self._client, self._untrained.server, devices)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
         halves = copy.deepcopy(self._untrained)  # much faster than cutting again
+        _note_begin(record, checkpoint, {name: each.samples for name, each in devices.items()}, known, why)
         models = ServerModels(halves.server, self._trial.optimizer.server, copies=_has_copies(self._trial))
         trainer = Trainer(self._trial, self._client, fleet, models, record, checkpoints, run)
-        if record.count:
-            kept, state = (checkpoint.books.events, checkpoint.round) if checkpoint else (0, _NOWHERE)
-            done = state.steps.total()
-            record.write(Resumed(time_s=record.now(), kept=kept, epoch=state.epoch, step=done, reason=why))
         if checkpoint:
             state = trainer.restore(checkpoint)
         else:
-            record.write(Started(time_s=record.now(), devices={name: each.samples for name, each in devices.items()}))
             torch.manual_seed(self._trial.seeds.weights)
             names = [*self._client.params, *self._client.buffers]
             state = Round(0, ClientWeights(client_weights(halves.client, names)))
@@ -159,15 +156,21 @@ class Coordinator:
         for name in fleet.missing:
             record.write(Missed(time_s=record.now(), epoch=state.epoch, device=name, reason="it has not joined"))
         fleet.assign(run, checkpoint.positions if checkpoint else {})
-        return self._train(trainer, halves, state, record)
+        reason = self._train(trainer, halves, state, record)
+        trainer.close()
+        return reason
 
-    def _checkpoint_for(self, devices: dict[str, Presence], checkpoints: Checkpoints, events: int) -> Checkpoint | None:
+    def _checkpoint_for(
+        self, devices: dict[str, Presence], quarantined: Container[str], checkpoints: Checkpoints, events: int
+    ) -> Checkpoint | None:
         """The newest from which all can go on; in a trial that does not need all, who cannot begins anew."""
-        if not self._trial.min_devices:
-            return checkpoints.newest_held_by(devices, events)
-        checkpoint = checkpoints.newest_held_by({}, events)
-        for name, presence in devices.items():
-            if checkpoint and not checkpoint.is_held_by(presence):
+        checkpoint = checkpoints.newest_held_by({} if self._trial.min_devices else devices, events)
+        for name in self._trial.devices:
+            if checkpoint is None:
+                break
+            if name in quarantined:
+                checkpoint.leave_out(name)
+            elif name not in devices or not checkpoint.is_held_by(devices[name]):
                 checkpoint.forget(name)
         return checkpoint
 
@@ -195,6 +198,23 @@ class Coordinator:
             found.append(evaluate(halves.client, halves.server, batches))
         losses, accuracies = zip(*found, strict=True)
         return Evaluation(fmean(losses), fmean(accuracies))
+
+
+def _note_begin(
+    record: Record, checkpoint: Checkpoint | None, samples: dict[str, int], known: Container[str], why: str
+) -> None:
+    """Write who begins, or where the training goes on, and who is new then."""
+    if record.count:
+        kept, state = (checkpoint.books.events, checkpoint.round) if checkpoint else (0, _NOWHERE)
+        done = state.steps.total()
+        record.write(Resumed(time_s=record.now(), kept=kept, epoch=state.epoch, step=done, reason=why))
+    if checkpoint is None:
+        record.write(Started(time_s=record.now(), devices=samples))
+        return
+    for name, number in samples.items():
+        if name not in known:
+            epoch = checkpoint.round.epoch
+            record.write(Joined(time_s=record.now(), epoch=epoch, device=name, samples=number))
 
 
 def _check_samples(began: dict[str, int], devices: dict[str, Presence]) -> None:

@@ -25,6 +25,15 @@ class Past(msgspec.Struct):
     """The same of each device, over the epochs that it took part in."""
     kept: dict[str, int] = {}
     """Of which epoch the smashed data of a device are that can be trained on again."""
+    modes: dict[str, Mode] = {}
+    """Of the present epoch; and who was chosen for it."""
+    chosen: set[str] = set()
+
+    def forget(self, device: str) -> None:
+        """The device is no longer one of the trial's."""
+        for each in (self.client_losses, self.kept, self.modes):
+            each.pop(device, None)
+        self.chosen.discard(device)
 
 
 class Plan:
@@ -41,46 +50,53 @@ class Plan:
     def __init__(self, trial: Trial, *, shares_weights: bool, past: Past) -> None:
         self.past = past
         self._trial, self._shares_weights = trial, shares_weights
-        self._modes: dict[str, Mode] = {}
         self._listed: tuple[str, ...] = ()
-        self._chosen: set[str] = set()
 
     def start(self, epoch: int, listed: Sequence[str], present: Collection[str]) -> None:
         """Decide about an epoch of the devices that may take part, of which these are here."""
         self._listed = tuple(listed)
-        self._modes = {device: self._decide(device, epoch) for device in listed}
+        self.past.modes = {device: self._decide(device, epoch) for device in listed}
         order, wanted = list(range(len(listed))), self._trial.clients_per_round
         if wanted:
             order = np.random.default_rng(seed_of(self._trial.seeds.data, epoch, _CHOICE)).permutation(order).tolist()
         drawn = [listed[number] for number in order]
-        able = [device for device in drawn if self.mode(device) is Mode.SILENT or device in present]
-        self._chosen = set(able[:wanted] if wanted else able)
+        able = [device for device in drawn if self._is_silent(device) or device in present]
+        # In an epoch of silence, those of whom something is kept come first: the others would have to send.
+        able.sort(key=lambda device: not self._is_silent(device))
+        self.past.chosen = set(able[:wanted] if wanted else able)
+
+    def go_on(self, listed: Sequence[str]) -> None:
+        """The present epoch was decided about before."""
+        self._listed = tuple(listed)
 
     def mode(self, device: str) -> Mode:
         """What a device does."""
-        return self._modes[device]
+        return self.past.modes[device]
 
     def devices(self, present: Collection[str]) -> tuple[str, ...]:
         """Those that take part, in the trial's order; in silence also such that are not here."""
+        here = set(present)
         return tuple(
             device
             for device in self._listed
-            if device in self._chosen and (self.mode(device) is Mode.SILENT or device in present)
+            if device in self.past.chosen and (self._is_silent(device) or device in here)
         )
 
     def modes(self, devices: Iterable[str]) -> tuple[str, dict[str, str]]:
-        """The mode of these devices, or "mixed" and that of each."""
+        """The mode of these devices, or "mixed" and that of each; "none" if there is no device."""
         found = {device: self.mode(device).value for device in devices}
         different = set(found.values())
-        return (different.pop(), {}) if len(different) == 1 else ("mixed", found)
+        if len(different) > 1:
+            return "mixed", found
+        return (different.pop() if different else "none"), {}
 
     def missing(self, returned: Collection[str], present: Collection[str]) -> tuple[str, ...]:
         """Those who were wanted and are not among the ``returned``; who was not drawn is missing only if it is not here."""
-        idle = {device for device in self._listed if device not in self._chosen and device in present}
+        idle = {device for device in self._listed if device not in self.past.chosen and device in present}
         return tuple(device for device in self._listed if device not in returned and device not in idle)
 
     def end(self, steps: Iterable[Step], returned: Collection[str]) -> float:
-        """The epoch is over; returns its mean loss."""
+        """The epoch is over; returns its mean loss, or if nobody was left in it, that of the one before."""
         sums: dict[str, tuple[float, int]] = {}
         for step in steps:
             loss, samples = sums.get(step.device, (0.0, 0))
@@ -91,9 +107,14 @@ class Plan:
         changed = {device for device in returned if self.mode(device) is Mode.EXCHANGE}
         for device in list(self.past.kept) if changed and self._shares_weights else changed:
             self.past.kept.pop(device, None)
-        mean = sum(loss for loss, _ in sums.values()) / sum(samples for _, samples in sums.values())
+        total = sum(samples for _, samples in sums.values())
+        before = self.past.losses[-1] if self.past.losses else 0.0
+        mean = sum(loss for loss, _ in sums.values()) / total if total else before
         self.past.losses.append(mean)
         return mean
+
+    def _is_silent(self, device: str) -> bool:
+        return self.past.modes[device] is Mode.SILENT
 
     def _decide(self, device: str, epoch: int) -> Mode:
         """A device of which nothing is kept cannot be silent."""

@@ -32,7 +32,9 @@ class ClientWeights:
 
     def models(self) -> dict[str, Arrays]:
         """The different ones, by device; one without a name if they are common to all."""
-        return dict(self.own) or {"": self.common}
+        if any(each is not self.common for each in self.own.values()):
+            return dict(self.own)
+        return {"": self.common}
 
 
 @dataclass
@@ -52,6 +54,12 @@ class Round:
     """Samples of each device that were trained on in this epoch."""
     returned: dict[str, Arrays] = field(default_factory=dict)
     """Client weights of the devices whose pass is over."""
+
+    def forget(self, device: str) -> None:
+        """The device is no longer one of the trial's, nor is what it did."""
+        for each in (self.returned, self.steps, self.samples):
+            each.pop(device, None)
+        self.weights = ClientWeights(self.weights.common, {k: v for k, v in self.weights.own.items() if k != device})
 
     def restart(self, device: str) -> None:
         """The device begins its pass anew, if it is not over."""
@@ -92,6 +100,8 @@ def _sequential(turns: Turns, state: Round) -> ClientWeights:
 
 def _splitfed(turns: Turns, state: Round) -> ClientWeights:
     _side_by_side(turns, state)
+    if not state.returned:  # all were lost
+        return state.weights
     return ClientWeights(average({device: state.returned[device] for device in sorted(state.returned)}, state.samples))
 
 

@@ -90,6 +90,8 @@ class ServerModel:
         gradients, shared = cut_gradients(self.half, z, logits, losses, y, shares, sharing)
         for part, loss, gradient in zip(parts, losses, gradients, strict=True):
             _check_finite(part, loss, gradient)
+        if shared is not None and not math.isfinite(shared.norm().item()):
+            raise RemoteError("the gradient that devices share is not finite")
         clip(self.half.parameters(), self._settings)
         self._optimizer.step()
         results = [

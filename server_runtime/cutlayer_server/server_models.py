@@ -41,18 +41,24 @@ class ServerModels:
         return self._copies[device]
 
     def merge(self, samples: Mapping[str, int]) -> None:
-        """The epoch is over: the mean of the copies, weighted by the samples that each saw, takes their place."""
-        if not self._copies:
-            return
+        """The epoch is over: the mean of the copies of these devices, weighted by the samples that each saw, is the model."""
         arrays = {
             device: {name: tensor.numpy() for name, tensor in _tensors(model.half).items()}
             for device, model in sorted(self._copies.items())
+            if device in samples
         }
+        if not arrays:
+            self._copies.clear()
+            return
         mean = average(arrays, samples)
         with torch.no_grad():
             for name, tensor in _tensors(self._half).items():
                 tensor.copy_(torch.from_numpy(np.asarray(mean[name])))
         self._copies.clear()
+
+    def forget(self, device: str) -> None:
+        """What this device's batches did to its copy is of no use."""
+        self._copies.pop(device, None)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that decides what later steps do."""

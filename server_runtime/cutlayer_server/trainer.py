@@ -68,6 +68,10 @@ class Trainer:
         self._kept_at_s = time.monotonic()
         self._needed: deque[set[Pass]] = deque(maxlen=KEPT)
         """The passes in the cache that each of the newest checkpoints builds on."""
+        self._knows_needed = True
+        """Whether these are all there are."""
+        self._samples = record.devices()
+        """Of each device, as it announced them."""
         self._replays: dict[str, Iterator[Message]] = {}
         self._steps: list[Step] = []
         self._started_s, self._traffic = 0.0, (0, 0)
@@ -83,9 +87,14 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> Round:
         """Go on as from where the checkpoint was written; returns how far its epoch had got."""
         self._models.restore(checkpoint.model)
+        for device in self._trial.devices:
+            if device not in checkpoint.round.returned and not checkpoint.round.steps[device]:
+                self._models.forget(device)  # it begins its pass anew
         self._kept_at_s = float("-inf")  # however often somebody dies, each life gets further than the one before
         self._plan, self._positions = self._plan_from(copy.deepcopy(checkpoint.past)), dict(checkpoint.positions)
-        self.start(checkpoint.round)
+        self._knows_needed = False
+        self._begin_books(checkpoint.round)
+        self._plan.go_on(self._fleet.listed)
         self._steps = self._record.steps_of(checkpoint.round.epoch)
         books = checkpoint.books
         self._started_s -= books.spent_s
@@ -95,25 +104,28 @@ class Trainer:
 
     def start(self, state: Round) -> None:
         """From now on, turns belong to this epoch."""
-        self._round, self._steps = state, []
+        self._begin_books(state)
         self._plan.start(state.epoch, self._fleet.listed, self._fleet.devices)
-        if self._updates.joint:
-            self._updates.samples = self._record.devices()
+
+    def _begin_books(self, state: Round) -> None:
+        self._round, self._steps = state, []
+        self._updates.samples = self._samples
         self._started_s, self._traffic = self._record.now(), self._traffic_so_far()
 
     def take_in(self, epoch: int) -> None:
         """Let the devices that came since the training began take part from this epoch on."""
         for name, presence in self._fleet.take_in(self._record.devices).items():
             self._forget(name)
+            self._samples[name] = presence.samples
             joined = Joined(time_s=self._record.now(), epoch=epoch, device=name, samples=presence.samples)
             self._record.write(joined)
 
     def end(self, evaluate: Callable[[], Evaluation]) -> EpochDone:
         """Close the books of the epoch, evaluate, and record both."""
-        self._models.merge(self._round.samples)
+        returned = self._round.returned
+        self._models.merge({device: self._round.samples[device] for device in returned})
         self._fleet.endpoint.expect_no_answers()  # of ours, for as long as the evaluation takes
         duration_s, (up, down) = self._record.now() - self._started_s, self._traffic_so_far()
-        returned = self._round.returned
         mode, modes = self._plan.modes(returned)
         loss = self._plan.end(self._steps, returned)
         test = evaluate()
@@ -127,7 +139,7 @@ class Trainer:
             mode=mode,
             modes=modes,
             loss=loss,
-            accuracy=sum(step.correct for step in self._steps) / sum(step.samples for step in self._steps),
+            accuracy=sum(step.correct for step in self._steps) / max(sum(step.samples for step in self._steps), 1),
             test_loss=test.loss,
             test_accuracy=test.accuracy,
             steps=len(self._steps),
@@ -138,7 +150,12 @@ class Trainer:
             missing=self._plan.missing(returned, self._fleet.devices),
         )
         self._record.write(done)
+        self._prune()
         return done
+
+    def close(self) -> None:
+        """The run is over, and nothing of it will be gone on with."""
+        self._cache.clear()
 
     def begin(self, device: str, weights: Arrays) -> None:
         """See `Turns`. A device in the middle of optimizer steps has its weights from its own state."""
@@ -188,7 +205,8 @@ class Trainer:
         if together:
             self._train(together, keep=due)
         if due:
-            passing = [device for device in devices if device in self.devices and device not in self._round.returned]
+            here = self.devices
+            passing = [device for device in devices if device in here and device not in self._round.returned]
             answering = [device for device in passing if self._plan.mode(device) is not Mode.SILENT]
             self._keep([device for device in self._fleet.devices if device not in answering])
             self.checkpoint()
@@ -210,6 +228,8 @@ class Trainer:
             self._finish(device, message)
             return None
         batch = self._updates.decode(device, mode, message)
+        if self._round.samples[device] + len(batch.labels) > self._samples[device]:
+            raise RemoteError(f"{device} sent more than the {self._samples[device]} samples that it announced")
         if mode is Mode.FORWARD and self._trial.schedule.silences:
             self._cache.add(device, message)
         if mode is Mode.SILENT:  # it was kept under the numbers of another epoch
@@ -250,6 +270,8 @@ class Trainer:
         self._positions.pop(device, None)
         self._held.pop(device, None)
         self._cache.end(device)
+        if device not in self._round.returned:
+            self._models.forget(device)
         self._round.restart(device)
 
     def checkpoint(self) -> None:
@@ -259,9 +281,15 @@ class Trainer:
             self._cache.sync()
             self._checkpoints.write(self._state())
         self._needed.append({*self._plan.past.kept.items(), *self._cache.going_on})
-        if len(self._needed) == KEPT:
-            self._cache.keep_only(set().union(*self._needed))
+        self._knows_needed |= len(self._needed) == KEPT
+        self._prune()
         self._kept_at_s = time.monotonic()
+
+    def _prune(self) -> None:
+        """Remove passes from the cache that neither the training nor a checkpoint needs any longer."""
+        if self._knows_needed:
+            now = {*self._plan.past.kept.items(), *self._cache.going_on}
+            self._cache.keep_only(now.union(*self._needed))
 
     def _state(self) -> Checkpoint:
         up, down = self._traffic_so_far()
@@ -298,6 +326,11 @@ class Trainer:
         weights = client_weights_of(device, message, self._begun_with(device), changed=exchanged)
         header = message.header
         assert isinstance(header, Weights)
+        if self._round.samples[device] != self._samples[device]:
+            raise RemoteError(
+                f"{device} ended its pass after {self._round.samples[device]} of the {self._samples[device]} samples that it "
+                "announced"
+            )
         self._round.returned[device] = self._held[device] = weights
         if not exchanged and self._trial.schedule.silences:
             self._cache.end(device)

@@ -126,8 +126,8 @@ class Updates:
         self._fleet.say(device, Shared(), self._shared.sent.payload)
 
     def _shares(self, batches: list[Batch]) -> list[float]:
-        total = sum(self.samples[each.device] for each in batches) if len(batches) > 1 else 0
-        return [self.samples[each.device] / total if total else 1.0 for each in batches]
+        total = sum(self.samples[each.device] for each in batches)
+        return [self.samples[each.device] / total for each in batches]
 
     def _sharing(self) -> Sharing | None:
         settings = self._trial.aggregation

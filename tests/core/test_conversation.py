@@ -1,7 +1,18 @@
 import pytest
 
 from cutlayer.errors import LocalProtocolError, RemoteProtocolError
-from cutlayer.messages import Begin, End, Gradient, Presence, Smashed, Tensor, Weights
+from cutlayer.messages import (
+    Begin,
+    End,
+    Gradient,
+    Lacking,
+    Presence,
+    Shared,
+    SharedRows,
+    Smashed,
+    Tensor,
+    Weights,
+)
 from cutlayer.schedules import Mode
 from cutlayer.session import TRANSITIONS, Conversation, Event, Role, State
 
@@ -109,3 +120,19 @@ def test_after_the_end_nothing_is_allowed(server):
     server.said(End(reason="done"))
     with pytest.raises(RemoteProtocolError, match="allowed: nothing"):
         server.heard(smashed())
+
+
+def test_a_message_to_all_is_asked_for_once_and_only_if_a_gradient_spoke_of_it(server):
+    server.said(Begin(epoch=0, mode=Mode.EXCHANGE))
+    server.heard(smashed())
+    server.said(Gradient(epoch=0, step=0, tensor=None, loss=0.0, shared=SharedRows(7, TENSOR)))
+    with pytest.raises(RemoteProtocolError, match="message 6 to all is lacking, expected 7"):
+        server.heard(Lacking(number=6))
+    server.heard(Lacking(number=7))
+    server.said(Shared())
+    with pytest.raises(RemoteProtocolError, match="expected None"):
+        server.heard(Lacking(number=7))
+    server.heard(smashed(step=1))
+    server.said(gradient(step=1))
+    with pytest.raises(RemoteProtocolError, match="expected None"):
+        server.heard(Lacking(number=7))

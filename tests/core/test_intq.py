@@ -61,7 +61,18 @@ def test_stochastic_rounding_is_right_in_the_mean_and_repeats_with_its_seed():
 def test_golden_bytes():
     tensor = np.array([[0.0, 1.0, 2.0, 3.0, 0.4]], np.float32)
     payload = IntQ(2).encode(tensor).payload
-    assert payload.hex() == "00000000" + "0000803f" + "e400"  # from 0, in steps of 1: 0 1 2 3 in a byte, then 0
+    assert payload.hex() == "0000803f" + "00000000" + "e400"  # in steps of 1, from 0: 0 1 2 3 in a byte, then 0
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_symmetric_steps_have_one_at_exactly_zero(bits):
+    tensor = np.where(np.random.default_rng(bits).random((200, 50)) < 0.5, 0, BATCH.reshape(-1)[:50]).astype(np.float32)
+    assert (decoded(IntQ(bits, "symmetric"), tensor)[tensor == 0] == 0).all()
+
+
+def test_channels_are_refused_where_there_are_none():
+    assert IntQ(per="channel").problem((8, 512)).startswith("per: found 'channel', allowed: 'tensor'")
+    assert IntQ(per="channel").problem((8, 16, 4, 4)) == ""
 
 
 def test_one_symmetric_bit_is_refused():

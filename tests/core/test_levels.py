@@ -21,14 +21,17 @@ def test_nothing_to_quantize_needs_one_level():
 
 @given(st.fractions(0, 10**9))
 def test_whole_levels_are_the_optimum_rounded_down(u):
-    """Judged in whole numbers: the greatest Q from 2 on with (Q - 1)^3 <= u Q."""
+    """Judged in whole numbers: the greatest Q of five significant bits, from 2 on, with (Q - 1)^3 <= u Q."""
     given_u = float(u)
     exact = given_u.as_integer_ratio()
     (levels,) = whole_levels(np.array([given_u]))
     fits = lambda q: (q - 1) ** 3 * exact[1] <= exact[0] * q  # noqa: E731
     slack = given_u * 1e-12 * levels  # a product of floats may round across the boundary, on all machines alike
     assert levels == 2 or (levels - 1) ** 3 <= given_u * levels + slack
-    assert levels == MAX_RADIX or not fits(int(levels) + 1) or int(levels) ** 3 >= given_u * (levels + 1) - slack
+    step = 1 << max(int(levels).bit_length() - 5, 0)
+    assert levels % step == 0
+    above = int(levels) + step
+    assert levels == MAX_RADIX or not fits(above) or (above - 1) ** 3 >= given_u * above - slack
 
 
 def test_levels_are_bounded():

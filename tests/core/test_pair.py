@@ -124,7 +124,22 @@ def test_a_gradient_that_does_not_answer_is_refused(change):
         codecs.decode_gradient(tensor, answer.payload, sent)
 
 
+def test_what_clients_share_must_fit_too():
+    """All of a sample's gradient, where each alone wants a part."""
+    codecs = Codecs(up=TopK(0.25), down=ProductQuantizer(8, 2))
+    assert codecs.problem(SMASHED.shape) == ""
+    assert Codecs(up=TopK(0.25), down=ProductQuantizer(24, 2)).problem(SMASHED.shape, shared=4) == ""
+    five = (8, 5, 3, 3)
+    assert (
+        Codecs(up=TopK(0.35), down=ProductQuantizer(8, 4)).problem(five, shared=4).startswith("codec.down.subvectors")
+    )
+    assert Codecs(up=TopK(0.01)).largest_bytes(SMASHED.shape, shared=4)["down"] == 4 * 4 * 96
+
+
 def test_problems_name_the_key():
+    assert (
+        Codecs(down=ProductQuantizer(6, 2, correction=1.0)).problem(SMASHED.shape).startswith("codec.down.correction")
+    )
     assert Codecs(up=ProductQuantizer(7, 2)).problem(SMASHED.shape).startswith("codec.up.subvectors: found 7")
     assert Codecs(down=ProductQuantizer(7, 2)).problem(SMASHED.shape).startswith("codec.down.subvectors: found 7")
     assert Codecs(down=SplitFC()).problem(SMASHED.shape).startswith("codec.down.id: found 'splitfc', allowed: 'fwq'")

@@ -53,6 +53,16 @@ def test_a_whole_trial_file(tmp_path):
         ('format = "e4m3"', 'format = "e3m4"', 'codec.up.format: found \'e3m4\', allowed: "e4m3", "e5m2"'),
         ('id = "fp8"', 'id = "fp9"', 'codec.up.id: found \'fp9\', allowed: "raw", "fp16", "fp8"'),
         ('[codec.up]                    # smashed data\nid = "fp8"', "[codec.up]", "codec.up: the key 'id' is missing"),
+        (
+            'id = "fp8"\nformat = "e4m3"',
+            'id = "pq"\nsubvectors = 4\nclusters = 4\ngroups = 3',
+            "codec.up: groups 3 do not divide subvectors 4",
+        ),
+        (
+            'id = "fp8"\nformat = "e4m3"',
+            'id = "intq"\nbits = 1\nrange = "symmetric"',
+            "codec.up: bits 1 goes with range 'affine' only",
+        ),
         ('id = "every"', 'id = "never"', "schedule.id: found 'never', allowed: \"every\""),
         (
             'id = "sequential"',

@@ -51,6 +51,15 @@ def test_the_newest_three_are_there_after_a_restart_to_the_last_bit(states):
     assert len(files(states)) == 3
 
 
+def test_the_codecs_memory_is_kept_whatever_its_strides(states):
+    """safetensors writes an array's memory as it lies."""
+    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    states.keep(Position(0, 1), state(1)._replace(memory={"centroids": turned}))
+    found = states.read(Position(0, 1), state(1))
+    np.testing.assert_array_equal(found.memory["centroids"], turned)
+    assert found.arrays.keys() == state(1).arrays.keys()
+
+
 def test_going_back_removes_what_comes_after(states):
     states.keep(Position(0, 1), state(1))
     states.keep(Position(0, 2), state(2))

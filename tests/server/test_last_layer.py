@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
 
+from cutlayer.errors import RemoteError
 from cutlayer.optimizers import Sgd
 from cutlayer_server.last_layer import Sharing
 from cutlayer_server.server_model import Part, ServerModel
@@ -146,6 +147,32 @@ def test_unequal_batches_share_what_the_smallest_has():
     update, _ = stepped(network(), parts_of((2, 5)), Sharing(1.0, "mean"))
     assert update.shared.shape == (2, D)
     assert [len(result.gradient) for result in update.results] == [0, 3]
+
+
+@pytest.mark.parametrize(("phi", "batch", "shared"), [(0.07, 100, 7), (0.14, 50, 7), (0.55, 100, 55), (0.01, 4, 1)])
+def test_the_share_is_rounded_up_and_not_further(phi, batch, shared):
+    assert Sharing(phi, "mean").samples(batch) == shared
+
+
+class Rooted(nn.Module):
+    """Its derivative at 0 is infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(D, C)
+
+    def forward(self, x):
+        return self.linear(x.abs().sqrt())
+
+
+def test_a_shared_gradient_that_is_not_finite_changes_nothing():
+    half, labels = Rooted(), np.arange(B, dtype=np.uint16)
+    parts = [Part(name, np.full((B, D), value, np.float32), labels, 0.5) for name, value in (("a", 1), ("b", -1))]
+    model = ServerModel(copy.deepcopy(half), Sgd(learning_rate=0.1))
+    with pytest.raises(RemoteError, match="devices share is not finite"):
+        model.step(parts, Sharing(1.0, "mean"))
+    for name, value in half.state_dict().items():
+        assert torch.equal(model.half.state_dict()[name], value), name
 
 
 def test_running_statistics_see_the_real_smashed_data_once():

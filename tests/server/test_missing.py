@@ -7,19 +7,23 @@ import msgspec
 import pytest
 
 from cutlayer import data
-from cutlayer.aggregation import Sequential, SplitFed
+from cutlayer.aggregation import Epsl, Parallel, Sequential, SplitFed
 from cutlayer.bundle import read_bundle
 from cutlayer.events import EpochDone, Joined, Missed
 from cutlayer.record import Record, read_run
 from cutlayer.transports import MemoryBroker
 from cutlayer_server.coordinator import Coordinator
 from cutlayer_server.server_model import ServerModel
-from harness import Board, MortalTransport, digits_trial, shares
+from harness import Board, Killed, MortalTransport, digits_trial, shares
 
 EPOCHS = 12
 AGGREGATIONS = pytest.mark.parametrize(
     "aggregation",
-    [pytest.param(Sequential(), id="sequential", marks=pytest.mark.slow), pytest.param(SplitFed(), id="splitfed")],
+    [
+        pytest.param(Sequential(), id="sequential", marks=pytest.mark.slow),
+        pytest.param(SplitFed(), id="splitfed"),
+        pytest.param(Epsl(0.5), id="epsl", marks=pytest.mark.slow),
+    ],
 )
 
 
@@ -254,3 +258,46 @@ def new_card_each_life(board, folder):
         return live()
 
     return lived
+
+
+@pytest.mark.parametrize("aggregation", [SplitFed(), Parallel(), Sequential()], ids=str)
+def test_an_epoch_whose_only_chosen_one_is_lost_changes_nothing(digits, tmp_path, aggregation):
+    trial = trial_of(
+        digits,
+        aggregation=aggregation,
+        epochs=6,
+        patience_s=0.5,
+        clients_per_round=1,
+        min_devices=1,
+        checkpoint_s=1000.0,
+    )
+    lab = Lab(digits, trial, tmp_path)
+    lab.start("board-1")
+    board = lab.start("board-2", deaths=(14,))
+    run = lab.end()
+    assert lab.error is None
+    assert run.summary.ok
+    assert len(run.all(EpochDone)) == 6
+    assert board.transport is not None
+
+
+@pytest.mark.parametrize("aggregation", [Parallel(), Epsl(0.5)], ids=str)
+def test_one_that_is_there_only_when_the_server_comes_back_takes_part(digits, tmp_path, aggregation):
+    trial = trial_of(digits, aggregation=aggregation, epochs=3, min_devices=1, checkpoint_s=0.0, patience_s=1.0)
+    test = data.load(digits / trial.data.test, trial.model.input, part="test")
+    broker, bundle, samples = MemoryBroker(), read_bundle(digits / "client.bundle"), shares(digits, trial)
+    boards = [Board(broker, bundle, trial, name, samples[name], tmp_path / "states") for name in trial.devices]
+    boards[0].start()
+    first, record = Coordinator(trial, test), Record(tmp_path / "run", "")
+    with pytest.raises(Killed):
+        first.run(lambda will: MortalTransport(broker.connect(will), 60), record, lambda missing: None)
+    boards[1].start()
+    record = Record(tmp_path / "run", "", resume=True)
+    Coordinator(trial, test).run(broker.connect, record, lambda missing: None)
+    for board in boards:
+        board.join(timeout=20)
+    assert [board.outcome for board in boards] == ["all 3 epochs are done"] * 2
+    run = read_run(tmp_path / "run")
+    assert run.summary.resumed == 1
+    assert [fault.device for fault in run.faults if isinstance(fault, Joined)] == ["board-2"]
+    assert missed(run)[-1] == ()

@@ -7,13 +7,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from cutlayer import data
-from cutlayer.aggregation import Sequential, SplitFed
+from cutlayer.aggregation import Epsl, Parallel, Sequential, SplitFed
 from cutlayer.bundle import read_bundle
+from cutlayer.errors import RemoteError
 from cutlayer.events import Step
 from cutlayer.record import Record, read_run
 from cutlayer.transports import MemoryBroker
 from cutlayer_device.participation import TrialFailed
 from cutlayer_server.coordinator import Coordinator
+from cutlayer_server.updates import Updates
 from harness import Board, digits_trial, run_trial, shares
 
 
@@ -40,7 +42,10 @@ def run(digits, trial, run_dir, broker):
     return read_run(run_dir), boards
 
 
-@pytest.mark.parametrize("aggregation", [Sequential(), SplitFed()], ids=["sequential", "splitfed"])
+ALL = [Sequential(), SplitFed(), SplitFed(1), Parallel(), Epsl(0.5)]
+
+
+@pytest.mark.parametrize("aggregation", ALL, ids=str)
 def test_the_others_go_on_as_if_it_had_never_been_there(digits, tmp_path, aggregation):
     trial = digits_trial(digits, epochs=2, aggregation=aggregation, checkpoint_s=1000.0)
     found, (good, bad) = run(digits, trial, tmp_path / "run", MemoryBroker())
@@ -76,3 +81,39 @@ def test_it_is_refused_when_it_comes_back_also_by_the_next_server(digits, tmp_pa
         board.join(timeout=20)
     assert boards[0].outcome == "all 2 epochs are done"
     assert "it is left out of this run" in str(boards[1].outcome)
+
+
+@pytest.mark.parametrize("aggregation", ALL, ids=str)
+def test_nothing_stays_of_one_that_goes_bad_after_a_pass_that_a_checkpoint_holds(
+    digits, tmp_path, aggregation, monkeypatch
+):
+    """The others go back to the end of that pass, and go on without its weights, its copy, and its part in the evaluation."""
+    decode = Updates.decode
+
+    def bad_from_epoch_1(self, device, mode, message):
+        if device == "board-2" and message.header.epoch == 1:
+            error = RemoteError("board-2 sent nonsense")
+            error.device = device
+            raise error
+        return decode(self, device, mode, message)
+
+    monkeypatch.setattr(Updates, "decode", bad_from_epoch_1)
+    trial = digits_trial(digits, epochs=3, aggregation=aggregation, checkpoint_s=0.0)
+    boards, bundle = [], read_bundle(digits / "client.bundle")
+    broker = MemoryBroker()
+    for name, samples in shares(digits, trial).items():
+        boards.append(Board(broker, bundle, trial, name, samples, tmp_path / "states"))
+        boards[-1].start()
+    test = data.load(digits / trial.data.test, trial.model.input, part="test")
+    record = Record(tmp_path / "run", "")
+    Coordinator(trial, test).run(broker.connect, record, lambda missing: None)
+    for board in boards:
+        board.join(timeout=20)
+    assert boards[0].outcome == "all 3 epochs are done"
+    assert isinstance(boards[1].outcome, TrialFailed)
+    found = read_run(tmp_path / "run")
+    assert list(found.summary.quarantined) == ["board-2"]
+    assert {step.device for step in found.all(Step) if step.epoch > 0} == {"board-1"}
+    assert not (tmp_path / "run" / "models" / "board-2.safetensors").exists() or isinstance(
+        aggregation, Parallel | Epsl
+    )

@@ -66,6 +66,8 @@ def same(run, wanted):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
     steps, all_steps = ([(s.epoch, s.step, s.device, s.loss) for s in each.all(Step)] for each in (run, wanted))
     assert steps == all_steps
+    modes, all_modes = ([(each.mode, each.modes) for each in one.all(EpochDone)] for one in (run, wanted))
+    assert modes == all_modes
 
 
 VARIANTS = {

@@ -61,7 +61,7 @@ class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     @property
     def steady(self) -> "BaseCodec":
-        """What encodes smashed data that are kept and trained on again: without dropout, which averages out no more."""
+        """What encodes smashed data that no gradient answers: without noise, which averages out no more where they are kept."""
         return self
 
     def for_share(self, share: float) -> "BaseCodec":

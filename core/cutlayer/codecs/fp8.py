@@ -27,7 +27,7 @@ _PEAK_BLOCK = 1 << 17
 _INFINITY = 0x7F800000
 _TRIED = 4
 _SAMPLE = 1 << 16
-"""Entries, at least, from which a scale is judged."""
+"""Entries from which a scale is judged, of a larger tensor at least half as many."""
 
 
 class _Layout(NamedTuple):

@@ -15,7 +15,7 @@ Levels themselves do not travel: the receiver derives them from the ends and c, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -37,6 +37,11 @@ _FINENESS = (1e-6, 1e10)
 """Between them, the widest column has from 2 levels to more than anybody pays for."""
 _ROUNDING = 1e-6
 """A budget that was divided by entries is multiplied by them again."""
+_LARGEST = 1e37
+"""What is beyond is taken for not finite."""
+_NARROW = {2: 1.0, 3: 1.2, 4: 1.5, 5: 1.7, 6: 1.9}
+"""With so few levels, means are quantized best within so many standard deviations: a bit more than for a normal
+distribution (Max, 1960), whose tails theirs exceed."""
 _Matrix = NDArray[np.float32]
 _Floats = NDArray[np.float64]
 
@@ -45,7 +50,7 @@ class Fwq(BaseCodec, frozen=True, tag="fwq"):
     """As many bits as ``bits_per_entry`` says, spent where the squared error falls most; for either direction.
 
     In an answer to SplitFC, which wants only some columns of the gradient, those have the budget of all.
-    A batch too small for what must be there (head, bitmap, a bit a column) gets that.
+    A batch too small for what must be there (head, bitmap, a bit a column) gets that, and comes out as little more than means.
     """
 
     bits_per_entry: Annotated[float, msgspec.Meta(gt=0, le=MAX_BITS_PER_ENTRY)] = 0.4
@@ -59,7 +64,7 @@ class Fwq(BaseCodec, frozen=True, tag="fwq"):
         matrix = np.ascontiguousarray(tensor).reshape(rows(tensor.shape))
         size = self.bits(tensor.shape) // 8
         low, high = matrix.min(axis=0).astype(np.float64), matrix.max(axis=0).astype(np.float64)
-        if not np.isfinite(high - low).all() or (high - low).max() > np.finfo(np.float32).max / 2:
+        if not (low.min() > -_LARGEST and high.max() < _LARGEST):  # so, since nothing compares with what is no number
             return Encoded(np.full(size // 4 + 1, np.nan, "<f4").tobytes()[:size], {})
         columns = _divide(matrix, low, high, 8 * size)
         return Encoded(_write(matrix, columns).ljust(size, b"\0"), {})
@@ -124,34 +129,57 @@ def _divide(matrix: _Matrix, low: _Floats, high: _Floats, bits: int) -> _Columns
     bits -= 8 * (_HEAD_BYTES + -(-count // 8))
     means = matrix.mean(axis=0, dtype=np.float64)
     order = np.argsort(low - high, kind="stable")
-    number = _how_many_wide((high - low)[order], means[order], matrix.var(axis=0)[order], samples, bits)
+    inside = (matrix > low.astype(np.float32)).mean(axis=0)  # after a ReLU, most are exactly at the lower end
+    number = _how_many_wide(
+        _Summary((high - low)[order], inside[order], means[order], matrix.var(axis=0)[order]), samples, bits
+    )
     wide, narrow = np.sort(order[:number]), np.sort(order[number:])
     head = np.zeros(7, np.float32)
     for at, values in ((0, low[wide]), (2, high[wide]), (4, means[narrow])):
         if values.size:
             head[at : at + 2] = values.min(), values.max()
     ends = np.stack([_quantize(low[wide], head[:2], _ENDS), _quantize(high[wide], head[2:4], _ENDS)])
+    columns = _finest(_Columns(head, wide, narrow, ends), samples, bits)
+    reach = _NARROW.get(columns.levels(samples)[1], math.inf) * means[narrow].std() if narrow.size else 0.0
+    if reach < head[5] - head[4]:
+        middle = means[narrow].mean()
+        head[4:6] = max(head[4], middle - reach), min(head[5], middle + reach)
+        columns = _finest(columns, samples, bits)
+    return columns
+
+
+def _finest(columns: _Columns, samples: int, bits: int) -> _Columns:
+    """With the greatest fineness for which the bits suffice, put into the head."""
     least, most = map(math.log, _FINENESS)
     for _ in range(26):
         middle = (least + most) / 2
-        head[6] = math.exp(middle)
-        least, most = (middle, most) if _Columns(head, wide, narrow, ends).bits(samples) <= bits else (least, middle)
-    head[6] = math.exp(least)
-    return _Columns(head, wide, narrow, ends)
+        columns.head[6] = math.exp(middle)
+        least, most = (middle, most) if columns.bits(samples) <= bits else (least, middle)
+    columns.head[6] = math.exp(least)
+    return columns
 
 
-def _how_many_wide(ranges: _Floats, means: _Floats, variances: NDArray[np.float32], samples: int, bits: int) -> int:
-    """Of columns in descending order of range, the number of wide ones with the least expected squared error.
+class _Summary(NamedTuple):
+    """Of columns in descending order of range: that, the share of entries above the lower end, mean and variance."""
+
+    ranges: _Floats
+    inside: _Floats
+    means: _Floats
+    variances: NDArray[np.float32]
+
+
+def _how_many_wide(columns: _Summary, samples: int, bits: int) -> int:
+    """The number of wide columns, the first ones, with the least expected squared error.
 
     Seventeen candidates up to the most that fit; for each, the optimal levels of at most 64 columns that stand for all.
     """
-    count = ranges.size
+    count = columns.ranges.size
     most = int((bits - count) // (samples + 2 * math.log2(_ENDS)))
     numbers = np.unique(np.linspace(0, max(0, min(most, count)), 17).astype(int))
-    widest = float(ranges[0]) or 1.0
+    widest = float(columns.ranges[0]) or 1.0
     taken = np.minimum((np.arange(64) + 0.5) / 64 * numbers[:, None], count - 1).astype(int)
-    squares, each = (ranges[taken] / widest) ** 2, numbers[:, None] / 64
-    span = _suffix_span(means)[numbers] / widest
+    squares, each = (columns.ranges[taken] / widest) ** 2, numbers[:, None] / 64
+    span = _suffix_span(columns.means)[numbers] / widest
     rest = count - numbers
     least, greatest = (np.full(numbers.size, math.log(bound)) for bound in _FINENESS)
     for _ in range(16):
@@ -163,8 +191,8 @@ def _how_many_wide(ranges: _Floats, means: _Floats, variances: NDArray[np.float3
         spent = samples * (each * np.log2(levels)).sum(axis=1) + rest * np.log2(mean_levels)
         fits = spent + 2 * numbers * math.log2(_ENDS) <= bits
         least, greatest = np.where(fits, middle, least), np.where(fits, greatest, middle)
-    uniform = (each * squares / (levels - 1) ** 2).sum(axis=1) / 12
-    left_out = np.append(np.cumsum(variances[::-1])[::-1], 0.0)[numbers] / widest**2
+    uniform = (each * columns.inside[taken] * squares / (levels - 1) ** 2).sum(axis=1) / 12
+    left_out = np.append(np.cumsum(columns.variances[::-1])[::-1], 0.0)[numbers] / widest**2
     error = uniform + left_out + rest * span**2 / (mean_levels - 1) ** 2 / 12
     return int(numbers[np.argmin(error)])
 
@@ -191,14 +219,13 @@ def _write(matrix: _Matrix, columns: _Columns) -> bytes:
         pack_digits(columns.ends.reshape(-1), _ENDS),
         pack_digits(_quantize(means, columns.head[4:6], mean_levels), mean_levels),
     ]
-    for radix in np.unique(levels):
-        chosen = levels == radix
-        scale = np.divide(radix - 1, ranges[chosen], out=np.zeros(chosen.sum()), where=ranges[chosen] > 0)
+    for radix, chosen in _by_level(levels):
+        scale = np.divide(radix - 1, ranges[chosen], out=np.zeros(chosen.size), where=ranges[chosen] > 0)
         steps = (matrix[:, columns.wide[chosen]] - low[chosen].astype(np.float32)) * scale.astype(np.float32)
         digits = np.clip(np.rint(steps), 0, radix - 1).astype(np.uint16)
-        streams.append(pack_digits(digits.reshape(-1), int(radix)))
-    digits = np.packbits(np.concatenate(streams), bitorder="little")
-    return columns.head.astype("<f4").tobytes() + np.packbits(bitmap, bitorder="little").tobytes() + digits.tobytes()
+        streams.append(pack_digits(digits.reshape(-1), radix))
+    packed = np.packbits(np.concatenate(streams), bitorder="little")
+    return columns.head.astype("<f4").tobytes() + np.packbits(bitmap, bitorder="little").tobytes() + packed.tobytes()
 
 
 def _read(payload: Payload, shape: tuple[int, int]) -> _Matrix:
@@ -208,7 +235,7 @@ def _read(payload: Payload, shape: tuple[int, int]) -> _Matrix:
     if np.isnan(head).any():
         return np.full(shape, np.nan, np.float32)
     ordered = head[0] <= head[1] and head[2] <= head[3] and head[4] <= head[5]
-    if not (ordered and np.abs(head).max() < 1e38 and _FINENESS[0] / 2 <= head[6] <= 2 * _FINENESS[1]):
+    if not (ordered and np.abs(head[:6]).max() < _LARGEST and _FINENESS[0] / 2 <= head[6] <= 2 * _FINENESS[1]):
         raise CodecError("feature-wise quantization: the spans of a payload cannot be")
     at = _HEAD_BYTES + -(-count // 8)
     bitmap = np.unpackbits(data[_HEAD_BYTES:at], count=count, bitorder="little")
@@ -219,11 +246,18 @@ def _read(payload: Payload, shape: tuple[int, int]) -> _Matrix:
     low, ranges = columns.low_and_range()
     matrix = np.empty(shape, np.float32)
     matrix[:, narrow] = _dequantize(stream.take(mean_levels, narrow.size), head[4:6], mean_levels)
-    for radix in np.unique(levels):
-        chosen = levels == radix
-        digits = stream.take(int(radix), samples * int(chosen.sum())).reshape(samples, -1)
+    for radix, chosen in _by_level(levels):
+        digits = stream.take(radix, samples * chosen.size).reshape(samples, -1)
         matrix[:, wide[chosen]] = digits * (ranges[chosen] / (radix - 1)) + low[chosen]
     return matrix
+
+
+def _by_level(levels: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Each number of levels, and which of the wide columns have it, both ascending."""
+    order = np.argsort(levels, kind="stable")
+    found, starts = np.unique(levels[order], return_index=True)
+    for radix, start, end in zip(found, starts, np.append(starts, levels.size)[1:], strict=True):
+        yield int(radix), order[start:end]
 
 
 class _Stream:

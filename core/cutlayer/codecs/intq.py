@@ -13,9 +13,6 @@ from cutlayer.codecs.bitpack import pack, packed_bytes, unpack
 
 __all__ = ["IntQ"]
 
-_NUMBERS = 2
-"""Float32 before the codes, for the tensor or for each channel: where they begin, and their step."""
-
 
 class IntQ(BaseCodec, frozen=True, tag="intq"):
     """Whole numbers of ``bits`` bits, with a beginning and a step for the tensor or for each channel (axis 1).
@@ -24,7 +21,7 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
     to max and have one at zero, so from 2 bits on. Stochastic rounding makes the mean of what is decoded the entry itself
     (Gupta et al., arXiv 1502.02551). EcoFed's codec is this with 8 bits, where its symmetric steps use 7 of them.
 
-    Payload: float32 beginnings, float32 steps, and the codes.
+    Payload: float32 steps, for affine ones also where they begin, and the codes.
     """
 
     width: Annotated[int, msgspec.Meta(ge=1, le=8)] = msgspec.field(name="bits", default=8)
@@ -36,6 +33,17 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
         """Raises `ValueError` for settings that do not go together."""
         if self.range == "symmetric" and self.width == 1:
             raise ValueError("bits 1 goes with range 'affine' only: symmetric steps need one at zero")
+
+    @property
+    def steady(self) -> "IntQ":
+        """Rounded to nearest: noise that is kept and trained on again averages out no more."""
+        return msgspec.structs.replace(self, rounding="nearest")
+
+    def problem(self, shape: tuple[int, ...]) -> str:
+        """See `BaseCodec`."""
+        if self.per == "channel" and len(shape) < 3:
+            return f"per: found 'channel', allowed: 'tensor', for {shape[1:]} a sample, which has no channels"
+        return ""
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
         """Float32 of any shape; what is not finite makes its channel, or all, not a number."""
@@ -53,23 +61,27 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
             else:
                 codes += np.float32(0.5)
             numbers = np.minimum(codes, np.float32(self._top)).astype(np.uint8)
-        head = np.concatenate([low.reshape(-1), step.reshape(-1)]).astype("<f4")
+        numbers_before = [step.reshape(-1)] if self.range == "symmetric" else [step.reshape(-1), low.reshape(-1)]
+        head = np.concatenate(numbers_before).astype("<f4")
         return Encoded(head.tobytes() + pack(numbers.reshape(-1), self.width).tobytes(), {})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Float32 of ``shape``. Raises `CodecError` on a wrong length."""
         check_length(payload, shape, self.bits)
         layout, data = self._layout(shape), np.frombuffer(payload, np.uint8)
-        head = 4 * _NUMBERS * layout[1]
-        low, step = data[:head].view("<f4").reshape(_NUMBERS, 1, layout[1], 1)
+        head = self._head_bytes(shape)
+        step, *low = data[:head].view("<f4").reshape(-1, 1, layout[1], 1)
         codes = unpack(data[head:], self.width, math.prod(shape)).reshape(layout)
         with np.errstate(invalid="ignore", over="ignore"):
-            entries: NDArray[np.float32] = codes * step + low
+            entries: NDArray[np.float32] = codes * step + low[0] if low else (codes - np.float32(self._top // 2)) * step
         return entries.reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """``bits`` an entry, and 64 for the tensor or for each channel."""
-        return 8 * (4 * _NUMBERS * self._layout(shape)[1] + packed_bytes(self.width, math.prod(shape)))
+        """``bits`` an entry, and for the tensor or for each channel 64, or 32 if the range is symmetric."""
+        return 8 * (self._head_bytes(shape) + packed_bytes(self.width, math.prod(shape)))
+
+    def _head_bytes(self, shape: tuple[int, ...]) -> int:
+        return 4 * (1 if self.range == "symmetric" else 2) * self._layout(shape)[1]
 
     @property
     def _top(self) -> int:

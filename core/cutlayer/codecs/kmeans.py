@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 __all__ = ["cluster", "first_centroids"]
 
+_SCORES = 1 << 22
+"""Distances held at a time: 16 MiB, whatever the tensor."""
 _Floats = NDArray[np.float32]
 _Labels = NDArray[np.intp]
 
@@ -41,14 +43,18 @@ def first_centroids(points: _Floats, clusters: int) -> _Floats:
 
 def _nearest(points: _Floats, centroids: _Floats) -> _Labels:
     """The centroid with the least |c|^2 / 2 - x c, which orders them as the distance does."""
+    groups, count, _ = points.shape
     halves = np.einsum("gcd,gcd->gc", centroids, centroids) / 2
-    scores: _Floats = halves[:, :, None] - centroids @ points.transpose(0, 2, 1)
-    nearest = np.zeros(scores.shape[::2], np.intp)
-    least = np.full(nearest.shape, np.inf, np.float32)
-    for number in range(centroids.shape[1]):  # numpy's argmin over a short axis is many times slower
-        closer = scores[:, number] < least
-        nearest[closer] = number
-        np.minimum(least, scores[:, number], out=least)
+    nearest = np.zeros((groups, count), np.intp)
+    block = max(1, _SCORES // (groups * centroids.shape[1]))
+    for start in range(0, count, block):
+        part = points[:, start : start + block]
+        scores: _Floats = halves[:, :, None] - centroids @ part.transpose(0, 2, 1)
+        least, found = np.full(part.shape[:2], np.inf, np.float32), nearest[:, start : start + block]
+        for number in range(centroids.shape[1]):  # numpy's argmin over a short axis is many times slower
+            closer = scores[:, number] < least
+            found[closer] = number
+            np.minimum(least, scores[:, number], out=least)
     return nearest
 
 

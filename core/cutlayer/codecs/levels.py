@@ -17,6 +17,7 @@ from cutlayer.codecs.radix import MAX_RADIX
 __all__ = ["optimal_levels", "whole_levels"]
 
 _Floats = NDArray[np.float64]
+_SIGNIFICANT_BITS = 5
 _BRANCH = 27 / 4
 """Where the radicand of Cardano's formula becomes negative, and the cubic has three real roots."""
 
@@ -34,12 +35,18 @@ def optimal_levels(u: _Floats) -> _Floats:
 
 
 def whole_levels(u: _Floats) -> NDArray[np.int64]:
-    """The optimum rounded down to a whole number from 2 to `MAX_RADIX`; the same on every machine."""
+    """The optimum rounded down to a whole number from 2 to `MAX_RADIX`; the same on every machine.
+
+    Of five significant bits, so that a matrix has no more than some two hundred different ones.
+    """
     bounded = np.minimum(u, float(MAX_RADIX) ** 2)
     levels = np.floor(optimal_levels(bounded))
     levels += _reaches(levels + 1, bounded)
     levels -= ~_reaches(levels, bounded)
-    return np.clip(levels, 2, MAX_RADIX).astype(np.int64)
+    whole = np.clip(levels, 2, MAX_RADIX).astype(np.int64)
+    step = 1 << np.maximum(np.frexp(whole)[1] - _SIGNIFICANT_BITS, 0)
+    coarse: NDArray[np.int64] = whole // step * step
+    return coarse
 
 
 def _reaches(levels: _Floats, u: _Floats) -> NDArray[np.bool_]:

@@ -66,20 +66,31 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     lossless: Literal["none", "zstd"] = "none"
     """What follows after either codec; a payload that it does not make shorter travels as it is."""
 
-    def problem(self, shape: tuple[int, ...]) -> str:
-        """Why smashed data of this shape (with the batch) cannot travel, as ``<key>: found ..., allowed: ...``; or empty."""
+    def problem(self, shape: tuple[int, ...], shared: int = 0) -> str:
+        """Why smashed data of this shape (with the batch) cannot travel, as ``<key>: found ..., allowed: ...``; or empty.
+
+        ``shared`` is how many samples of a gradient all clients share.
+        """
         if problem := self.up.problem(shape):
             return f"codec.up.{problem}"
         if isinstance(self.down, SplitFC):
             return "codec.down.id: found 'splitfc', allowed: 'fwq', which is what SplitFC does to gradients"
-        problem = self.down.problem(self.up.part_shape(shape))
+        if isinstance(self.down, ProductQuantizer) and self.down.correction:
+            return f"codec.down.correction: found {self.down.correction}, allowed: 0; only smashed data are corrected"
+        part = self.up.part_shape(shape)
+        problem = self.down.problem(part)
+        if not problem and shared:
+            problem = self.down.problem((shared, *shape[1:]))
         return f"codec.down.{problem}" if problem else ""
 
-    def largest_bytes(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """Greatest payload of each way for smashed data of this shape."""
+    def largest_bytes(self, shape: tuple[int, ...], shared: int = 0) -> dict[str, int]:
+        """Greatest payload of each way for smashed data of this shape, of which clients share so many samples' gradients."""
         part = self.up.part_shape(shape)
         up = max(self.up.bits(shape), self.up.steady.bits(shape))
-        return {"up": up // 8, "down": self._down(part, shape).bits(part) // 8}
+        down = [self._down(part, shape).bits(part)]
+        if shared:
+            down.append(self.down.bits((shared, *shape[1:])))
+        return {"up": up // 8, "down": max(down) // 8}
 
     def encode(self, smashed: _Floats, seed: int = 0, memory: Arrays = NOTHING, *, steady: bool = False) -> Sent:
         """Smashed data as they leave the board.
@@ -88,7 +99,7 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             smashed: (B, *smashed).
             seed: decides all that is drawn.
             memory: of the last `Sent`.
-            steady: whether the server keeps them, to train on them again.
+            steady: whether no gradient answers them; the server may keep them, to train on them again.
         """
         codec = self.up.steady if steady else self.up
         return self._sent(codec, smashed, seed, memory)

@@ -26,7 +26,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
     """Each sample is cut into ``subvectors``; each travels as the number of the nearest of ``clusters`` centroids.
 
     There is a table of centroids for each of ``groups``, which hold the same number of neighbouring sub-vectors (of all
-    samples). It is learned anew for every tensor, from the centroids of the one before where there are some. One group
+    samples). It is learned anew for every tensor, from the centroids of the step before where the pass trains the client. One group
     with many sub-vectors is what the paper favours.
 
     The board adds ``correction`` (lambda) times what quantization took away to the gradient that comes back, which pulls
@@ -39,7 +39,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
     subvectors: _Count
     clusters: Annotated[int, msgspec.Meta(ge=2, le=MAX_RADIX)]
     groups: _Count = 1
-    correction: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    correction: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for settings that do not go together."""
@@ -49,11 +49,11 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
     def problem(self, shape: tuple[int, ...]) -> str:
         """See `BaseCodec`."""
         entries = rows(shape)[1]
-        return (
-            ""
-            if entries % self.subvectors == 0
-            else f"subvectors: found {self.subvectors}, allowed: divisors of {entries}"
-        )
+        if entries % self.subvectors:
+            return f"subvectors: found {self.subvectors}, allowed: divisors of {entries}"
+        if self.groups * self.clusters > shape[0] * self.subvectors:
+            return f"clusters: found {self.clusters}, allowed: up to {shape[0] * self.subvectors // self.groups}, the points"
+        return ""
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
         """Float32 (batch, ...), as many entries a sample as ``subvectors`` divides; NaN spreads to its centroid."""
@@ -72,7 +72,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
 
     def bits(self, shape: tuple[int, ...]) -> int:
         """32 an entry of a centroid, and log2 ``clusters`` a sub-vector."""
-        if self.problem(shape):
+        if rows(shape)[1] % self.subvectors:
             return 0
         digits = packed_bits(self._clusters(shape), shape[0] * self.subvectors)
         return 8 * (self._table_bytes(shape) + -(-digits // 8))
@@ -89,7 +89,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
         points = self._points(tensor)
         clusters, start = self._clusters(tensor.shape), memory.get("centroids")
         if clusters == points.shape[1]:
-            centroids, labels = points, np.broadcast_to(np.arange(clusters), points.shape[:2])
+            centroids, labels = np.array(points, order="C"), np.broadcast_to(np.arange(clusters), points.shape[:2])
         elif start is not None and start.shape == (self.groups, clusters, points.shape[2]) and np.isfinite(start).all():
             centroids, labels = cluster(points, start, _WARM_ITERATIONS)
         else:

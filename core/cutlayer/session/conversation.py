@@ -125,6 +125,8 @@ class Conversation:
         self.state = State.NEW
         self._epoch = -1
         self._next_step = 0
+        self._to_all: int | None = None
+        """The message to all that the last gradient spoke of, until it was asked for."""
 
     def said(self, header: Header) -> None:
         """This side is about to send ``header``. Raises `LocalProtocolError` if it must not."""
@@ -154,6 +156,8 @@ class Conversation:
                 return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
             case Gradient(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step - 1):
                 return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
+            case Lacking(number=number) if number != self._to_all:
+                return f"message {number} to all is lacking, expected {self._to_all}"
             case Query(step=step) if step != self._next_step:
                 return f"query {step}, expected {self._next_step}"
             case Scores(step=step) if step != self._next_step - 1:
@@ -171,6 +175,10 @@ class Conversation:
                 self._epoch, self._next_step = epoch, steps
             case Smashed(step=step) | Query(step=step):
                 self._next_step = step + 1
+            case Gradient(shared=shared):
+                self._to_all = shared.number if shared else None
+            case Lacking():
+                self._to_all = None
 
 
 _EVENTS: dict[type[Header], Event] = {
