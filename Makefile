@@ -9,7 +9,7 @@ demo: .venv/demo
 	$(BIN)/cutlayer demo
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
 
 test-slow: .venv/dev
 	$(BIN)/pytest -m slow
