@@ -11,10 +11,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = [
-    f"tests/core/test_{name}.py"
-    for name in ("chunks", "messages", "codecs", "link", "conversation", "session", "endpoint", "topics", "trial")
-] + ["tests/core/test_data.py", "tests/core/test_bundle.py", "tests/core/test_record.py"]
+MODULES = (
+    *(
+        "chunks",
+        "messages",
+        "codecs",
+        "bitpack",
+        "radix",
+        "levels",
+        "intq",
+        "topk",
+        "pq",
+        "splitfc",
+        "pair",
+        "schedules",
+    ),
+    *("link", "conversation", "session", "broadcast", "endpoint", "topics", "trial", "data", "bundle", "record"),
+)
+TESTS = [f"tests/core/test_{name}.py" for name in MODULES]
 PACKAGES = ["pytest", "hypothesis", "ml_dtypes"]
 
 

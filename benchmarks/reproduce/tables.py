@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 TABLES = {
-    "mnist": Table("Codecs against each other", "mnist", 15_000, 10_000),
+    "mnist": Table("Codecs against each other", "mnist", 12_000, 10_000),
     "async": Table("Loss-gated training with FP8", "cifar10", 10_000, 5_000),
     "async-dirichlet": Table("Loss-gated training with FP8, Dirichlet(0.3)", "cifar10", 10_000, 5_000, "dirichlet"),
     "async-shards": Table("Loss-gated training with FP8, 5 shards a client", "cifar10", 10_000, 5_000, "shards"),
