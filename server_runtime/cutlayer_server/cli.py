@@ -85,6 +85,6 @@ def _closing_line(summary: Summary) -> str:
     ways = 2 if summary.down_payload_bytes else 1
     ratio = ways * summary.raw_payload_bytes / payload if payload else 1.0
     saved = 1 - payload / summary.coded_payload_bytes if summary.coded_payload_bytes else 0.0
-    lossless = f", {saved:.0%} of it by the lossless stage" if saved > 0 else ""
+    lossless = f", of which the lossless stage took off {saved:.0%}" if saved > 0 else ""
     traffic = f"{summary.up_bytes / 1e6:.2f} MB up, {summary.down_bytes / 1e6:.2f} MB down"
     return f"{summary.steps} steps in {summary.duration_s:.1f} s, {traffic}; tensors {ratio:.1f}x smaller than float32{lossless}"
