@@ -148,7 +148,7 @@ def _mean(shares: list[tuple[NDArray[Any], float]]) -> NDArray[Any]:
         return greatest
     mean = np.zeros(first.shape, np.float64)
     for array, share in shares:
-        mean += array * share
+        mean += array.astype(np.float64) * share  # a float32 times a Python float would be a float32
     return mean.astype(first.dtype)
 
 

@@ -18,3 +18,10 @@ def test_counts_take_the_greatest():
 def test_one_device_keeps_its_weights_to_the_bit():
     w = np.random.default_rng(0).standard_normal(100).astype(np.float32)
     np.testing.assert_array_equal(average({"a": {"w": w}}, {"a": 7})["w"], w)
+
+
+def test_equal_weights_are_their_own_mean_to_the_bit():
+    """Also where they are copies, as after a restart."""
+    w = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    copies = {name: {"w": w.copy()} for name in "abc"}
+    np.testing.assert_array_equal(average(copies, {"a": 719, "b": 718, "c": 33})["w"], w)
