@@ -94,6 +94,7 @@ def load(trial):
 def serve(trial, seconds):
     """The real fleet and trainer; rounds until the time is over. Returns steps, seconds and peak memory in MB."""
     from cutlayer.endpoint import will_of
+    from cutlayer.events import Started
     from cutlayer.record import Record
     from cutlayer_server.checkpoints import Checkpoints
     from cutlayer_server.connection import connect
@@ -109,8 +110,9 @@ def serve(trial, seconds):
         closing(connect(trial, will_of(topics.control(trial.name), birth))) as transport,
     ):
         fleet = Fleet(trial, client.fingerprint, birth, transport, {})
-        fleet.gather(lambda missing: None)
+        boards = fleet.gather(lambda missing: None)
         record = Record(Path(folder) / "run", "")
+        record.write(Started(time_s=0.0, devices={name: each.samples for name, each in boards.items()}))
         trainer = Trainer(trial, client, fleet, model, record, Checkpoints(Path(folder) / "checkpoints"), 1)
         fleet.assign(1, {})
         steps, began, number = 0, 0.0, 0
