@@ -116,20 +116,18 @@ class Fleet:
         for name in self.devices:
             self.say(name, assignment_of(self._trial, name, run, positions.get(name)))
 
-    def take_in(self, samples_before: Callable[[], Mapping[str, int]]) -> dict[str, Presence]:
+    def take_in(self, samples: Mapping[str, int]) -> dict[str, Presence]:
         """Let those take part that came since the training began; returns their births.
 
         Those that were released and did not come are told so again: they may wait for us, idle.
 
         Args:
-            samples_before: how many each device had that took part before; who has others now is refused. Called only
-                when somebody came.
+            samples: how many each device had that took part before; who has others now is refused.
         """
         for name in self.missing:
             self.endpoint.reset(name)
         self._catch_up()
         taken, self._joining = self._joining, {}
-        samples = samples_before() if taken else {}
         for name, presence in list(taken.items()):
             if name in self.devices:
                 self.release(name)

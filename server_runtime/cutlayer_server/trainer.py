@@ -114,7 +114,7 @@ class Trainer:
 
     def take_in(self, epoch: int) -> None:
         """Let the devices that came since the training began take part from this epoch on."""
-        for name, presence in self._fleet.take_in(self._record.devices).items():
+        for name, presence in self._fleet.take_in(self._samples).items():
             self._forget(name)
             self._samples[name] = presence.samples
             joined = Joined(time_s=self._record.now(), epoch=epoch, device=name, samples=presence.samples)

@@ -1,6 +1,7 @@
 """Codecs of both directions together, and the lossless stage behind them."""
 
 import itertools
+import sys
 
 import msgspec
 import numpy as np
@@ -9,7 +10,7 @@ import zstandard
 
 from cutlayer.codecs import Codecs, Fp8, Fwq, IntQ, ProductQuantizer, Raw, SplitFC, TopK
 from cutlayer.codecs.lossless import expand, shrink
-from cutlayer.errors import CodecError
+from cutlayer.errors import CodecError, UserError
 
 RANDOM = np.random.default_rng(0)
 SMASHED = np.maximum(RANDOM.standard_normal((8, 6, 4, 4)) - 0.5, 0).astype(np.float32)
@@ -106,6 +107,13 @@ def test_a_compressed_payload_of_another_size_is_refused_before_it_is_expanded()
 def test_a_compressed_payload_that_is_none_is_refused(payload):
     with pytest.raises(CodecError):
         expand(payload, 100)
+
+
+def test_without_its_package_the_lossless_stage_says_so_and_all_else_works(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    assert Codecs().encode(SMASHED).payload
+    with pytest.raises(UserError, match=r"codec.lossless: found 'zstd', for which the package zstandard is missing"):
+        Codecs(lossless="zstd").encode(SMASHED)
 
 
 def test_compression_that_the_trial_does_without_is_refused():

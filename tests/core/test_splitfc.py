@@ -67,6 +67,21 @@ def test_a_batch_too_small_for_its_budget_still_travels(codec):
     assert codec.bits(tensor.shape) < 32 * tensor.size / 4
 
 
+@pytest.mark.parametrize("bits_per_entry", [0.1, 0.4, 1.6])
+@pytest.mark.parametrize("cut_off", [None, 0.3, 1.0], ids=["dense", "84 % zeros", "95 % zeros"])
+def test_the_number_of_wide_columns_is_near_the_best(monkeypatch, bits_per_entry, cut_off):
+    """Of every 36th number up to the most that fit."""
+    tensor = np.random.default_rng(0).standard_normal((64, 1152)) * np.random.default_rng(1).gamma(0.5, 1, 1152)
+    tensor = (tensor if cut_off is None else np.maximum(tensor - cut_off, 0)).astype(np.float32)
+    codec = Fwq(bits_per_entry)
+    ours, errors = relative_error(codec, tensor), []
+    most = (codec.bits(tensor.shape) - 8 * (28 + 144) - 1152) / (64 + 2 * np.log2(200))
+    for number in range(0, min(int(most), 1152), 36):
+        monkeypatch.setattr("cutlayer.codecs.fwq._how_many_wide", lambda *_, number=number: number)
+        errors.append(relative_error(codec, tensor))
+    assert ours <= 1.1 * min(errors)
+
+
 @pytest.mark.parametrize("samples", [1, 3, 8])
 @pytest.mark.parametrize("bits_per_entry", [0.2, 0.4])
 def test_a_batch_with_few_bits_is_hardly_worse_than_nothing(samples, bits_per_entry):

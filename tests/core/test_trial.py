@@ -112,3 +112,9 @@ def test_what_the_documents_show_of_a_trial_file_can_be_read(page):
             adds = isinstance(value, dict) and "id" not in value
             whole[key] = {**whole.get(key, {}), **value} if adds else value
         toml.convert(whole, Trial, excerpt)
+
+
+def test_every_row_of_the_papers_tables_is_a_trial_file():
+    rows = sorted((DOCS.parent / "benchmarks" / "reproduce" / "trials").glob("*/*.toml"))
+    assert len(rows) > 50
+    assert len({read_trial(row).name for row in rows}) == len(rows)
