@@ -10,21 +10,22 @@ import msgspec
 
 from cutlayer.bundle import Client
 from cutlayer.errors import CutlayerError, PeerLost, RemoteError
-from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Step
+from cutlayer.events import ClientPass, EpochDone, Joined, Missed
 from cutlayer.messages import Begin, Keep, Lacking, Message, Position, Weights, encode_weights
 from cutlayer.phases import Phases
 from cutlayer.record import Record
 from cutlayer.schedules import Mode
 from cutlayer.trial import Trial
 from cutlayer_server.cache import Cache, Pass
-from cutlayer_server.checkpoints import KEPT, Books, Checkpoint, Checkpoints
+from cutlayer_server.checkpoints import KEPT, Checkpoint, Checkpoints
 from cutlayer_server.fleet import Fleet
 from cutlayer_server.intake import client_weights_of
+from cutlayer_server.ledger import Ledger
 from cutlayer_server.plan import Past, Plan
 from cutlayer_server.rounds import Arrays, Round
 from cutlayer_server.server_model import Evaluation
 from cutlayer_server.server_models import ServerModels
-from cutlayer_server.updates import Batch, Trained, Updates
+from cutlayer_server.updates import Batch, Updates
 
 __all__ = ["Trainer"]
 
@@ -73,8 +74,7 @@ class Trainer:
         self._samples = record.devices()
         """Of each device, as it announced them."""
         self._replays: dict[str, Iterator[Message]] = {}
-        self._steps: list[Step] = []
-        self._started_s, self._traffic = 0.0, (0, 0)
+        self._ledger = Ledger(record, fleet.endpoint, self._phases)
 
     def _plan_from(self, past: Past) -> Plan:
         return Plan(self._trial, shares_weights=not self._updates.joint, past=past)
@@ -93,24 +93,16 @@ class Trainer:
         self._kept_at_s = float("-inf")  # however often somebody dies, each life gets further than the one before
         self._plan, self._positions = self._plan_from(copy.deepcopy(checkpoint.past)), dict(checkpoint.positions)
         self._knows_needed = False
-        self._begin_books(checkpoint.round)
+        self._round, self._updates.samples = checkpoint.round, self._samples
         self._plan.go_on(self._fleet.listed)
-        self._steps = self._record.steps_of(checkpoint.round.epoch)
-        books = checkpoint.books
-        self._started_s -= books.spent_s
-        self._traffic = self._traffic[0] - books.up_bytes, self._traffic[1] - books.down_bytes
-        self._phases.add(books.phases_s)
+        self._ledger.go_on(checkpoint.round.epoch, checkpoint.books)
         return checkpoint.round
 
     def start(self, state: Round) -> None:
         """From now on, turns belong to this epoch."""
-        self._begin_books(state)
+        self._round, self._updates.samples = state, self._samples
         self._plan.start(state.epoch, self._fleet.listed, self._fleet.devices)
-
-    def _begin_books(self, state: Round) -> None:
-        self._round, self._steps = state, []
-        self._updates.samples = self._samples
-        self._started_s, self._traffic = self._record.now(), self._traffic_so_far()
+        self._ledger.open(state.epoch)
 
     def take_in(self, epoch: int) -> None:
         """Let the devices that came since the training began take part from this epoch on."""
@@ -125,31 +117,14 @@ class Trainer:
         returned = self._round.returned
         self._models.merge({device: self._round.samples[device] for device in returned})
         self._fleet.endpoint.expect_no_answers()  # of ours, for as long as the evaluation takes
-        duration_s, (up, down) = self._record.now() - self._started_s, self._traffic_so_far()
-        mode, modes = self._plan.modes(returned)
-        loss = self._plan.end(self._steps, returned)
+        books, modes = self._ledger.stop(), self._plan.modes(returned)
+        loss = self._plan.end(self._ledger.steps, returned)
         test = evaluate()
         if not math.isfinite(test.loss):
             raise CutlayerError(
                 f"the test loss after epoch {self._round.epoch + 1} is {test.loss}: lower the learning rates"
             )
-        done = EpochDone(
-            time_s=self._record.now(),
-            epoch=self._round.epoch,
-            mode=mode,
-            modes=modes,
-            loss=loss,
-            accuracy=sum(step.correct for step in self._steps) / max(sum(step.samples for step in self._steps), 1),
-            test_loss=test.loss,
-            test_accuracy=test.accuracy,
-            steps=len(self._steps),
-            duration_s=duration_s,
-            up_bytes=up - self._traffic[0],
-            down_bytes=down - self._traffic[1],
-            phases_s=self._phases.take(),
-            missing=self._plan.missing(returned, self._fleet.devices),
-        )
-        self._record.write(done)
+        done = self._ledger.close(books, loss, test, modes, self._plan.missing(returned, self._fleet.devices))
         self._prune()
         return done
 
@@ -292,21 +267,13 @@ class Trainer:
             self._cache.keep_only(now.union(*self._needed))
 
     def _state(self) -> Checkpoint:
-        up, down = self._traffic_so_far()
-        books = Books(
-            events=self._record.count,
-            spent_s=self._record.now() - self._started_s,
-            up_bytes=up - self._traffic[0],
-            down_bytes=down - self._traffic[1],
-            phases_s=self._phases.so_far(),
-        )
         return Checkpoint(
             run=self._run,
             past=self._plan.past,
             round=self._round,
             positions=self._positions,
             model=self._models.state(),
-            books=books,
+            books=self._ledger.so_far(),
         )
 
     def _train(self, batches: list[Batch], *, keep: bool) -> None:
@@ -318,7 +285,7 @@ class Trainer:
             if trained.batch.mode is Mode.EXCHANGE:
                 self._positions[device] = Position(header.epoch, header.step + 1)
                 (self._unkept.discard if keep else self._unkept.add)(device)
-            self._note(trained)
+            self._ledger.note(trained)
 
     def _finish(self, device: str, message: Message) -> None:
         """A pass is over. Raises `RemoteError` if it cannot end like this."""
@@ -342,27 +309,3 @@ class Trainer:
     def _begun_with(self, device: str) -> Arrays:
         """The client weights of a pass that does not change them."""
         return self._held.get(device, self._round.weights.of(device))
-
-    def _note(self, trained: Trained) -> None:
-        batch, result = trained.batch, trained.result
-        step = Step(
-            time_s=self._record.now(),
-            epoch=batch.header.epoch,
-            step=batch.header.step,
-            device=batch.device,
-            samples=len(batch.labels),
-            loss=result.loss,
-            correct=result.correct,
-            up_payload_bytes=batch.payload_bytes,
-            down_payload_bytes=trained.down_bytes,
-            up_coded_bytes=len(batch.received.coded) if batch.payload_bytes else 0,
-            down_coded_bytes=trained.down_coded_bytes,
-            raw_payload_bytes=4 * math.prod(batch.header.tensor.shape),
-        )
-        self._steps.append(step)
-        self._record.write(step)
-
-    def _traffic_so_far(self) -> tuple[int, int]:
-        """Bytes up and down since the start, over all devices."""
-        endpoint = self._fleet.endpoint
-        return endpoint.received_bytes.total(), endpoint.sent_bytes.total()
