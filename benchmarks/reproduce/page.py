@@ -18,6 +18,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 from tables import FEDAVG, RESULTS, TABLES, rows
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[2] / "docs"
@@ -163,6 +164,9 @@ def plot(dataset: str, found: dict[str, list[Row]]) -> Path | None:
     for x, y, label in front:
         axes[0].annotate(label, (x, y), fontsize=7, xytext=(3, -8), textcoords="offset points")
     axes[0].set(xlabel="MB on the wire, both ways", ylabel="accuracy %", xscale="log")
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter("{x:g}")
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
     axes[1].set(xlabel="GFLOP on the clients")
     axes[1].legend(fontsize=8)
     for axis in axes:
