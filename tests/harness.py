@@ -1,5 +1,6 @@
 """A whole trial in one process: the real coordinator and real agents, over a memory broker or a real one."""
 
+import os
 import threading
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +16,10 @@ from cutlayer_device.agent import Agent
 from cutlayer_device.agent import birth_of as device_birth
 from cutlayer_device.states import States
 from cutlayer_server.coordinator import Coordinator
+from cutlayer_server.processor import processor
+
+PLACE = processor(os.environ.get("TORCH_DEVICE", "cpu"))
+"""Where server-side halves run; with an accelerator at hand, TORCH_DEVICE=cuda."""
 
 
 def digits_trial(folder: Path, **changes) -> Trial:
@@ -108,7 +113,7 @@ def run_trial(
         for name, samples in shares(folder, trial).items()
     ]
     test = data.load(folder / trial.data.test, trial.model.input, part="test")
-    coordinator, record = Coordinator(trial, test), Record(run_dir, "")
+    coordinator, record = Coordinator(trial, test, PLACE), Record(run_dir, "")
     for board in boards:
         board.start()
     try:

@@ -83,6 +83,7 @@ def serve(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the run directory, or begin it if there is none.")
     ] = False,
+    torch_device: Annotated[str, typer.Option(help="Where the server-side half runs, such as cuda or cuda:1.")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="Threads for torch; 0: as many as it likes.")] = 0,
     as_json: _Json = False,
 ) -> None:
@@ -93,11 +94,12 @@ def serve(
 
             if resume:
                 raise UserError("--resume: goes on with a training; leave it out with --infer")
-            answer(trial, infer, threads)
+            answer(trial, infer, torch_device, threads)
             return
         from cutlayer_server.cli import serve as run
 
-        run(trial, run_dir, split_address(broker) if broker else None, resume, threads, as_json)
+        address = split_address(broker) if broker else None
+        run(trial, run_dir, address, resume, torch_device, threads, as_json)
 
 
 @app.command()

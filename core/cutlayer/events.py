@@ -28,6 +28,8 @@ class Started(_Line, frozen=True, tag="started"):
 
     devices: dict[str, int]
     """Samples by device."""
+    processor: str = "cpu"
+    """What the server-side half ran on when the run began."""
 
 
 class Step(_Line, frozen=True, tag="step"):

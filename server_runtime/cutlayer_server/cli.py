@@ -16,6 +16,7 @@ from cutlayer_profiles.report import write_report
 from cutlayer_server.connection import connect
 from cutlayer_server.coordinator import Coordinator, birth_of
 from cutlayer_server.inference import InferenceService
+from cutlayer_server.processor import processor
 from cutlayer_server.progress import ProgressDisplay
 
 __all__ = ["infer", "serve"]
@@ -25,12 +26,19 @@ _AGAIN_S = float("inf")
 
 
 def serve(
-    trial_file: Path, run_dir: Path | None, broker: tuple[str, int] | None, resume: bool, threads: int, as_json: bool
+    trial_file: Path,
+    run_dir: Path | None,
+    broker: tuple[str, int] | None,
+    resume: bool,
+    torch_device: str,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """Lead a trial from start to report, at the broker of the trial file or, in the clear, at another.
 
-    Raises what `Coordinator` and `MqttTransport` raise.
+    Raises what `Coordinator`, `MqttTransport` and `processor` raise.
     """
+    place = processor(torch_device)
     console = Console(stderr=as_json, highlight=False)
     logging.basicConfig(
         level=logging.WARNING,
@@ -43,7 +51,7 @@ def serve(
     if broker is not None:
         trial = msgspec.structs.replace(trial, broker=Broker(host=broker[0], port=broker[1]))
     test = data.load(trial_file.parent / trial.data.test, trial.model.input, trial.data.classes, part="test")
-    coordinator = Coordinator(trial, test)
+    coordinator = Coordinator(trial, test, place)
     display = ProgressDisplay(trial.epochs, console)
     connect(trial).close()
     # Last, so that a mistake found before, or a broker that is not there, leaves no folder behind.
@@ -61,15 +69,19 @@ def serve(
         console.print(_closing_line(summary), soft_wrap=True)
 
 
-def infer(trial_file: Path, weights: Path, threads: int) -> None:
-    """Answer the queries of boards with a trained model until Ctrl-C. Raises what `InferenceService` raises."""
+def infer(trial_file: Path, weights: Path, torch_device: str, threads: int) -> None:
+    """Answer the queries of boards with a trained model until Ctrl-C.
+
+    Raises what `InferenceService` and `processor` raise.
+    """
+    place = processor(torch_device)
     console = Console(highlight=False)
     handler = RichHandler(console=console, show_time=False, show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     if threads:
         torch.set_num_threads(threads)
     trial = read_trial(trial_file)
-    service = InferenceService(trial, weights / "model.safetensors" if weights.is_dir() else weights)
+    service = InferenceService(trial, weights / "model.safetensors" if weights.is_dir() else weights, place)
     birth = birth_of(trial, serves=True)
     transport = connect(trial, will_of(topics.control(trial.name), birth))
     console.print(f"answering {', '.join(trial.devices)} with {weights}; Ctrl-C ends it", soft_wrap=True)

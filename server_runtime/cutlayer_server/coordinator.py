@@ -24,6 +24,7 @@ from cutlayer_cut import Halves, client_of, cut_model
 from cutlayer_server.checkpoints import Checkpoint, Checkpoints
 from cutlayer_server.checks import check_halves, check_last_batches
 from cutlayer_server.fleet import Fleet
+from cutlayer_server.processor import CPU, name_of
 from cutlayer_server.rounds import ClientWeights, Round, run_round
 from cutlayer_server.server_model import Evaluation, client_weights, evaluate, load_client
 from cutlayer_server.server_models import ServerModels
@@ -52,13 +53,14 @@ class Coordinator:
     Args:
         trial: what to do.
         test: the server's test set.
+        place: where the model is trained and evaluated.
 
     Raises:
         UserError: the model, the cut, the input shape or the test set is wrong; nothing was begun.
     """
 
-    def __init__(self, trial: Trial, test: data.Samples) -> None:
-        self._trial, self._test = trial, test
+    def __init__(self, trial: Trial, test: data.Samples, place: torch.device = CPU) -> None:
+        self._trial, self._test, self._place = trial, test, place
         self._untrained = cut_model(trial.recipe)
         self._client, _ = client_of(trial.recipe, self._untrained)
         self._prepare = data.Preparation(self._client.input, trial.data.mean, trial.data.std)
@@ -142,7 +144,10 @@ class Coordinator:
         check_last_batches(self._trial, self._client, self._untrained.server, devices)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
         halves = copy.deepcopy(self._untrained)  # much faster than cutting again
-        _note_begin(record, checkpoint, {name: each.samples for name, each in devices.items()}, known, why)
+        for half in (halves.client, halves.server):
+            half.to(self._place)
+        samples = {name: each.samples for name, each in devices.items()}
+        _note_begin(record, checkpoint, samples, known, why, name_of(self._place))
         models = ServerModels(halves.server, self._trial.optimizer.server, copies=_has_copies(self._trial))
         trainer = Trainer(self._trial, self._client, fleet, models, record, checkpoints, run)
         if checkpoint:
@@ -201,7 +206,12 @@ class Coordinator:
 
 
 def _note_begin(
-    record: Record, checkpoint: Checkpoint | None, samples: dict[str, int], known: Container[str], why: str
+    record: Record,
+    checkpoint: Checkpoint | None,
+    samples: dict[str, int],
+    known: Container[str],
+    why: str,
+    processor: str,
 ) -> None:
     """Write who begins, or where the training goes on, and who is new then."""
     if record.count:
@@ -209,7 +219,7 @@ def _note_begin(
         done = state.steps.total()
         record.write(Resumed(time_s=record.now(), kept=kept, epoch=state.epoch, step=done, reason=why))
     if checkpoint is None:
-        record.write(Started(time_s=record.now(), devices=samples))
+        record.write(Started(time_s=record.now(), devices=samples, processor=processor))
         return
     for name, number in samples.items():
         if name not in known:

@@ -19,6 +19,7 @@ from cutlayer.transports import Transport
 from cutlayer.trial import Trial
 from cutlayer_cut import client_of, cut_model
 from cutlayer_server.fleet import assignment_of
+from cutlayer_server.processor import CPU
 from cutlayer_server.server_model import client_weights
 
 __all__ = ["InferenceService"]
@@ -33,20 +34,21 @@ class InferenceService:
     Args:
         trial: names devices, model, cut and codec.
         weights: the trained model, as a run record has it.
+        place: where the server-side half runs.
 
     Raises:
         UserError: as `cut_model` does.
     """
 
-    def __init__(self, trial: Trial, weights: Path) -> None:
-        self._trial = trial
+    def __init__(self, trial: Trial, weights: Path, place: torch.device = CPU) -> None:
+        self._trial, self._place = trial, place
         initial = cut_model(trial.recipe)  # the board's constants are those of the export
         self._client, _ = client_of(trial.recipe, initial)
         trained = msgspec.structs.replace(trial.model, weights=str(weights))
         halves = cut_model(msgspec.structs.replace(trial.recipe, model=trained))
         names = [*self._client.params, *self._client.buffers]
         self._weights = encode_weights(client_weights(halves.client, names))
-        self._half = halves.server.eval()
+        self._half = halves.server.to(place).eval()
         self._check_scores()
         self._online: dict[str, int] = {}
         self._arrived: list[Presence] = []
@@ -125,7 +127,7 @@ class InferenceService:
 
     def _check_scores(self) -> None:
         with torch.inference_mode():
-            scores = self._half(torch.zeros(2, *self._client.smashed.shape))
+            scores = self._half(torch.zeros(2, *self._client.smashed.shape, device=self._place))
         if not isinstance(scores, Tensor) or scores.dim() != 2:
             raise UserError(f"model.factory: {self._client.factory} gives no class scores of shape (batch, classes)")
 
@@ -137,5 +139,5 @@ class InferenceService:
             raise CodecError(f"a query of shape {tensor.shape}, expected {wanted}")
         smashed = self._trial.codec.decode(tensor, message.payload, steady=True).values
         with torch.inference_mode():
-            scores: Tensor = self._half(torch.from_numpy(np.ascontiguousarray(smashed)))
-        return scores
+            scores: Tensor = self._half(torch.from_numpy(np.ascontiguousarray(smashed)).to(self._place))
+        return scores.cpu()

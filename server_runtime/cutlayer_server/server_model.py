@@ -15,6 +15,7 @@ from cutlayer.errors import RemoteError
 from cutlayer.optimizers import Optimizer
 from cutlayer_cut import clip, mode, torch_optimizer
 from cutlayer_server.last_layer import Sharing, cut_gradients
+from cutlayer_server.processor import place_of
 
 __all__ = ["Evaluation", "Part", "ServerModel", "StepResult", "Update", "client_weights", "evaluate", "load_client"]
 
@@ -54,12 +55,12 @@ class ServerModel:
     """The server-side half and its optimizer.
 
     Args:
-        half: from `cutlayer_cut.cut`; trained in place.
+        half: from `cutlayer_cut.cut`; trained in place, where its parameters are.
         settings: its optimizer.
     """
 
     def __init__(self, half: nn.Module, settings: Optimizer) -> None:
-        self.half = half
+        self.half, self._place = half, place_of(half)
         self._settings, self._optimizer = settings, torch_optimizer(half.parameters(), settings)
 
     def step(self, parts: Sequence[Part], sharing: Sharing | None = None) -> Update:
@@ -72,8 +73,8 @@ class ServerModel:
                 that is not finite; nothing is updated. It names the device if it is one's alone.
         """
         smashed = np.concatenate([part.smashed for part in parts]) if len(parts) > 1 else parts[0].smashed
-        z = torch.tensor(smashed, requires_grad=True)
-        y = [torch.from_numpy(part.labels.astype(np.int64)) for part in parts]
+        z = torch.tensor(smashed, device=self._place, requires_grad=True)
+        y = [torch.from_numpy(part.labels.astype(np.int64)).to(self._place) for part in parts]
         sizes = [len(labels) for labels in y]
         # A clone, since the half may begin with a module that works in place, such as ReLU.
         try:
@@ -95,17 +96,23 @@ class ServerModel:
         clip(self.half.parameters(), self._settings)
         self._optimizer.step()
         results = [
-            StepResult(loss.item(), int((scores.argmax(1) == labels).sum()), gradient.numpy())
+            StepResult(loss.item(), int((scores.argmax(1) == labels).sum()), gradient.cpu().numpy())
             for loss, scores, labels, gradient in zip(losses, found, y, gradients, strict=True)
         ]
-        return Update(results, None if shared is None else shared.numpy())
+        return Update(results, None if shared is None else shared.cpu().numpy())
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that decides what later steps do: ``half/<name>``, ``optimizer/<parameter>/<name>``, ``random``."""
+        """Everything that decides what later steps do: ``half/<name>``, ``optimizer/<parameter>/<name>``, ``random``.
+
+        Copies, in the memory of the machine wherever the model is.
+        """
         state = {f"half/{name}": tensor for name, tensor in _tensors(self.half).items()}
         for number, values in self._optimizer.state_dict()["state"].items():
             state |= {f"optimizer/{number}/{name}": value for name, value in values.items() if value is not None}
-        return {name: tensor.detach().clone() for name, tensor in state.items()} | {"random": torch.get_rng_state()}
+        kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+        if self._place.type == "cuda":
+            kept["random/cuda"] = torch.cuda.get_rng_state(self._place)
+        return kept | {"random": torch.get_rng_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on exactly as from where ``state`` was taken. Raises `KeyError` or `RuntimeError` if it is another model's."""
@@ -119,6 +126,8 @@ class ServerModel:
                 found.setdefault(int(number), {})[name] = tensor
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": found})
         torch.set_rng_state(state["random"])
+        if self._place.type == "cuda" and "random/cuda" in state:  # a run may have begun without one
+            torch.cuda.set_rng_state(state["random/cuda"], self._place)
 
 
 def _check_labels(part: Part, scores: Tensor, labels: Tensor) -> None:
@@ -140,7 +149,7 @@ def _fault(part: Part, what: str) -> RemoteError:
 def client_weights(client: nn.Module, names: Iterable[str]) -> dict[str, NDArray[Any]]:
     """The parameters and buffers that travel, as a bundle lists them. Copies."""
     tensors = _tensors(client)
-    return {name: tensors[name].detach().numpy().copy() for name in names}
+    return {name: tensors[name].detach().cpu().numpy().copy() for name in names}
 
 
 def load_client(client: nn.Module, weights: dict[str, NDArray[Any]]) -> None:
@@ -156,12 +165,12 @@ def _tensors(client: nn.Module) -> dict[str, Tensor]:
 
 
 def evaluate(client: nn.Module, server: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-    """Loss and accuracy of both halves together, in eval mode; their mode is restored."""
-    losses, correct, count = 0.0, 0, 0
+    """Loss and accuracy of both halves together, which are in one place, in eval mode; their mode is restored."""
+    losses, correct, count, place = 0.0, 0, 0, place_of(client, server)
     with torch.inference_mode(), mode(client, training=False), mode(server, training=False):
         for x, labels in batches:
-            y = torch.from_numpy(labels.astype(np.int64))
-            logits = server(client(torch.from_numpy(x)))
+            y = torch.from_numpy(labels.astype(np.int64)).to(place)
+            logits = server(client(torch.from_numpy(x).to(place)))
             losses += cross_entropy(logits, y, reduction="sum").item()
             correct += int((logits.argmax(1) == y).sum())
             count += len(y)

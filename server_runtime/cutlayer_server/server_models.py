@@ -43,7 +43,7 @@ class ServerModels:
     def merge(self, samples: Mapping[str, int]) -> None:
         """The epoch is over: the mean of the copies of these devices, weighted by the samples that each saw, is the model."""
         arrays = {
-            device: {name: tensor.numpy() for name, tensor in _tensors(model.half).items()}
+            device: {name: tensor.cpu().numpy() for name, tensor in _tensors(model.half).items()}
             for device, model in sorted(self._copies.items())
             if device in samples
         }

@@ -18,7 +18,7 @@ from cutlayer.record import Record, read_run
 from cutlayer.schedules import LossGated, Replay
 from cutlayer.transports import MemoryBroker, MemoryTransport
 from cutlayer_server.coordinator import Coordinator
-from harness import Board, Killed, MortalTransport, digits_trial, run_trial, shares
+from harness import PLACE, Board, Killed, MortalTransport, digits_trial, run_trial, shares
 
 EPOCHS = 3
 CHECKPOINTS = pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def lead(digits, trial, run_dir, broker, deaths):
             return MortalTransport(broker.connect(will), dies_after)
 
         with suppress(Killed):
-            Coordinator(trial, test).run(connect, Record(run_dir, "", resume=True), lambda missing: None)
+            Coordinator(trial, test, PLACE).run(connect, Record(run_dir, "", resume=True), lambda missing: None)
             return
 
 
