@@ -22,11 +22,11 @@ from cutlayer_server.rounds import average
 _CHOICE = 3
 
 
-def fedavg(trial: Trial, inputs: Path, seed: int) -> dict[str, Any]:
+def fedavg(trial: Trial, inputs: Path, seed: int, place: torch.device) -> dict[str, Any]:
     """Accuracies and traffic, a round an epoch."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = build_model(trial.model, seed)
+    model = build_model(trial.model, seed).to(place)
     prepare = data.Preparation(trial.model.input, trial.data.mean, trial.data.std)
     shares = [data.load(inputs / f"{name}.npz", trial.model.input) for name in trial.devices]
     test = data.load(inputs / "test.npz", trial.model.input, part="test")
@@ -41,13 +41,14 @@ def fedavg(trial: Trial, inputs: Path, seed: int) -> dict[str, Any]:
             every = (seed, int(client), epoch)
             for batch in data.batches(shares[client], prepare, trial.data.batch_size, every, trial.data.augmentation):
                 optimizer.zero_grad()
-                cross_entropy(local(torch.from_numpy(batch.x)), torch.from_numpy(batch.y.astype(np.int64))).backward()
+                x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y.astype(np.int64))
+                cross_entropy(local(x.to(place)), y.to(place)).backward()
                 optimizer.step()
-            trained[str(client)] = {name: tensor.numpy() for name, tensor in local.state_dict().items()}
+            trained[str(client)] = {name: tensor.cpu().numpy() for name, tensor in local.state_dict().items()}
             samples[str(client)] = len(shares[client].y)
         mean = average(trained, samples)
         model.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in mean.items()})
-        accuracies.append(_accuracy(model, data.whole(test, prepare, 500)))
+        accuracies.append(_accuracy(model, data.whole(test, prepare, 500), place))
     size = 4 * sum(each.numel() for each in model.state_dict().values()) * clients * trial.epochs
     return {
         "accuracy": accuracies[-1],
@@ -60,12 +61,12 @@ def fedavg(trial: Trial, inputs: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def _accuracy(model: torch.nn.Module, batches: Any) -> float:
+def _accuracy(model: torch.nn.Module, batches: Any, place: torch.device) -> float:
     correct = count = 0
     with torch.inference_mode():
         model.eval()
         for x, labels in batches:
-            correct += int((model(torch.from_numpy(x)).argmax(1).numpy() == labels).sum())
+            correct += int((model(torch.from_numpy(x).to(place)).argmax(1).cpu().numpy() == labels).sum())
             count += len(labels)
     model.train()
     return round(100 * correct / count, 2)

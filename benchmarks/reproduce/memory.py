@@ -23,23 +23,30 @@ class Device(threading.Thread):
     """An agent; ``error`` is what it raised."""
 
     def __init__(
-        self, broker: MemoryBroker, bundle: Path, trial: Trial, name: str, samples: data.Samples, states: Path
+        self,
+        broker: MemoryBroker,
+        bundle: Path,
+        trial: Trial,
+        name: str,
+        samples: data.Samples,
+        states: Path,
+        threads: int,
     ):
         super().__init__(name=name, daemon=True)
         self._broker, self._bundle, self._samples = broker, read_bundle(bundle), samples
         self._birth = device_birth(self._bundle, trial.name, name, len(samples.y))
-        self._states, self.error = states, None
+        self._states, self._threads, self.error = states, threads, None
 
     def run(self) -> None:
         try:
             with contextlib.closing(States(self._states, self._bundle.manifest.client.fingerprint)) as states:
                 connect = lambda will, wait_s: self._broker.connect(will)  # noqa: E731
-                Agent(self._bundle, self._samples, self._birth, connect, states, threads=1).run()
+                Agent(self._bundle, self._samples, self._birth, connect, states, threads=self._threads).run()
         except Exception as error:  # noqa: BLE001 - whoever waits for the server sees it
             self.error = error
 
 
-def run_in_memory(trial: Trial, inputs: Path, folder: Path) -> Run:
+def run_in_memory(trial: Trial, inputs: Path, folder: Path, place: torch.device, threads: int) -> Run:
     """Run a trial to its end. Raises what the server raises, or a device."""
     torch.set_num_threads(1)
     # Nothing is to be saved for later, and nobody is lost: no checkpoints, and all the patience there is.
@@ -49,9 +56,11 @@ def run_in_memory(trial: Trial, inputs: Path, folder: Path) -> Run:
     devices = []
     for name in trial.devices:
         samples = data.load(inputs / f"{name}.npz", trial.model.input)
-        devices.append(Device(broker, folder / "client.bundle", trial, name, samples, folder / "states" / name))
+        devices.append(
+            Device(broker, folder / "client.bundle", trial, name, samples, folder / "states" / name, threads)
+        )
     test = data.load(inputs / "test.npz", trial.model.input, part="test")
-    coordinator, record = Coordinator(trial, test), Record(folder / "run", "")
+    coordinator, record = Coordinator(trial, test, place), Record(folder / "run", "")
     for device in devices:
         device.start()
     coordinator.run(broker.connect, record, lambda missing: None)

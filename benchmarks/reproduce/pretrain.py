@@ -17,7 +17,7 @@ from cutlayer_cut import build_model, cut_model
 EPOCHS, BATCH, RATE = 20, 128, 0.02
 
 
-def pretrained(trial: Trial, pretraining: Path, seed: int, cache: Path) -> Path:
+def pretrained(trial: Trial, pretraining: Path, seed: int, cache: Path, place: torch.device) -> Path:
     """Weights of the whole model: the client's pre-trained once, the server's as ``seed`` has them.
 
     SGD with Nesterov momentum and weight decay 5e-4, the rate divided by ten after half and after three quarters, as EcoFed's
@@ -30,7 +30,7 @@ def pretrained(trial: Trial, pretraining: Path, seed: int, cache: Path) -> Path:
     if not whole.exists():
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = whole.with_suffix(f".{os.getpid()}")
-        save_file(_train(plain.model, trial, pretraining), unfinished)
+        save_file(_train(plain.model, trial, pretraining, place), unfinished)
         unfinished.rename(whole)
     client = cut_model(plain).client.state_dict().keys()
     weights = build_model(plain.model, seed).state_dict()
@@ -40,9 +40,9 @@ def pretrained(trial: Trial, pretraining: Path, seed: int, cache: Path) -> Path:
     return path
 
 
-def _train(model, trial: Trial, pretraining: Path) -> dict[str, torch.Tensor]:
+def _train(model, trial: Trial, pretraining: Path, place: torch.device) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    net = build_model(model, 1000)
+    net = build_model(model, 1000).to(place)
     samples = data.load(pretraining, trial.model.input)
     prepare = data.Preparation(trial.model.input, trial.data.mean, trial.data.std)
     optimizer = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -50,11 +50,12 @@ def _train(model, trial: Trial, pretraining: Path) -> dict[str, torch.Tensor]:
     for epoch in range(EPOCHS):
         losses = []
         for batch in data.batches(samples, prepare, BATCH, (7, 0, epoch), trial.data.augmentation):
-            loss = cross_entropy(net(torch.from_numpy(batch.x)), torch.from_numpy(batch.y.astype(np.int64)))
+            x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y.astype(np.int64))
+            loss = cross_entropy(net(x.to(place)), y.to(place))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
         schedule.step()
         print(f"pre-training: epoch {epoch + 1} of {EPOCHS}, loss {np.mean(losses):.3f}", flush=True)
-    return {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    return {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}

@@ -1,6 +1,7 @@
 """Run rows of the papers' tables, each with several seeds; what is there already is not run again.
 
 python benchmarks/reproduce/run.py --data FOLDER [--tables mnist ...] [--rows fp8 ...] [--seeds 1 2 3] [--processes 2]
+    [--torch-device cuda] [--threads 1] [--mqtt]
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,33 +32,48 @@ from cutlayer.events import EpochDone, Step
 from cutlayer.record import Run, read_run
 from cutlayer.trial import Seeds, Trial, read_trial
 from cutlayer_cut import build_model, list_cuts
+from cutlayer_server.processor import name_of, processor
 
 CACHE = Path("runs") / "reproduce"
 
 
-def run_row(table: str, path: Path, seed: int, source: Path, mqtt: bool) -> dict[str, Any]:
+class Machine(NamedTuple):
+    """How a run is run: through MQTT or in memory, where the server's half is, threads of each board."""
+
+    mqtt: bool
+    torch_device: str
+    threads: int
+
+    @property
+    def transport(self) -> str:
+        return "mqtt" if self.mqtt else "memory"
+
+
+def run_row(table: str, path: Path, seed: int, source: Path, machine: Machine) -> dict[str, Any]:
     """One run: its settings, accuracy, traffic, client compute and wall time."""
+    place = processor(machine.torch_device)
     row = path.stem
     if row == FEDAVG:
         path = path.with_name("vanilla.toml")
     trial = msgspec.structs.replace(read_trial(path), seeds=Seeds(weights=seed, data=seed), target_accuracy=None)
     inputs = prepare(TABLES[table], list(trial.devices), source, CACHE / "data")
     if trial.model.weights:
-        weights = pretrained(trial, inputs / "pretraining.npz", seed, CACHE / "pretrained")
+        weights = pretrained(trial, inputs / "pretraining.npz", seed, CACHE / "pretrained", place)
         trial = msgspec.structs.replace(trial, model=msgspec.structs.replace(trial.model, weights=str(weights)))
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if row == FEDAVG:
-            found = fedavg(trial, inputs, seed)
-        elif mqtt:
+            found = fedavg(trial, inputs, seed, place)
+        elif machine.mqtt:
             found = measured(trial, run_in_lab(path, trial, seed, inputs, Path(folder)))
         else:
-            found = measured(trial, run_in_memory(trial, inputs, Path(folder)))
+            found = measured(trial, run_in_memory(trial, inputs, Path(folder), place, machine.threads))
     return {
         "table": table,
         "row": row,
         "seed": seed,
-        "transport": "mqtt" if mqtt else "memory",
+        "transport": machine.transport,
+        "processor": name_of(place),
         "date": time.strftime("%Y-%m-%d"),
         "wall_s": round(time.perf_counter() - began, 1),
         **found,
@@ -131,14 +147,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--mqtt", action="store_true", help="a real broker and real processes")
+    parser.add_argument("--torch-device", default="cpu", help="where the server's half runs, such as cuda")
+    parser.add_argument("--threads", type=int, default=1, help="of each board")
     options = parser.parse_args()
-    transport = "mqtt" if options.mqtt else "memory"
-    wanted = [
+    if options.mqtt and options.torch_device != "cpu":
+        parser.error("--torch-device: the processes of --mqtt run on the CPU")
+    machine = Machine(options.mqtt, options.torch_device, options.threads)
+    wanted = [  # every row once before any row twice
         (table, path, seed)
-        for table in options.tables
         for seed in options.seeds
+        for table in options.tables
         for path in rows(table)
-        if (not options.rows or path.stem in options.rows) and (path.stem, seed, transport) not in done(table)
+        if (not options.rows or path.stem in options.rows) and (path.stem, seed, machine.transport) not in done(table)
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
     print(f"{len(wanted)} runs to do")
@@ -148,7 +168,7 @@ def main() -> None:
                 prepare(TABLES[table], list(read_trial(path).devices), options.data, CACHE / "data")
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         futures = {
-            pool.submit(run_row, table, path, seed, options.data, options.mqtt): (table, path.stem, seed)
+            pool.submit(run_row, table, path, seed, options.data, machine): (table, path.stem, seed)
             for table, path, seed in wanted
         }
         for number, future in enumerate(as_completed(futures), 1):

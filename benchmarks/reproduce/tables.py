@@ -44,7 +44,17 @@ TABLES = {
     "ecofed": Table(
         "A pre-trained, frozen client with replay", "cifar10", 10_000, 5_000, pretraining=20_000, fedavg=True
     ),
-    "combined": Table("Schedule x codec, on a validation split", "cifar10", 10_000, 5_000, validates=True),
+    "combined": Table(
+        "Schedule x codec x frozen or trainable, on a validation split",
+        "cifar10",
+        10_000,
+        5_000,
+        pretraining=20_000,
+        validates=True,
+    ),
+    "resnet18": Table("Loss-gated training with FP8, ResNet18", "cifar10", 10_000, 5_000),
+    "full-vgg11": Table("Loss-gated training with FP8, VGG11 of full size", "cifar10", 50_000, 10_000),
+    "full-resnet18": Table("Loss-gated training with FP8, ResNet18 of full size", "cifar10", 10_000, 5_000),
 }
 
 
