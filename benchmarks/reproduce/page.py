@@ -1,10 +1,11 @@
 """Make docs/results.md and its plots from the lines under benchmarks/results/reproduce, and nothing else.
 
-    python benchmarks/reproduce/page.py
+    python benchmarks/reproduce/page.py [--check]
 
 What the tables mean stands in notes/<table>.md beside this file.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -101,7 +102,57 @@ def table_of(name: str, found: list[Row]) -> list[str]:
         text.append(
             f"| `{row.name}` | {row.what} | {seeds} | {accuracy} | {row.wire_bytes / 1e6:.1f} | {less} | {compute} | {shown} |"
         )
-    return [*text, "", *both_ways(name), ""]
+    return [*text, "", *places(found), *choice(name, found), *both_ways(name), *latency(name), ""]
+
+
+def places(found: list[Row]) -> list[str]:
+    """On what the server's half was trained, where that was not the CPU everywhere."""
+    others: dict[str, list[str]] = {}
+    for row in found:
+        for line in row.lines:
+            if (place := line.get("processor", "cpu")) != "cpu":
+                others.setdefault(place, []).append(f"`{row.name}` {line['seed']}")
+    whole = sum(len(row.lines) for row in found)
+    return [
+        f"The server's half of {'all runs' if len(runs) == whole else f'{len(runs)} of the {whole} runs'} was trained on one {place}."
+        for place, runs in others.items()
+    ]
+
+
+def choice(name: str, found: list[Row]) -> list[str]:
+    """Of a table that is for choosing: what it chooses."""
+    base = next((row for row in found if row.name == "every-raw"), None)
+    if not TABLES[name].validates or base is None:
+        return []
+    text = [""]
+    for points in (0.5, 1.0):
+        good = [row for row in found if row.accuracy >= base.accuracy - points]
+        best = min(good, key=lambda row: row.wire_bytes)
+        text.append(
+            f"- At no more than {points} points below `{base.name}` the least traffic is that of `{best.name}`: "
+            f"{base.wire_bytes / best.wire_bytes:.0f}x less, {best.accuracy - base.accuracy:+.2f} points."
+        )
+    return [*text, ""]
+
+
+def latency(name: str) -> list[str]:
+    """Of EPSL: a step by the model, and over shaped links."""
+    path = RESULTS / "latency.jsonl"
+    if name != "epsl" or not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    text = [
+        "",
+        "| | phi | a step modelled | measured | against phi 0 | of it the server's half |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for line in lines:
+        first = next(each for each in lines if each["place"] == line["place"])
+        text.append(
+            f"| {line['place']} | {line['phi']} | {1e3 * line['modelled_s']:.0f} ms | {1e3 * line['measured_s']:.0f} ms | "
+            f"{line['measured_s'] / first['measured_s']:.2f} | {1e3 * line['server']:.0f} ms |"
+        )
+    return [*notes("latency"), *text]
 
 
 def less_compute(row: Row) -> str:
@@ -144,11 +195,13 @@ def both_ways(name: str) -> list[str]:
     return text
 
 
-def plot(dataset: str, found: dict[str, list[Row]]) -> Path | None:
+def plot(dataset: str, found: dict[str, list[Row]]) -> None:
     """Accuracy against traffic, and against client compute, of every row of a data set."""
-    chosen = {name: each for name, each in found.items() if TABLES[name].dataset == dataset and each}
+    chosen = {
+        name: each for name, each in found.items() if TABLES[name].dataset == dataset and each and TABLES[name].plotted
+    }
     if not chosen:
-        return None
+        return
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
     for name, table in chosen.items():
         for axis, key in zip(axes, ("wire", "compute"), strict=True):
@@ -161,8 +214,8 @@ def plot(dataset: str, found: dict[str, list[Row]]) -> Path | None:
         if y > best:
             best, front = y, [*front, (x, y, label)]
     axes[0].plot([x for x, *_ in front], [y for _, y, _ in front], color="grey", linewidth=0.8, zorder=0)
-    for x, y, label in front:
-        axes[0].annotate(label, (x, y), fontsize=7, xytext=(3, -8), textcoords="offset points")
+    for number, (x, y, label) in enumerate(front):  # above and below in turn, since neighbours are close
+        axes[0].annotate(label, (x, y), fontsize=7, xytext=(3, -10 if number % 2 else 6), textcoords="offset points")
     axes[0].set(xlabel="MB on the wire, both ways", ylabel="accuracy %", xscale="log")
     axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].xaxis.set_major_formatter("{x:g}")
@@ -172,22 +225,30 @@ def plot(dataset: str, found: dict[str, list[Row]]) -> Path | None:
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    path = DOCS / f"results-{dataset}.png"
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(DOCS / f"results-{dataset}.png", dpi=110, metadata={"Software": None})
     plt.close(figure)
-    return path
 
 
-def main() -> None:
-    found = {name: read(name) for name in TABLES}
-    text = [(HERE / "notes" / "page.md").read_text().strip(), ""]
-    for dataset in dict.fromkeys(table.dataset for table in TABLES.values()):
-        if (path := plot(dataset, found)) is not None:
-            text += [f"![Accuracy against traffic and client compute, {dataset}]({path.name})", ""]
+def page(found: dict[str, list[Row]]) -> str:
+    """The text of docs/results.md."""
+    text = [notes("page")[0], ""]
+    for dataset in dict.fromkeys(TABLES[name].dataset for name, table in found.items() if table):
+        text += [f"![Accuracy against traffic and client compute, {dataset}](results-{dataset}.png)", ""]
     for name, table in found.items():
         if table:
             text += table_of(name, table)
-    (DOCS / "results.md").write_text("\n".join(text).rstrip() + "\n")
+    return "\n".join(text).rstrip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only say whether docs/results.md is up to date")
+    found, path = {name: read(name) for name in TABLES}, DOCS / "results.md"
+    if parser.parse_args().check:
+        sys.exit(0 if path.read_text() == page(found) else f"{path} is not what the lines say: run page.py")
+    path.write_text(page(found))
+    for dataset in dict.fromkeys(table.dataset for table in TABLES.values()):
+        plot(dataset, found)
     print(f"{sum(len(row.lines) for table in found.values() for row in table)} runs on the page")
 
 

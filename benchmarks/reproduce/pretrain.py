@@ -25,8 +25,7 @@ def pretrained(trial: Trial, pretraining: Path, seed: int, cache: Path, place: t
     """
     fresh = trial.recipe.model
     plain = msgspec.structs.replace(trial.recipe, model=msgspec.structs.replace(fresh, weights=""), seed=seed)
-    about = hashlib.sha256(msgspec.json.encode((plain.model, trial.data, str(pretraining)))).hexdigest()[:12]
-    whole = cache / f"{fresh.factory.rsplit(':')[-1]}-{about}.safetensors"
+    whole = cache / f"{fresh.factory.rsplit(':')[-1]}-{_fingerprint(trial, pretraining)}.safetensors"
     if not whole.exists():
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = whole.with_suffix(f".{os.getpid()}")
@@ -38,6 +37,15 @@ def pretrained(trial: Trial, pretraining: Path, seed: int, cache: Path, place: t
     path = cache / f"{whole.stem}-{fresh.cut}-{seed}.safetensors"
     save_file({name: trained[name] if name in client else value for name, value in weights.items()}, path)
     return path
+
+
+def _fingerprint(trial: Trial, pretraining: Path) -> str:
+    """Of everything that pre-training depends on, so that tables share what is the same."""
+    model, prepared = trial.model, trial.data
+    settings = (model.factory, model.kwargs, model.input_shape, prepared.mean, prepared.std, prepared.augmentation)
+    with np.load(pretraining) as file:
+        content = hashlib.sha256(msgspec.json.encode(settings) + file["x"].tobytes() + file["y"].tobytes())
+    return content.hexdigest()[:12]
 
 
 def _train(model, trial: Trial, pretraining: Path, place: torch.device) -> dict[str, torch.Tensor]:

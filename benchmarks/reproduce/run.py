@@ -56,10 +56,7 @@ def run_row(table: str, path: Path, seed: int, source: Path, machine: Machine) -
     if row == FEDAVG:
         path = path.with_name("vanilla.toml")
     trial = msgspec.structs.replace(read_trial(path), seeds=Seeds(weights=seed, data=seed), target_accuracy=None)
-    inputs = prepare(TABLES[table], list(trial.devices), source, CACHE / "data")
-    if trial.model.weights:
-        weights = pretrained(trial, inputs / "pretraining.npz", seed, CACHE / "pretrained", place)
-        trial = msgspec.structs.replace(trial, model=msgspec.structs.replace(trial.model, weights=str(weights)))
+    trial, inputs = prepare_row(table, trial, source, place)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if row == FEDAVG:
@@ -78,6 +75,15 @@ def run_row(table: str, path: Path, seed: int, source: Path, machine: Machine) -
         "wall_s": round(time.perf_counter() - began, 1),
         **found,
     }
+
+
+def prepare_row(table: str, trial: Trial, source: Path, place: torch.device) -> tuple[Trial, Path]:
+    """The trial with the weights that it begins with, and the folder with its data; both made if they are not there."""
+    inputs = prepare(TABLES[table], list(trial.devices), source, CACHE / "data")
+    if trial.model.weights:
+        weights = pretrained(trial, inputs / "pretraining.npz", trial.seeds.weights, CACHE / "pretrained", place)
+        trial = msgspec.structs.replace(trial, model=msgspec.structs.replace(trial.model, weights=str(weights)))
+    return trial, inputs
 
 
 def run_in_lab(path: Path, trial: Trial, seed: int, inputs: Path, folder: Path) -> Run:
@@ -165,7 +171,7 @@ def main() -> None:
     for table in {table for table, *_ in wanted}:  # before there are several who would
         for path in rows(table):
             if path.stem != FEDAVG:
-                prepare(TABLES[table], list(read_trial(path).devices), options.data, CACHE / "data")
+                prepare_row(table, read_trial(path), options.data, processor(machine.torch_device))
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         futures = {
             pool.submit(run_row, table, path, seed, options.data, machine): (table, path.stem, seed)

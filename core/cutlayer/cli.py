@@ -146,7 +146,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="How devices reach the broker: wifi-good, wifi-bad, wifi-power-save, lte, a TOML file, or DEVICE=one of "
-            "these; repeatable. Without it, directly."
+            "these (also server=); repeatable. Without it, directly."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give links that stall at equal times.")] = 1,

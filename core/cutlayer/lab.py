@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cutlayer.broker import Broker, start_broker
 from cutlayer.errors import CutlayerError, UserError
-from cutlayer.links import Link, Shaper, read_links
+from cutlayer.links import SERVER, Link, Shaper, read_links
 from cutlayer.processes import start, stop
 from cutlayer.record import free_run_dir
 from cutlayer.trial import read_trial
@@ -56,7 +56,7 @@ def run_lab(
         samples: each device's own.
         run_dir: for the run record; logs, states and the bundle go to its folder ``inputs``, which is there.
         broker: runs.
-        links: of the devices that do not reach it directly.
+        links: of the devices, and of `SERVER`, if they do not reach it directly.
         seed: of the links.
         as_json: whether standard output is the server's summary alone.
 
@@ -77,10 +77,12 @@ def run_lab(
         }
         processes: list[_Process] = []
         stack.callback(lambda: stop(list(reversed(processes))))
+        near = f"{broker.host}:{broker.port}"
+        addresses = {name: f"{broker.host}:{shaper.port}" for name, shaper in shapers.items()}
         for name, file in samples.items():
-            port = shapers[name].port if name in shapers else broker.port
-            processes.append(_start_device(console, name, bundle, f"{broker.host}:{port}", file, inputs))
-        processes.append(_start_server(console, trial_file, run_dir, broker, as_json))
+            processes.append(_start_device(console, name, bundle, addresses.get(name, near), file, inputs))
+        address = near if SERVER in samples else addresses.get(SERVER, near)
+        processes.append(_start_server(console, trial_file, run_dir, address, as_json))
         for shaper in shapers.values():  # threads, so after the last fork
             shaper.start()
         _await_end(processes[-1], processes[:-1], run_dir)
@@ -115,10 +117,10 @@ def _start_device(console: Console, name: str, bundle: Path, broker: str, sample
     return start(command, log)
 
 
-def _start_server(console: Console, trial: Path, run_dir: Path, broker: Broker, as_json: bool) -> _Process:
+def _start_server(console: Console, trial: Path, run_dir: Path, broker: str, as_json: bool) -> _Process:
     """In the foreground: what it prints is seen."""
     command = [sys.executable, "-m", "cutlayer", "serve", str(trial), "--run-dir", str(run_dir), "--threads", "1"]
-    command += ["--broker", f"{broker.host}:{broker.port}"]
+    command += ["--broker", broker]
     console.print(f"server      {_shown(command)}", soft_wrap=True)
     return start([*command, *(["--json"] if as_json else [])])
 

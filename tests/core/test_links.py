@@ -88,13 +88,14 @@ def test_choices_are_for_all_devices_or_for_one(tmp_path):
     assert found == {"a": LINKS["lte"], "b": Link(up_mbit_s=1, down_mbit_s=2, outages_s=((10, 5),))}
     assert read_links([], ["a"]) == {}
     assert read_links(["a=wifi-bad"], ["a", "b"]) == {"a": LINKS["wifi-bad"]}
+    assert read_links(["lte", "server=wifi-good"], ["a"]) == {"a": LINKS["lte"], "server": LINKS["wifi-good"]}
 
 
 @pytest.mark.parametrize(
     ("choice", "text", "message"),
     [
         ("wifi", "", "--link: found 'wifi', allowed: wifi-good, wifi-bad, wifi-power-save, lte, or a TOML file"),
-        ("c=lte", "", "--link c=lte: found the device 'c', allowed: a, b"),
+        ("c=lte", "", "--link c=lte: found the device 'c', allowed: a, b, server"),
         ("FILE", "up_mbit_s = 0\ndown_mbit_s = 1", "up_mbit_s"),
         ("FILE", "up_mbit_s = 1\ndown_mbit_s = 1\nstall_share = 1.0", "stall_share"),
         ("FILE", "up_mbit_s = inf\ndown_mbit_s = 1", "infinite or below 0"),

@@ -46,13 +46,16 @@ LINKS = {
     "lte": Link(up_mbit_s=8, down_mbit_s=30, half_duplex=False, delay_ms=25, jitter_ms=10, stall_share=0.01),
 }
 """The links that have a name."""
+SERVER = "server"
+"""Whose link is the server's, unless a device is called so."""
 
 
 def read_links(choices: Sequence[str], devices: Sequence[str]) -> dict[str, Link]:
-    """The link of each device.
+    """The link of each device, and of the server if it has one.
 
     Args:
         choices: each NAME or FILE.toml for all devices, or DEVICE=NAME, DEVICE=FILE.toml for one; the last one counts.
+            `SERVER` stands for the server, which is directly at the broker otherwise.
         devices: names of all devices.
 
     Raises:
@@ -61,8 +64,8 @@ def read_links(choices: Sequence[str], devices: Sequence[str]) -> dict[str, Link
     found: dict[str, Link] = {}
     for choice in choices:
         device, _, name = choice.rpartition("=")
-        if device and device not in devices:
-            raise UserError(f"--link {choice}: found the device {device!r}, allowed: {', '.join(devices)}")
+        if device and device not in (*devices, SERVER):
+            raise UserError(f"--link {choice}: found the device {device!r}, allowed: {', '.join(devices)}, {SERVER}")
         link = _read_link(name)
         found |= dict.fromkeys([device] if device else devices, link)
     return found
