@@ -19,6 +19,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from tables import FEDAVG, RESULTS, TABLES, rows
 
@@ -202,31 +203,39 @@ def plot(dataset: str, found: dict[str, list[Row]]) -> None:
     }
     if not chosen:
         return
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    plotted = [row for table in chosen.values() for row in table]
+    computes = len({row.mean("client_gflop") for row in plotted if row.name != FEDAVG}) > 1
+    figure, axes = plt.subplots(1, 1 + computes, figsize=(7 + 5 * computes, 5), sharey=True, squeeze=False)
+    wire, *compute = axes[0]
     for name, table in chosen.items():
-        for axis, key in zip(axes, ("wire", "compute"), strict=True):
-            shown = [row for row in table if key == "wire" or row.name != FEDAVG]
-            x = [row.wire_bytes / 1e6 if key == "wire" else row.mean("client_gflop") for row in shown]
-            axis.scatter(x, [row.accuracy for row in shown], label=TABLES[name].title, s=24)
-    points = sorted((row.wire_bytes / 1e6, row.accuracy, row.name) for table in chosen.values() for row in table)
-    best, front = 0.0, []
-    for x, y, label in points:
-        if y > best:
-            best, front = y, [*front, (x, y, label)]
-    axes[0].plot([x for x, *_ in front], [y for _, y, _ in front], color="grey", linewidth=0.8, zorder=0)
-    for number, (x, y, label) in enumerate(front):  # above and below in turn, since neighbours are close
-        axes[0].annotate(label, (x, y), fontsize=7, xytext=(3, -10 if number % 2 else 6), textcoords="offset points")
-    axes[0].set(xlabel="MB on the wire, both ways", ylabel="accuracy %", xscale="log")
-    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0].xaxis.set_major_formatter("{x:g}")
-    axes[0].xaxis.set_minor_formatter(NullFormatter())
-    axes[1].set(xlabel="GFLOP on the clients")
-    axes[1].legend(fontsize=8)
-    for axis in axes:
+        style = {"label": TABLES[name].title, "s": 24}
+        wire.scatter([row.wire_bytes / 1e6 for row in table], [row.accuracy for row in table], **style)
+        shown = [row for row in table if row.name != FEDAVG]
+        for axis in compute:
+            axis.scatter([row.mean("client_gflop") for row in shown], [row.accuracy for row in shown], **style)
+            axis.set(xlabel="GFLOP on the clients")
+    annotate_front(wire, plotted)
+    wire.set(xlabel="MB on the wire, both ways", ylabel="accuracy %", xscale="log")
+    wire.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    wire.xaxis.set_major_formatter("{x:g}")
+    wire.xaxis.set_minor_formatter(NullFormatter())
+    for axis in axes[0]:
         axis.grid(alpha=0.3)
+    axes[0][-1].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(DOCS / f"results-{dataset}.png", dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def annotate_front(axis: Axes, found: list[Row]) -> None:
+    """Join and name the rows that no other beats in both accuracy and traffic."""
+    best, front = 0.0, []
+    for row in sorted(found, key=lambda row: row.wire_bytes):
+        if row.accuracy > best:
+            best, front = row.accuracy, [*front, (row.wire_bytes / 1e6, row.accuracy, row.name)]
+    axis.plot([x for x, *_ in front], [y for _, y, _ in front], color="grey", linewidth=0.8, zorder=0)
+    for number, (x, y, label) in enumerate(front):  # above and below in turn, since neighbours are close
+        axis.annotate(label, (x, y), fontsize=7, xytext=(3, -10 if number % 2 else 6), textcoords="offset points")
 
 
 def page(found: dict[str, list[Row]]) -> str:
