@@ -2,6 +2,7 @@
 
 CutlayerError
 ├── UserError              the user's mistake: trial file, bundle, data, option (exit status 2)
+├── ProvenanceError        energies of different kinds or scopes were put together (a bug, or a mistake of the user)
 ├── LocalProtocolError     this program broke the rules of the conversation (a bug here)
 ├── RemoteError            the peer, or the network, sent something that is not allowed
 │   ├── ChunkError         a frame that is no chunk of ours, or contradicts its message
@@ -21,6 +22,7 @@ __all__ = [
     "MessageError",
     "PeerLost",
     "PeerStartedAnew",
+    "ProvenanceError",
     "RemoteError",
     "RemoteProtocolError",
     "TransportError",
@@ -38,6 +40,10 @@ class UserError(CutlayerError, ValueError):
 
 class LocalProtocolError(CutlayerError, RuntimeError):
     """This side tried to send a message that the conversation does not allow now."""
+
+
+class ProvenanceError(CutlayerError, TypeError):
+    """Energies that were measured in different ways, or of different things, were put together."""
 
 
 class RemoteError(CutlayerError, ValueError):

@@ -1,0 +1,24 @@
+"""Meters: one file each, a pure reader of what a board's files, commands and plugs say."""
+
+from collections.abc import Callable
+
+from cutlayer_profiles.meters import battery, ina, jetson, pmic, rapl
+from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
+from cutlayer_profiles.meters.root import Root
+from cutlayer_profiles.meters.settings import Settings, read_settings
+
+__all__ = ["PROBES", "Accuracy", "Finding", "Meter", "Root", "Settings", "find_meters", "read_settings"]
+
+PROBES: tuple[Callable[[Root, Settings], list[Finding]], ...] = (
+    ina.probe,
+    jetson.probe,
+    pmic.probe,
+    battery.probe,
+    rapl.probe,
+)
+"""Those that see most of a board first."""
+
+
+def find_meters(root: Root, settings: Settings) -> list[Finding]:
+    """What every probe says; the first that was found is the one to take."""
+    return [finding for probe in PROBES for finding in probe(root, settings)]

@@ -1,0 +1,87 @@
+"""What every meter is, and what a search for one says."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple, final
+
+from cutlayer.energy import Kind, Scope
+from cutlayer_profiles.meters.root import Root
+
+__all__ = ["Accuracy", "Finding", "Meter", "Status"]
+
+
+class Accuracy(NamedTuple):
+    """Of a meter's readings, at two standard deviations.
+
+    Attributes:
+        gain: relative error of all readings alike.
+        step: the smallest difference between two readings, in W or J.
+        window_s: a reading is the mean over so long before it was read.
+    """
+
+    gain: float
+    step: float = 0.0
+    window_s: float = 0.0
+
+
+class Meter(ABC):
+    """Something that tells a power, or counts energy.
+
+    Args:
+        root: where it is read; a copy makes it `simulated`.
+        name: for people, with the place of the sensor.
+        kind: what its readings are on a board.
+        scope: what it measures.
+        accuracy: of its readings.
+        period_s: how often it is worth to be read.
+        counts: whether it counts joules; otherwise it tells watts.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        name: str,
+        kind: Kind,
+        scope: Scope,
+        accuracy: Accuracy,
+        period_s: float = 0.1,
+        *,
+        counts: bool = False,
+    ) -> None:
+        self._root, self._real_kind = root, kind
+        self.name, self.scope, self.accuracy, self.period_s, self.counts = name, scope, accuracy, period_s, counts
+
+    @final
+    @property
+    def kind(self) -> Kind:
+        """What its readings are; not for a subclass, nor for a caller, to decide."""
+        return "simulated" if self._root.replaced else self._real_kind
+
+    @abstractmethod
+    def read(self) -> float:
+        """Watts now; or joules since some moment, never less than before.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it says what cannot be.
+        """
+
+
+Status = Literal["found", "absent", "denied", "unfit"]
+
+
+class Finding(NamedTuple):
+    """What a probe says of one meter that a board may have.
+
+    Attributes:
+        probe: which meter was looked for.
+        status: absent: it is not there; denied: it is, and may not be read; unfit: its readings cannot be trusted.
+        detail: what was seen.
+        mend: what the user can do about it.
+        meter: if it was found.
+    """
+
+    probe: str
+    status: Status
+    detail: str
+    mend: str = ""
+    meter: Meter | None = None

@@ -1,0 +1,134 @@
+"""INA219, 220, 226, 230, 231, 260 in the board's supply, through the kernel's ``ina2xx`` driver.
+
+https://docs.kernel.org/hwmon/ina2xx.html: ``in0_input`` mV at the shunt, ``in1_input`` mV of the bus, ``curr1_input`` mA,
+``power1_input`` uW, ``shunt_resistor`` uOhm. The driver takes a shunt of 10 mOhm where hobby breakouts have 100: readings
+are ten times too high until somebody says what is soldered there.
+"""
+
+from typing import NamedTuple
+
+from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
+from cutlayer_profiles.meters.root import Root
+from cutlayer_profiles.meters.settings import Settings
+
+__all__ = ["InaReading", "probe"]
+
+
+class _Chip(NamedTuple):
+    """What the data sheets and the driver say: of the shunt's full scale in mV (None: inside), W and A a step, and s."""
+
+    full_scale_mv: float | None
+    power_step_w: float
+    window_s: float
+
+
+_SMALL, _GOOD = _Chip(320.0, 0.02, 0.0005), _Chip(81.92, 0.025, 0.035)
+CHIPS = {
+    "ina219": _SMALL,
+    "ina220": _SMALL,
+    "ina226": _GOOD,
+    "ina230": _GOOD,
+    "ina231": _GOOD,
+    "ina260": _Chip(None, 0.01, 0.035),
+}
+_CURRENT_STEP_A = 0.001
+_CLIPS_AT = 0.99
+_AGREE_WITHIN = 0.05
+
+
+class InaReading(NamedTuple):
+    """One look at a chip: V, A, W by its own product, V at the shunt and ohms; None where the chip does not tell."""
+
+    bus_v: float
+    current_a: float
+    power_w: float | None
+    shunt_v: float | None
+    shunt_ohm: float | None
+
+    @property
+    def product_w(self) -> float:
+        """Finer than the chip's own product, whose step is 20 mW or more."""
+        return self.bus_v * self.current_a
+
+    def problem(self, chip: str) -> str:
+        """Why this reading cannot be right; empty if it can."""
+        full, step, _ = CHIPS[chip]
+        if full is not None and self.shunt_v is not None and abs(self.shunt_v) >= _CLIPS_AT * full / 1e3:
+            limit = f" at {full / 1e3 / self.shunt_ohm:.2f} A" if self.shunt_ohm else ""
+            return f"{1e3 * self.shunt_v:.1f} mV at the shunt is the end of its scale: it clips{limit}"
+        if self.power_w is not None and abs(self.power_w - self.product_w) > _AGREE_WITHIN * abs(self.power_w) + step:
+            return f"V x A is {self.product_w:.2f} W, the chip says {self.power_w:.2f} W"
+        return ""
+
+
+def read_ina(root: Root, folder: str) -> InaReading:
+    """Raises `OSError` and `ValueError` as `Root.number`."""
+
+    def optional(name: str, factor: float) -> float | None:
+        return root.number(f"{folder}/{name}") * factor if root.exists(f"{folder}/{name}") else None
+
+    return InaReading(
+        bus_v=root.number(f"{folder}/in1_input") / 1e3,
+        current_a=root.number(f"{folder}/curr1_input") / 1e3,
+        power_w=optional("power1_input", 1e-6),
+        shunt_v=optional("in0_input", 1e-3),
+        shunt_ohm=optional("shunt_resistor", 1e-6),
+    )
+
+
+class _Ina(Meter):
+    def __init__(self, root: Root, folder: str, chip: str, name: str) -> None:
+        self._folder, self._chip = folder, chip
+        step = 5.0 * _CURRENT_STEP_A
+        accuracy = Accuracy(gain=0.015, step=step, window_s=CHIPS[chip].window_s)  # a shunt of 1 %
+        super().__init__(root, name, "measured", "dc_input", accuracy)
+
+    def read(self) -> float:
+        reading = read_ina(self._root, self._folder)
+        if problem := reading.problem(self._chip):
+            raise ValueError(f"{self.name}: {problem}")
+        return reading.product_w
+
+
+def probe(root: Root, settings: Settings) -> list[Finding]:
+    """Every chip that the driver has found, whatever number it has today."""
+    found = []
+    for name in root.glob("sys/class/hwmon/hwmon*/name"):
+        folder = name.rpartition("/")[0]
+        chip = root.read(name)
+        if chip in CHIPS:
+            found.append(_examine(root, folder, chip, settings))
+    absent = "no hwmon of that name; for one at I2C address 0x40: dtoverlay=i2c-sensor,ina219 in config.txt"
+    return found or [Finding("INA219/226/260", "absent", absent)]
+
+
+def _examine(root: Root, folder: str, chip: str, settings: Settings) -> Finding:
+    link = root.path / folder / "device"
+    place = f" at {link.resolve().name}" if link.is_symlink() else ""
+    name = f"{chip}{place}"
+    try:
+        reading = read_ina(root, folder)
+    except PermissionError as error:
+        return Finding(
+            name, "denied", f"{error.filename} may not be read", "run as a user who may read /sys/class/hwmon"
+        )
+    except (OSError, ValueError) as error:
+        return Finding(name, "unfit", str(error), "is the module ina2xx loaded, or does ina2xx-adc have the chip?")
+    seen = f"{reading.bus_v:.2f} V, {reading.current_a:.3f} A"
+    if CHIPS[chip].full_scale_mv is not None:
+        set_to = reading.shunt_ohm
+        if settings.shunt_ohm is None:
+            mend = "say shunt_ohm in the file of --meters, as printed on the shunt: R100 is 0.1, R010 is 0.01"
+            return Finding(name, "unfit", f"{seen}, with a shunt of {_ohm(set_to)} that nobody has confirmed", mend)
+        if set_to is not None and abs(set_to - settings.shunt_ohm) > 0.01 * settings.shunt_ohm:
+            mend = f"echo {1e6 * settings.shunt_ohm:.0f} | sudo tee /{folder}/shunt_resistor"
+            return Finding(
+                name, "unfit", f"{seen}: the driver takes {_ohm(set_to)}, you {_ohm(settings.shunt_ohm)}", mend
+            )
+    if problem := reading.problem(chip):
+        return Finding(name, "unfit", problem, "a smaller shunt, or the right shunt_ohm")
+    return Finding(name, "found", seen, meter=_Ina(root, folder, chip, name))
+
+
+def _ohm(value: float | None) -> str:
+    return "unknown size" if value is None else f"{value:g} ohm"
