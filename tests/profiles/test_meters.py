@@ -167,7 +167,7 @@ def test_this_machine_is_searched_without_harm():
 
 def test_a_board_without_any_says_what_was_looked_for(tmp_path):
     findings = find_meters(Root(tmp_path), Settings())
-    assert [found.status for found in findings] == ["absent"] * 5
+    assert [found.status for found in findings] == ["absent"] * 6
     assert all(found.detail for found in findings)
 
 

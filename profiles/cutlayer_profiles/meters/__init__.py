@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cutlayer_profiles.meters import battery, ina, jetson, pmic, rapl
+from cutlayer_profiles.meters import battery, ina, jetson, plugs, pmic, rapl
 from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
 from cutlayer_profiles.meters.root import Root
 from cutlayer_profiles.meters.settings import Settings, read_settings
@@ -13,6 +13,7 @@ PROBES: tuple[Callable[[Root, Settings], list[Finding]], ...] = (
     ina.probe,
     jetson.probe,
     pmic.probe,
+    plugs.probe,
     battery.probe,
     rapl.probe,
 )

@@ -1,0 +1,155 @@
+"""Smart plugs: Tasmota, Shelly of both generations, Zigbee2MQTT. At the wall, so with what the power supply loses.
+
+Their steps are coarse beside a single board, and many tell nothing right below 5 W; they are for whole runs. Units differ even
+within a maker: Tasmota and Zigbee2MQTT count kWh, Shelly's second generation Wh, its first watt-minutes.
+"""
+
+import urllib.request
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from cutlayer.errors import CutlayerError
+from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
+from cutlayer_profiles.meters.root import Root
+from cutlayer_profiles.meters.settings import Plug, Settings, Shelly, Tasmota, Zigbee2Mqtt
+from cutlayer_profiles.meters.subscription import Subscription
+
+__all__ = ["PlugReading", "parse_shelly", "parse_tasmota", "parse_zigbee2mqtt", "probe"]
+
+_T = TypeVar("_T")
+_KWH_J, _WH_J, _WATT_MINUTE_J = 3.6e6, 3600.0, 60.0
+_MOST_BYTES = 1 << 16
+_BLIND_BELOW_W = 5.0
+_TIMEOUT_S = 3.0
+
+
+class PlugReading(NamedTuple):
+    """Watts now, and joules since the plug was made; None if it does not count."""
+
+    power_w: float
+    energy_j: float | None
+
+
+class _TasmotaEnergy(msgspec.Struct, rename={"power": "Power", "total": "Total"}):
+    power: float | list[float]
+    total: float | list[float]
+
+
+class _Tasmota(msgspec.Struct, rename={"energy": "ENERGY"}):
+    energy: _TasmotaEnergy
+
+
+class _Shelly1Meter(msgspec.Struct):
+    power: float
+    total: float
+    is_valid: bool = True
+
+
+class _Shelly1(msgspec.Struct):
+    meters: list[_Shelly1Meter]
+
+
+class _Shelly2Counter(msgspec.Struct):
+    total: float
+
+
+class _Shelly2(msgspec.Struct):
+    apower: float
+    aenergy: _Shelly2Counter
+
+
+class _Zigbee(msgspec.Struct):
+    power: float
+    energy: float | None = None
+
+
+def _decode(text: str | bytes, into: type[_T]) -> _T:
+    """JSON as a plug sends it; keys that we do not need are left. Raises `ValueError`."""
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"{len(text)} bytes are no message of a plug")
+    try:
+        return msgspec.json.decode(text, type=into)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not what such a plug says: {error}") from error
+
+
+def _sum(value: float | list[float]) -> float:
+    """Of a plug with several sockets, all of them."""
+    return sum(value) if isinstance(value, list) else value
+
+
+def parse_tasmota(text: str | bytes) -> PlugReading:
+    """``tele/<topic>/SENSOR``. Raises `ValueError`."""
+    energy = _decode(text, _Tasmota).energy
+    return PlugReading(_sum(energy.power), _sum(energy.total) * _KWH_J)
+
+
+def parse_shelly(text: str | bytes, generation: int) -> PlugReading:
+    """``/rpc/Switch.GetStatus`` of the second generation, ``/status`` of the first. Raises `ValueError`."""
+    if generation == 2:
+        status = _decode(text, _Shelly2)
+        return PlugReading(status.apower, status.aenergy.total * _WH_J)
+    meters = _decode(text, _Shelly1).meters
+    if not meters or not meters[0].is_valid:
+        raise ValueError("the plug says that its reading is not valid")
+    return PlugReading(meters[0].power, meters[0].total * _WATT_MINUTE_J)
+
+
+def parse_zigbee2mqtt(text: str | bytes) -> PlugReading:
+    """``zigbee2mqtt/<name>``. Raises `ValueError`."""
+    found = _decode(text, _Zigbee)
+    return PlugReading(found.power, None if found.energy is None else found.energy * _KWH_J)
+
+
+class _Plug(Meter):
+    """Counts joules where the plug does; otherwise it tells watts."""
+
+    def __init__(self, root: Root, name: str, ask: Callable[[], PlugReading], step_j: float, period_s: float) -> None:
+        counts = ask().energy_j is not None
+        self._ask = ask
+        accuracy = Accuracy(gain=0.02, step=step_j if counts else 1.0, window_s=period_s)
+        super().__init__(root, name, "measured", "wall_ac", accuracy, period_s, counts=counts)
+
+    def read(self) -> float:
+        reading = self._ask()
+        return reading.energy_j if self.counts and reading.energy_j is not None else reading.power_w
+
+
+def _asker(plug: Plug) -> tuple[str, Callable[[], PlugReading], float, float]:
+    """A name, what asks the plug, its step in J, and its period."""
+    if isinstance(plug, Shelly):
+        path = "/status" if plug.generation == 1 else "/rpc/Switch.GetStatus?id=0"
+        address = f"http://{plug.host}{path}"
+        step_j = _WATT_MINUTE_J if plug.generation == 1 else _WH_J / 1000
+        return f"Shelly {plug.host}", lambda: parse_shelly(_get(address), plug.generation), step_j, 1.0
+    if isinstance(plug, Tasmota):
+        messages = Subscription(plug.broker, f"tele/{plug.topic}/SENSOR")
+        return f"Tasmota {plug.topic}", lambda: parse_tasmota(messages.newest()), _WH_J / 100, 10.0
+    assert isinstance(plug, Zigbee2Mqtt)
+    messages = Subscription(plug.broker, f"zigbee2mqtt/{plug.name}")
+    return f"Zigbee2MQTT {plug.name}", lambda: parse_zigbee2mqtt(messages.newest()), _WH_J * 10, 10.0
+
+
+def _get(address: str) -> bytes:
+    """Raises `OSError`, and `ValueError` for an address that is none."""
+    with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http:// stands above
+        content: bytes = answer.read(_MOST_BYTES + 1)
+    return content
+
+
+def probe(root: Root, settings: Settings) -> list[Finding]:
+    """The plug that the settings name; a plug cannot be looked for."""
+    if settings.plug is None:
+        return [Finding("smart plug", "absent", "none is named in the file of --meters")]
+    try:
+        name, ask, step_j, period_s = _asker(settings.plug)
+        reading = ask()
+        meter = _Plug(root, name, ask, step_j, period_s)
+    except (OSError, ValueError, CutlayerError) as error:
+        mend = "check the address, and that the plug reports: TelePeriod 10 for Tasmota"
+        return [Finding("smart plug", "unfit", f"{msgspec.json.encode(settings.plug).decode()}: {error}", mend)]
+    blind = f"; below {_BLIND_BELOW_W:g} W plugs are blind: put several boards, or a lamp, on it"
+    detail = f"{reading.power_w:.1f} W{blind if reading.power_w < _BLIND_BELOW_W else ''}"
+    return [Finding(name, "found", detail, meter=meter)]

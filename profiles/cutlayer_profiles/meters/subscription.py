@@ -1,0 +1,44 @@
+"""The newest message of one MQTT topic."""
+
+import os
+import time
+
+from cutlayer.broker import split_address
+from cutlayer.transports import MqttTransport
+
+__all__ = ["Subscription"]
+
+_FIRST_S = 15.0
+_STALE_S = 60.0
+
+
+class Subscription:
+    """Listens to a topic.
+
+    Args:
+        broker: host or host:port.
+        topic: of a plug.
+
+    Raises:
+        UserError: the address is none.
+        TransportError: there is no broker.
+    """
+
+    def __init__(self, broker: str, topic: str) -> None:
+        host, port = split_address(broker)
+        self._topic, self._newest, self._heard_at = topic, b"", 0.0
+        self._transport = MqttTransport(host, port, f"cutlayer-meter-{os.getpid()}-{time.monotonic_ns():x}")
+        self._transport.subscribe(topic)
+
+    def newest(self) -> bytes:
+        """The payload that came last; the first one is waited for.
+
+        Raises:
+            OSError: none came, or none for a minute.
+        """
+        wait_s = 0.0 if self._newest else _FIRST_S
+        while (packet := self._transport.receive(wait_s)) is not None:
+            self._newest, self._heard_at, wait_s = packet.payload, time.monotonic(), 0.0
+        if not self._newest or time.monotonic() - self._heard_at > _STALE_S:
+            raise OSError(f"nothing came on {self._topic} for {_STALE_S if self._newest else _FIRST_S:g} s")
+        return self._newest

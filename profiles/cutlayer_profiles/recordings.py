@@ -1,0 +1,116 @@
+"""Powers that another program recorded: a lab instrument's CSV, or the log of ``tegrastats``."""
+
+import csv
+import re
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from cutlayer.errors import UserError
+from cutlayer_profiles.curve import Samples
+
+__all__ = ["read_csv", "read_tegrastats"]
+
+_HEAD = re.compile(r"^(?P<name>.*?)(?:\s*[(\[](?P<unit>\w+)[)\]]|_(?P<tail>[mu]?s|m?v|[mu]?a|[mu]?w))?$")
+_TIME = ("t", "time", "timestamp")
+_VOLT = ("v", "volt", "voltage", "main voltage")
+_AMPERE = ("a", "i", "amp", "current", "main current")
+_WATT = ("w", "p", "watt", "power", "main power")
+_FACTORS = {"m": 1e-3, "u": 1e-6}
+_RAIL = re.compile(r"\b(POM_5V_IN|VDD_IN|VIN) (\d+)(?:mW)?/")
+_STAMP = re.compile(r"^(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) ")
+
+
+def read_csv(path: Path, offset_s: float = 0.0) -> Samples:
+    """Time and watts, or volts and amperes, as Joulescope, Otii and Monsoon's tools export them.
+
+    Columns are known by their heads, in which a unit may stand: ``time (s)``, ``t_ms``, ``Main Current (mA)``; without one it is s, V,
+    A, W. Times may be ISO 8601, taken as UTC without a zone.
+
+    Args:
+        path: with one line of heads.
+        offset_s: added to the times, to make them those of the board's clock.
+
+    Raises:
+        UserError: names the column or the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    heads = [head.strip().lower() for head in rows[0]] if rows else []
+    time = _column(heads, _TIME)
+    watt, volt, ampere = (_column(heads, pattern) for pattern in (_WATT, _VOLT, _AMPERE))
+    if time is None or (watt is None and (volt is None or ampere is None)):
+        raise UserError(
+            f"{path}: found the columns {', '.join(heads) or 'none'}, allowed: time, and power, or voltage and current"
+        )
+    at_s, power_w = [], []
+    for number, row in enumerate(rows[1:], 2):
+        try:
+            at_s.append(_moment(row[time[0]]) * time[1] + offset_s)
+            if watt is not None:
+                power_w.append(float(row[watt[0]]) * watt[1])
+            else:
+                assert volt is not None
+                assert ampere is not None
+                power_w.append(float(row[volt[0]]) * volt[1] * float(row[ampere[0]]) * ampere[1])
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{path}: line {number}: {error}") from error
+    return Samples(np.array(at_s), np.array(power_w))
+
+
+def _column(heads: list[str], names: tuple[str, ...]) -> tuple[int, float] | None:
+    """Place and factor to the unit without a prefix, of the first head that fits."""
+    for place, head in enumerate(heads):
+        match = _HEAD.match(head)
+        assert match is not None
+        unit = match["unit"] or match["tail"] or ""
+        if match["name"].replace("_", " ").strip() in names:
+            return place, _FACTORS.get(unit[0], 1.0) if len(unit) > 1 else 1.0
+    return None
+
+
+def _moment(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def read_tegrastats(lines: Iterable[str], interval_s: float | None = None) -> Samples:
+    """The module's rail from a log of ``tegrastats``, in all its dialects.
+
+    Of ``VDD_IN 5704mW/5704mW`` the first number is now; the second is a mean since the program started.
+
+    Args:
+        lines: of the log.
+        interval_s: how far apart they are, for logs without times (JetPack 4); those with times have whole seconds.
+
+    Raises:
+        UserError: no line has such a rail, or there are neither times nor an interval.
+    """
+    at_s: list[float] = []
+    power_w: list[float] = []
+    for line in lines:
+        rail = _RAIL.search(line)
+        if rail is None:
+            continue
+        stamp = _STAMP.match(line)
+        if interval_s is not None:
+            at_s.append(len(at_s) * interval_s)
+        elif stamp is not None:
+            moment = datetime.strptime(stamp[1], "%m-%d-%Y %H:%M:%S").replace(tzinfo=timezone.utc)
+            at_s.append(moment.timestamp())
+        else:
+            raise UserError("this log of tegrastats has no times: say how far apart its lines are")
+        power_w.append(float(rail[2]) / 1e3)
+    if not power_w:
+        raise UserError(
+            "no line has one of the rails POM_5V_IN, VDD_IN, VIN: an AGX Orin has no rail for the whole module"
+        )
+    return Samples(np.array(at_s), np.array(power_w))
