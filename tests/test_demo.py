@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from cutlayer.events import ClientPass
 from cutlayer.record import read_run
 from cutlayer.trial import read_trial
 
@@ -51,6 +52,9 @@ def test_the_demo_reaches_95_percent_within_a_minute_and_leaves_a_record(tmp_pat
     run = read_run(run_dir)
     assert run.summary.test_accuracy >= 0.95
     assert run.summary.duration_s < 60
+    for each in run.all(ClientPass):
+        assert 0 < each.usage.cpu_s <= each.usage.busy_core_s + 0.1
+        assert each.usage.rss_peak_bytes > 30e6
     assert run.trial_text == (run_dir / "inputs" / "trial.toml").read_text()
     for name in ("environment.json", "summary.json", "model.safetensors", "report.html"):
         assert (run_dir / name).stat().st_size > 0

@@ -188,6 +188,22 @@ def certs(
         run(folder, broker, device, port, days)
 
 
+@app.command()
+def doctor(
+    meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
+    capture: Annotated[
+        Path | None,
+        typer.Option(help="Write what was read to this new folder, without names and numbers of yours, to send."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """On the board: look for every meter that cutlayer knows, and say what to do where one cannot be read."""
+    with _command("device", "numpy"):
+        from cutlayer_profiles.doctor import doctor as run
+
+        run(meters, capture, as_json)
+
+
 @app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -4,6 +4,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from cutlayer.usage import Usage
+
 __all__ = [
     "ClientPass",
     "Ended",
@@ -57,6 +59,8 @@ class ClientPass(_Line, frozen=True, tag="client_pass"):
     device: str
     steps: int
     phases_s: dict[str, float]
+    usage: Usage | None = None
+    """Since the device's last pass, as it says itself."""
 
 
 class EpochDone(_Line, frozen=True, tag="epoch"):

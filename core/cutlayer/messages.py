@@ -19,6 +19,7 @@ from safetensors.numpy import save as save_safetensors
 from cutlayer.codecs import Codecs, Payload, Tensor
 from cutlayer.errors import MessageError
 from cutlayer.schedules import Mode
+from cutlayer.usage import Usage
 
 __all__ = [
     "Assignment",
@@ -184,7 +185,7 @@ class Shared(Header, frozen=True, tag="shared"):
 
 
 class Weights(Header, frozen=True, tag="weights"):
-    """Device to server: the epoch is over; ``phases_s`` says where its time went.
+    """Device to server: the epoch is over; ``phases_s`` says where its time went, ``usage`` what it cost.
 
     Payload: the client weights, if the pass changed them.
     """
@@ -192,6 +193,7 @@ class Weights(Header, frozen=True, tag="weights"):
     epoch: _Count
     steps: _Count
     phases_s: dict[str, float]
+    usage: Usage | None = None
 
 
 class Serve(Header, frozen=True, tag="serve"):

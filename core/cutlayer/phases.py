@@ -9,10 +9,19 @@ __all__ = ["Phases"]
 
 
 class Phases:
-    """Seconds by phase. Phases do not nest, so their sum is never more than the time that passed."""
+    """Seconds by phase. Phases do not nest, so their sum is never more than the time that passed.
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    Args:
+        clock: gives seconds.
+        mark: told of each phase, when it began and when it ended.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        mark: Callable[[str, float, float], None] = lambda name, began, ended: None,
+    ) -> None:
+        self._clock, self._mark = clock, mark
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -22,7 +31,9 @@ class Phases:
         try:
             yield
         finally:
-            self._seconds[name] += self._clock() - start
+            ended = self._clock()
+            self._seconds[name] += ended - start
+            self._mark(name, start, ended)
 
     def add(self, seconds: dict[str, float]) -> None:
         """Count time that was measured elsewhere."""

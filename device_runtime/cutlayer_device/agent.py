@@ -14,6 +14,7 @@ from cutlayer.transports import LastWill, Transport
 from cutlayer_device.engines import load_engine
 from cutlayer_device.participation import Board, Participation
 from cutlayer_device.states import States
+from cutlayer_profiles.profiler import Profiler
 
 __all__ = ["Agent", "Connect", "birth_of"]
 
@@ -41,6 +42,7 @@ class Agent:
         connect: called each time that the device takes part anew.
         states: where its states are kept, and found after a crash.
         threads: threads that the engine may use, 0 for as many as it likes.
+        profiler: keeps an account of what each pass cost, if there is to be one.
 
     Raises:
         UserError: the bundle may not train.
@@ -54,10 +56,11 @@ class Agent:
         connect: Connect,
         states: States,
         threads: int = 0,
+        profiler: Profiler | None = None,
     ) -> None:
         bundle.require_certificate()
         self._birth, self._connect, self._states = birth, connect, states
-        self._board = Board(bundle, load_engine(bundle, threads), samples, states)
+        self._board = Board(bundle, load_engine(bundle, threads), samples, states, profiler)
 
     def run(self) -> str:
         """Take part until the server ends the trial; returns the server's reason.

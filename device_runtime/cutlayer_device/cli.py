@@ -21,6 +21,8 @@ from cutlayer_device.agent import Agent, birth_of
 from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
 from cutlayer_device.ranking import Ranking
 from cutlayer_device.states import States
+from cutlayer_profiles.choice import choose_profiler
+from cutlayer_profiles.meters import Root, read_settings
 
 __all__ = ["app", "forbid_torch", "infer", "main", "run"]
 
@@ -53,6 +55,11 @@ def run(
     ] = Path("cutlayer-state"),
     tls: _Tls = None,
     threads: _Threads = 0,
+    energy: Annotated[
+        str,
+        typer.Option(help="Report joules: auto (the best there is), none, or require=measured to have that or fail."),
+    ] = "auto",
+    meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
 ) -> None:
     """Join a trial and train until its server ends it."""
     forbid_torch()
@@ -69,14 +76,17 @@ def run(
         birth = birth_of(loaded, trial_name, device_name, len(training.y))
         states = States(state / trial_name / device_name, manifest.client.fingerprint)
 
+        profiler, source = choose_profiler(Root(), read_settings(meters), energy)
+
         def connect(will: LastWill, wait_s: float) -> MqttTransport:
             transport = MqttTransport(host, port, f"cutlayer-{new_epoch():x}", will, wait_s, secured)
             about = (device_name, len(training.y), manifest.engine, host, port)
             _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
+            _log.info("energy: %s", source)
             return transport
 
-        with closing(states):
-            reason = Agent(loaded, training, birth, connect, states, threads).run()
+        with closing(states), closing(profiler):
+            reason = Agent(loaded, training, birth, connect, states, threads, profiler).run()
         _log.info("the trial is over: %s", reason)
 
 

@@ -40,6 +40,7 @@ from cutlayer.session import Role
 from cutlayer.transports import Transport
 from cutlayer_device.engines import Engine, EngineState
 from cutlayer_device.states import States
+from cutlayer_profiles.profiler import Profiler
 
 __all__ = ["Board", "Participation", "TrialFailed"]
 
@@ -61,6 +62,7 @@ class Board(NamedTuple):
     engine: Engine
     samples: data.Samples
     states: States
+    profiler: Profiler | None = None
 
 
 class Participation:
@@ -77,7 +79,8 @@ class Participation:
         client = board.bundle.manifest.client
         self._prepare = data.Preparation(client.input, client.mean, client.std)
         self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, self._meet_server)
-        self._phases = Phases()
+        self._mark = board.profiler.mark if board.profiler else _mark_nothing
+        self._phases = Phases(time.monotonic, self._mark)
         self._patience_s, self._rejoins = _FOREVER, False
         self._memory: Arrays = NOTHING
         """What the codec keeps from step to step; changes with the weights, and is kept with them."""
@@ -120,7 +123,7 @@ class Participation:
 
     def _take_up(self, assignment: Assignment) -> None:
         """Go on from the state that the server names, or from the beginning."""
-        bundle, engine, _, states = self._board
+        bundle, engine, states = self._board.bundle, self._board.engine, self._board.states
         batch = (assignment.batch_size, *bundle.manifest.client.smashed.shape)
         if problem := assignment.codecs.problem(batch):
             raise MessageError(f"the server assigns codecs that this client's smashed data do not fit: {problem}")
@@ -159,7 +162,8 @@ class Participation:
                 self._update(assignment, Position(begin.epoch, steps), sent)
             else:
                 self._pause()
-        end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take())
+        usage = self._board.profiler.report() if self._board.profiler else None
+        end = Weights(epoch=begin.epoch, steps=steps, phases_s=phases.take(), usage=usage)
         self._say(end, encode_weights(engine.weights()) if exchanges else b"")
         _log.info("epoch %d: %d steps", begin.epoch + 1, steps)
 
@@ -178,9 +182,11 @@ class Participation:
     def _update(self, assignment: Assignment, position: Position, sent: Sent) -> None:
         """The second half of a step, after which the device stands at ``position``."""
         phases, board = self._phases, self._board
-        began = time.perf_counter()
+        began = time.monotonic()
         reply = self._hear()
-        waited_s = time.perf_counter() - began
+        ended = time.monotonic()
+        self._mark("wait", began, ended)
+        waited_s = ended - began
         if isinstance(reply.header, End):
             raise TrialFailed(self._leave(reply.header))
         assert isinstance(reply.header, Gradient), "the session lets nothing else through"
@@ -273,6 +279,10 @@ class Participation:
             self._server_online = presence.online
             _log.warning("the server is %s", "back" if presence.online else "offline")
             raise _ServerMoved
+
+
+def _mark_nothing(phase: str, began_s: float, ended_s: float) -> None:
+    """Nobody keeps an account."""
 
 
 class _Over(Exception):

@@ -302,8 +302,14 @@ class Trainer:
         if not exchanged and self._trial.schedule.silences:
             self._cache.end(device)
             self._plan.past.kept[device] = header.epoch
-        epoch, steps, phases_s = header.epoch, header.steps, header.phases_s
-        done = ClientPass(time_s=self._record.now(), epoch=epoch, device=device, steps=steps, phases_s=phases_s)
+        done = ClientPass(
+            time_s=self._record.now(),
+            epoch=header.epoch,
+            device=device,
+            steps=header.steps,
+            phases_s=header.phases_s,
+            usage=header.usage,
+        )
         self._record.write(done)
 
     def _begun_with(self, device: str) -> Arrays:

@@ -100,6 +100,8 @@ def probe(root: Root, settings: Settings) -> list[Finding]:
     except PermissionError as error:
         mend = f"add the user to the group video, and put {_RULE} into /etc/udev/rules.d/99-cutlayer-vcio.rules"
         return [Finding(name, "denied", f"{error.filename} may not be opened", mend)]
+    except FileNotFoundError:
+        return [Finding(name, "absent", "neither /dev/vcio nor vcgencmd is there")]
     except (OSError, ValueError) as error:
         return [Finding(name, "absent", str(error))]
     meter = _Pmic(root, settings.pmic_correction)

@@ -1,0 +1,79 @@
+"""What a device spent, as it reports it with each pass, and as a run record has it."""
+
+import math
+
+import msgspec
+
+from cutlayer.energy import Energy
+
+__all__ = ["Usage", "Wifi"]
+
+_MOST_LETTERS, _MOST_PARTS = 400, 64
+
+
+class _Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Nothing else goes in; what a machine does not tell is None, never 0."""
+
+
+class Wifi(_Report, frozen=True):
+    """Of the wireless link; of the network only a hash, since its name is nobody's business."""
+
+    signal_dbm: float | None = None
+    sent_mbit_s: float | None = None
+    received_mbit_s: float | None = None
+    retries: int | None = None
+    """Since the last report."""
+    power_save: bool | None = None
+    network: str = ""
+
+
+class Usage(_Report, frozen=True):
+    """Of one device, since its last report or since it joined."""
+
+    seconds: float
+    cpu_s: float
+    """Core seconds of this process."""
+    busy_core_s: float | None = None
+    """Of the whole machine, with what the kernel does for the network."""
+    rss_peak_bytes: int | None = None
+    sent_bytes: int | None = None
+    """Over all interfaces but the loopback, with TCP, IP and others' traffic."""
+    received_bytes: int | None = None
+    cycles: int | None = None
+    instructions: int | None = None
+    mean_mhz: float | None = None
+    """Of the cores, weighted by how long each had which clock."""
+    temperature_c: float | None = None
+    throttled: tuple[str, ...] = ()
+    """What held the processor back since the last report."""
+    wifi: Wifi | None = None
+    meter: str = ""
+    energy: Energy | None = None
+    """Of all the time."""
+    phases: dict[str, Energy] = {}
+    """Of each phase in which the meter was read often enough."""
+    samples: int = 0
+    """Readings of the meter."""
+    meter_cpu_s: float = 0.0
+    """Core seconds that reading it took, in ``cpu_s`` as well."""
+    flags: tuple[str, ...] = ()
+    """Why the energy may be wrong."""
+
+    def problem(self) -> str:
+        """What cannot be in a report that came from a network; empty if all can be."""
+        return _problem("usage", msgspec.to_builtins(self))
+
+
+def _problem(name: str, value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name} is {value}"
+    if isinstance(value, str) and len(value) > _MOST_LETTERS:
+        return f"{name} has {len(value)} letters"
+    if isinstance(value, dict | list | tuple) and len(value) > _MOST_PARTS:
+        return f"{name} has {len(value)} parts"
+    inner: list[tuple[str, object]] = []
+    if isinstance(value, dict):
+        inner = [(f"{name}.{key}", each) for key, each in value.items()] + [(f"a name in {name}", key) for key in value]
+    elif isinstance(value, list | tuple):
+        inner = [(f"{name}[{place}]", each) for place, each in enumerate(value)]
+    return next(filter(None, (_problem(part, each) for part, each in inner)), "")

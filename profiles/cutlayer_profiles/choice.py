@@ -1,0 +1,59 @@
+"""Which joules a device reports: those of its best meter, or an estimate, or none, as the user will have it."""
+
+import re
+from typing import get_args
+
+from cutlayer.energy import Kind
+from cutlayer.errors import UserError
+from cutlayer_profiles.coefficients import Board, board_named, board_of
+from cutlayer_profiles.meters import Finding, Meter, Root, Settings, find_meters
+from cutlayer_profiles.profiler import Profiler
+
+__all__ = ["choose_profiler"]
+
+_CHOICES = "auto, none, require=measured, require=estimated_calibrated, require=estimated_prior"
+
+
+def choose_profiler(root: Root, settings: Settings, energy: str) -> tuple[Profiler, str]:
+    """A profiler of this machine, and what it takes joules from, for people.
+
+    Args:
+        root: of the machine.
+        settings: what the user knows of its meters.
+        energy: ``auto`` for the best that there is, ``none``, or ``require=KIND`` to have that or fail.
+
+    Raises:
+        UserError: ``energy`` is none of these, or what it requires is not there; the text says what was looked for.
+    """
+    required = re.fullmatch(r"require=(\w+)", energy)
+    if energy not in ("auto", "none") and (required is None or required[1] not in get_args(Kind)):
+        raise UserError(f"--energy: found {energy!r}, allowed: {_CHOICES}")
+    if energy == "none":
+        return Profiler(root), "no energy, as asked"
+    findings = find_meters(root, settings)
+    meter = _best([found.meter for found in findings if found.meter], required[1] if required else "")
+    if meter is not None:
+        return Profiler(root, meter), f"{meter.name} ({meter.kind}, {meter.scope})"
+    board = _board(root, settings, findings)
+    if board is not None and (required is None or required[1] == board.kind):
+        return Profiler(root, board=board), f"≈ coefficients of {board.name} ({board.kind}, dc_input)"
+    if required:
+        raise UserError(f"--energy: {energy} cannot be had here: {_reasons(findings)}")
+    return Profiler(root), f"no energy: {_reasons(findings)}"
+
+
+def _best(meters: list[Meter], kind: str) -> Meter | None:
+    return next((meter for meter in meters if not kind or meter.kind == kind), None)
+
+
+def _board(root: Root, settings: Settings, findings: list[Finding]) -> Board | None:
+    """None where a meter is there and cannot be used: an estimate in its place would go unnoticed, unless it is asked for."""
+    if settings.board:
+        return board_named(settings.board)
+    if any(found.status in ("denied", "unfit") for found in findings):
+        return None
+    return board_of(root)
+
+
+def _reasons(findings: list[Finding]) -> str:
+    return "; ".join(f"{found.probe}: {found.detail}" for found in findings) + "; `cutlayer doctor` says more"

@@ -1,0 +1,188 @@
+"""What the kernel and the firmware tell of a machine at a moment: processor, memory, network, radio, heat."""
+
+import hashlib
+import os
+import re
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from cutlayer.usage import Wifi
+from cutlayer_profiles.meters import Root
+
+__all__ = [
+    "Machine",
+    "parse_busy_s",
+    "parse_iw_link",
+    "parse_iw_station",
+    "parse_net_dev",
+    "parse_residency_s",
+    "parse_throttled",
+    "read_machine",
+    "wifi_since",
+]
+
+_T = TypeVar("_T")
+_TICKS_S = os.sysconf("SC_CLK_TCK")
+_RESIDENCY_TICK_S = 0.01
+_THROTTLED = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+_DISCONNECTED_C = -200.0
+
+
+class Machine(NamedTuple):
+    """At one moment; what grows does so since the machine, or the process, was started.
+
+    Attributes:
+        at_s: on the monotonic clock.
+        cpu_s: core seconds of this process.
+        busy_s: core seconds of the machine.
+        rss_peak_bytes: the most memory that this process had.
+        sent_bytes, received_bytes: over all interfaces but the loopback.
+        residency_s: seconds by clock in MHz, over all cores.
+        temperature_c: the hottest zone.
+        throttled: what the firmware has seen since it was started.
+        wifi: of the first wireless interface; its retries since that was set up.
+    """
+
+    at_s: float
+    cpu_s: float
+    busy_s: float | None
+    rss_peak_bytes: int
+    sent_bytes: int | None
+    received_bytes: int | None
+    residency_s: dict[float, float]
+    temperature_c: float | None
+    throttled: frozenset[str]
+    wifi: Wifi | None
+
+
+def parse_busy_s(text: str) -> float:
+    """Of ``/proc/stat``: user, nice, system, irq, softirq and steal of all cores. Raises `ValueError`."""
+    words = text.split("\n", 1)[0].split()
+    if len(words) < 8 or words[0] != "cpu":
+        raise ValueError("no line 'cpu'")
+    user, nice, system, _, _, irq, softirq, *rest = (int(word) for word in words[1:])
+    return (user + nice + system + irq + softirq + (rest[0] if rest else 0)) / _TICKS_S
+
+
+def parse_net_dev(text: str) -> tuple[int, int]:
+    """Bytes sent and received, of ``/proc/net/dev``, without the loopback."""
+    sent = received = 0
+    for line in text.splitlines()[2:]:
+        name, _, counts = line.partition(":")
+        if name.strip() != "lo":
+            words = counts.split()
+            received, sent = received + int(words[0]), sent + int(words[8])
+    return sent, received
+
+
+def parse_residency_s(text: str) -> dict[float, float]:
+    """Seconds by MHz, of ``cpufreq/stats/time_in_state``, which has kHz and 10 ms."""
+    pairs = (line.split() for line in text.splitlines() if line.strip())
+    return {int(khz) / 1e3: int(ticks) * _RESIDENCY_TICK_S for khz, ticks in pairs}
+
+
+def parse_throttled(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """What holds a Raspberry Pi back now, and what did since its start, of ``vcgencmd get_throttled``. Raises `ValueError`."""
+    match = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", text.strip())
+    if match is None:
+        raise ValueError(f"{text.strip()[:80]!r} is no answer to get_throttled")
+    bits = int(match[1], 16)
+    now = frozenset(name for place, name in enumerate(_THROTTLED) if bits >> place & 1)
+    return now, frozenset(name for place, name in enumerate(_THROTTLED) if bits >> 16 + place & 1)
+
+
+def parse_iw_link(text: str) -> Wifi:
+    """Of ``iw dev IFACE link``; the network's name leaves only as a hash."""
+
+    def find(pattern: str) -> float | None:
+        match = re.search(pattern, text)
+        return float(match[1]) if match else None
+
+    name = re.search(r"^Connected to (\S+).*?^\s*SSID: (.*?)$", text, re.MULTILINE | re.DOTALL)
+    return Wifi(
+        signal_dbm=find(r"signal: (-?\d+(?:\.\d+)?) dBm"),
+        sent_mbit_s=find(r"tx bitrate: ([0-9.]+) MBit/s"),
+        received_mbit_s=find(r"rx bitrate: ([0-9.]+) MBit/s"),
+        network=hashlib.sha256("\n".join(name.groups()).encode()).hexdigest()[:12] if name else "",
+    )
+
+
+def parse_iw_station(text: str) -> int | None:
+    """``tx retries`` of ``iw dev IFACE station dump``; None where the driver has none."""
+    match = re.search(r"tx retries:\s*(\d+)", text)
+    return int(match[1]) if match else None
+
+
+def read_machine(root: Root) -> Machine:
+    """Now. Whatever cannot be read is None, or empty."""
+    net = _try(lambda: parse_net_dev(root.read("proc/net/dev")))
+    return Machine(
+        at_s=time.monotonic(),
+        cpu_s=time.process_time(),
+        busy_s=_try(lambda: parse_busy_s(root.read("proc/stat"))),
+        rss_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        sent_bytes=net[0] if net else None,
+        received_bytes=net[1] if net else None,
+        residency_s=_residency(root),
+        temperature_c=_temperature(root),
+        throttled=_throttled(root),
+        wifi=_wifi(root),
+    )
+
+
+def _try(read: Callable[[], _T]) -> _T | None:
+    """None where the machine does not tell, or tells something else."""
+    try:
+        return read()
+    except (OSError, ValueError, IndexError, TypeError):
+        return None
+
+
+def _residency(root: Root) -> dict[float, float]:
+    whole: Counter[float] = Counter()
+    for name in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/stats/time_in_state"):
+        whole.update(_try(partial(_parsed_residency, root, name)) or {})
+    return dict(whole)
+
+
+def _parsed_residency(root: Root, name: str) -> dict[float, float]:
+    return parse_residency_s(root.read(name))
+
+
+def _temperature(root: Root) -> float | None:
+    names = root.glob("sys/class/thermal/thermal_zone*/temp")
+    zones = [zone / 1e3 for name in names if (zone := _try(partial(root.number, name))) is not None]
+    return max((zone for zone in zones if zone > _DISCONNECTED_C), default=None)
+
+
+def _throttled(root: Root) -> frozenset[str]:
+    if not root.exists("dev/vcio") and not root.exists("dev/vcio_gencmd") and not root.replaced:
+        return frozenset()
+    found = _try(lambda: parse_throttled(root.run("vcgencmd", "get_throttled")))
+    return found[1] if found else frozenset()
+
+
+def _wifi(root: Root) -> Wifi | None:
+    """Of the first wireless interface, through ``iw``."""
+    interfaces = [name.split("/")[3] for name in root.glob("sys/class/net/*/wireless")]
+    if not interfaces:
+        return None
+    link = _try(lambda: parse_iw_link(root.run("iw", "dev", interfaces[0], "link"))) or Wifi()
+    retries = _try(lambda: parse_iw_station(root.run("iw", "dev", interfaces[0], "station", "dump")))
+    saves = _try(lambda: root.run("iw", "dev", interfaces[0], "get", "power_save"))
+    power_save = None if saves is None else saves.strip().endswith("on")
+    return msgspec.structs.replace(link, retries=retries, power_save=power_save)
+
+
+def wifi_since(before: Wifi | None, after: Wifi | None) -> Wifi | None:
+    """As ``after``, with the retries since ``before``."""
+    if after is None or after.retries is None or before is None or before.retries is None:
+        return after
+    passed = after.retries - before.retries
+    return msgspec.structs.replace(after, retries=passed if passed >= 0 else after.retries)  # it was set up anew

@@ -1,0 +1,134 @@
+"""A device's own account of a trial: what each pass cost, by phase."""
+
+from collections import defaultdict
+
+import msgspec
+
+from cutlayer.energy import Energy
+from cutlayer.errors import UserError
+from cutlayer.usage import Usage
+from cutlayer_profiles.coefficients import Activity, Board, estimate
+from cutlayer_profiles.curve import Curve
+from cutlayer_profiles.machine import Machine, read_machine, wifi_since
+from cutlayer_profiles.meters import Meter, Root
+from cutlayer_profiles.perf import Counts, PerfCounters
+from cutlayer_profiles.sampler import Sampler
+from cutlayer_profiles.windows import Intervals, energy_by_phase, energy_of
+
+__all__ = ["Profiler"]
+
+_DRIFT_C = 5.0
+
+
+class Profiler:
+    """Collects marks of phases and what the machine and its meter tell, and reports both.
+
+    Args:
+        root: of the machine.
+        meter: if it has one.
+        board: whose coefficients an estimate takes where it has none; None for no energy at all.
+    """
+
+    def __init__(self, root: Root, meter: Meter | None = None, board: Board | None = None) -> None:
+        self._root, self._meter, self._board = root, meter, board
+        self._sampler = Sampler(meter) if meter else None
+        self._marks: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        try:
+            self._perf: PerfCounters | None = PerfCounters()
+        except OSError:  # as on most virtual machines
+            self._perf = None
+        if self._sampler is not None:
+            self._sampler.start()
+        self._before, self._counted = read_machine(root), self._count()
+
+    def mark(self, phase: str, begin_s: float, end_s: float) -> None:
+        """Something was done between these moments of the monotonic clock; phases do not overlap."""
+        self._marks[phase].append((begin_s, end_s))
+
+    def report(self) -> Usage:
+        """Of the time since the last report, or since the start."""
+        now, counted = read_machine(self._root), self._count()
+        usage = _usage(self._before, now, self._counted, counted)
+        if self._sampler is not None:
+            usage = self._with_energy(usage, now)
+        elif self._board is not None:
+            usage = self._with_estimate(usage)
+        self._before, self._counted = now, counted
+        self._marks.clear()
+        return usage
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._sampler is not None:
+            self._sampler.stop()
+        if self._perf is not None:
+            self._perf.close()
+
+    def _count(self) -> Counts | None:
+        return self._perf.read() if self._perf else None
+
+    def _with_energy(self, usage: Usage, now: Machine) -> Usage:
+        assert self._sampler is not None
+        assert self._meter is not None
+        samples, problems, cpu_s = self._sampler.take()
+        flags = [f"{number} times: {problem}" for problem, number in sorted(problems.items())]
+        energy: Energy | None = None
+        phases: dict[str, Energy] = {}
+        try:
+            curve = Curve(samples, self._meter.period_s, self._meter.accuracy.window_s)
+            span = (self._before.at_s, now.at_s)
+            energy = energy_of(curve, Intervals.of([span]), self._meter)
+            marks = {phase: Intervals.of(found) for phase, found in self._marks.items()}
+            phases, doubts = energy_by_phase(curve, marks, *span, self._meter)
+            flags += doubts
+        except UserError as error:
+            flags.append(str(error))
+        if _drifted(self._before.temperature_c, now.temperature_c):
+            flags.append(f"the processor became more than {_DRIFT_C:g} C hotter or colder")
+        return msgspec.structs.replace(
+            usage,
+            meter=self._meter.name,
+            energy=energy,
+            phases=phases,
+            flags=tuple(flags),
+            samples=len(samples.at_s),
+            meter_cpu_s=cpu_s,
+        )
+
+    def _with_estimate(self, usage: Usage) -> Usage:
+        assert self._board is not None
+        busy_s = usage.cpu_s if usage.busy_core_s is None else usage.busy_core_s
+        activity = Activity(usage.seconds, busy_s, usage.sent_bytes or 0, usage.received_bytes or 0)
+        total, _ = estimate(self._board, activity, throttled=bool(usage.throttled), simulated=self._root.replaced)
+        return msgspec.structs.replace(usage, meter=f"coefficients of {self._board.name}", energy=total)
+
+
+def _usage(before: Machine, now: Machine, counted: Counts | None, counted_now: Counts | None) -> Usage:
+    def passed(earlier: float | None, later: float | None) -> float | None:
+        return None if earlier is None or later is None or later < earlier else later - earlier
+
+    spent = {mhz: now.residency_s[mhz] - before.residency_s.get(mhz, 0.0) for mhz in now.residency_s}
+    whole = sum(spent.values())
+    cycles = instructions = None
+    if counted and counted_now:
+        cycles, instructions = counted_now.cycles - counted.cycles, counted_now.instructions - counted.instructions
+    sent = passed(before.sent_bytes, now.sent_bytes)
+    received = passed(before.received_bytes, now.received_bytes)
+    return Usage(
+        seconds=now.at_s - before.at_s,
+        cpu_s=now.cpu_s - before.cpu_s,
+        busy_core_s=passed(before.busy_s, now.busy_s),
+        rss_peak_bytes=now.rss_peak_bytes,
+        sent_bytes=None if sent is None else int(sent),
+        received_bytes=None if received is None else int(received),
+        cycles=cycles,
+        instructions=instructions,
+        mean_mhz=sum(mhz * seconds for mhz, seconds in spent.items()) / whole if whole > 0 else None,
+        temperature_c=now.temperature_c,
+        throttled=tuple(sorted(now.throttled - before.throttled)),
+        wifi=wifi_since(before.wifi, now.wifi),
+    )
+
+
+def _drifted(before_c: float | None, after_c: float | None) -> bool:
+    return before_c is not None and after_c is not None and abs(after_c - before_c) > _DRIFT_C

@@ -1,0 +1,104 @@
+"""A thread that reads a meter, ten times a second unless the meter is slower."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from cutlayer_profiles.curve import Samples
+from cutlayer_profiles.meters import Meter
+
+__all__ = ["Sampler"]
+
+_SLOW_SHARE = 0.5
+_TRIES = 3
+
+
+class Sampler:
+    """Reads a meter until it is stopped; what goes wrong with a reading is kept, and the reading left out.
+
+    The moment of a reading is the middle of the time that it took. One that took more than half a period says too little
+    about when it was.
+
+    Args:
+        meter: is read in this thread only, and once more for each `take`.
+        clock: the one on which phases are marked.
+        wait: until the next reading, given seconds; returns True to end.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self._meter, self._clock = meter, clock
+        self._ended = threading.Event()
+        self._wait = wait or self._ended.wait
+        self._lock = threading.Lock()
+        self._at_s: list[float] = []
+        self._values: list[float] = []
+        self._problems: dict[str, int] = {}
+        self._cpu_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read, once before this returns."""
+        self._insist()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wait for the thread's end."""
+        self._ended.set()
+        self._thread.join()
+
+    def take(self) -> tuple[Samples, dict[str, int], float]:
+        """What was read since the last call, with the last reading of that call and one of now.
+
+        Returns:
+            The samples; how often each problem was met; and the core seconds that reading took.
+        """
+        self._insist()
+        with self._lock:
+            samples = Samples(np.array(self._at_s), np.array(self._values), self._meter.counts)
+            problems, cpu_s = self._problems, self._cpu_s
+            self._at_s, self._values = self._at_s[-1:], self._values[-1:]
+            self._problems, self._cpu_s = {}, 0.0
+        return samples, problems, cpu_s
+
+    def _run(self) -> None:
+        due = self._clock()
+        while True:
+            self._sample()
+            due = max(due + self._meter.period_s, self._clock())  # what was missed is not made up for
+            if self._wait(due - self._clock()):
+                return
+
+    def _insist(self) -> None:
+        """A reading of now, on which the edge of an interval depends."""
+        any(self._sample() for _ in range(_TRIES))
+
+    def _sample(self) -> bool:
+        """Whether there is a reading of now."""
+        with self._lock:
+            spent = time.thread_time()
+            began = self._clock()
+            try:
+                value = self._meter.read()
+            except (OSError, ValueError) as error:
+                self._note(str(error))
+            else:
+                ended = self._clock()
+                if ended - began > _SLOW_SHARE * self._meter.period_s:
+                    self._note(f"{self._meter.name} took more than half a period")
+                elif not self._at_s or (began + ended) / 2 > self._at_s[-1]:
+                    self._at_s.append((began + ended) / 2)
+                    self._values.append(value)
+                    return True
+            finally:
+                self._cpu_s += time.thread_time() - spent
+        return False
+
+    def _note(self, problem: str) -> None:
+        self._problems[problem] = self._problems.get(problem, 0) + 1
