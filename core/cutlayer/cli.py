@@ -24,6 +24,8 @@ app = typer.Typer(
 
 trial_app = typer.Typer(help="Run a trial in the lab, or watch one.", no_args_is_help=True)
 app.add_typer(trial_app, name="trial")
+profile_app = typer.Typer(help="What training cost the devices, and what a setting saves.", no_args_is_help=True)
+app.add_typer(profile_app, name="profile")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 _Trial = Annotated[Path, typer.Argument(help="The trial file.", metavar="TRIAL.TOML")]
@@ -186,6 +188,49 @@ def certs(
         from cutlayer_server.certs import certs as run
 
         run(folder, broker, device, port, days)
+
+
+_Board = Annotated[
+    str,
+    typer.Option(help="Estimate joules for this board: pi4, pi5, ... or a TOML file. Default: what devices reported."),
+]
+_Slower = Annotated[
+    float, typer.Option(min=0.01, help="Core seconds of that board for one of the machine that was measured.")
+]
+
+
+@profile_app.command("trial")
+def profile_trial(
+    run_dir: Annotated[Path, typer.Argument(help="A run record.")],
+    board: _Board = "",
+    slower: _Slower = 1.0,
+    as_json: _Json = False,
+) -> None:
+    """What each round of a run cost its devices: time, core seconds, bytes, joules."""
+    with _command("device", "numpy"):
+        from cutlayer_profiles.comparison.cli import profile_trial as run
+
+        run(run_dir, board, slower, as_json)
+
+
+@profile_app.command("compare")
+def profile_compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Run records, or folders with repeats; the first is compared with the others.")
+    ],
+    board: _Board = "",
+    slower: _Slower = 1.0,
+    accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Compare also what it cost to be so accurate, a share of 1.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page with charts here.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """How much less one setting costs than another, with confidence intervals over repeats."""
+    with _command("server", "matplotlib", "jinja2"):
+        from cutlayer_profiles.comparison.cli import compare_runs as run
+
+        run(folders, board, slower, accuracy, page, as_json)
 
 
 @app.command()

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-__all__ = ["accuracy_chart", "loss_chart", "phase_chart", "traffic_chart"]
+__all__ = ["accuracy_chart", "cost_chart", "loss_chart", "phase_chart", "traffic_chart"]
 
 _UP, _DOWN = "#2f6fde", "#e0793a"
 _TRAIN, _TEST = "#8a94a6", "#2f6fde"
+_SETTINGS = ("#8a94a6", "#2f6fde", "#e0793a", "#4fae8c", "#6a4fbf", "#c9b458")
 _PHASES = {
     "load": "#c9b458",
     "forward": "#2f6fde",
@@ -83,6 +84,34 @@ def phase_chart(seconds: Mapping[str, Mapping[str, float]]) -> str:
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("seconds, all epochs")
         figure.legend(frameon=False, ncols=4, loc="outside upper center", handlelength=1)
+        return _svg(figure)
+
+
+def cost_chart(
+    curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], label: str, watermark: str
+) -> str:
+    """Test accuracy, as shares of 1, against what it had cost by then.
+
+    Args:
+        curves: of each setting its repeats, each with costs and accuracies.
+        label: of the costs, with their unit.
+        watermark: across the chart; empty for none.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        for (name, repeats), colour in zip(curves.items(), _SETTINGS, strict=False):
+            for number, (costs, accuracies) in enumerate(repeats):
+                label_once = name if number == 0 else None
+                axes.plot(costs, accuracies, color=colour, label=label_once, linewidth=1.4, marker="o", markersize=2.5)
+        if watermark:
+            axes.text(
+                0.5, 0.5, watermark, transform=axes.transAxes, ha="center", va="center", color="#c3c9d4", fontsize=13
+            )
+        axes.set_xlabel(label)
+        axes.set_ylabel("test accuracy")
+        axes.set_xlim(left=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.legend(frameon=False)
         return _svg(figure)
 
 

@@ -1,0 +1,116 @@
+"""``cutlayer profile trial`` and ``cutlayer profile compare``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from cutlayer.energy import Energy
+from cutlayer.errors import UserError
+from cutlayer.events import EpochDone
+from cutlayer_profiles.coefficients import Board, board_named
+from cutlayer_profiles.comparison.page import label_of, write_page
+from cutlayer_profiles.comparison.savings import Comparison, compare_groups, series_of
+from cutlayer_profiles.costs import Cost, costs_of, doubts_of, repeats
+
+__all__ = ["compare_runs", "profile_trial"]
+
+
+def profile_trial(run_dir: Path, board: str, slower: float, as_json: bool) -> None:
+    """What each round of a run cost its devices, and each phase. Raises `UserError`."""
+    (run,) = repeats(run_dir)[:1]
+    coefficients = _board(board)
+    costs, epochs = costs_of(run, coefficients, slower), run.all(EpochDone)
+    if not costs:
+        raise UserError(f"{run_dir}: no epoch was finished")
+    doubts = doubts_of(run) + _cautions(coefficients, slower)
+    if as_json:
+        lines = [{"epoch": epoch.epoch, **cost._asdict()} for epoch, cost in zip(epochs, costs, strict=True)]
+        print(msgspec.json.encode({"epochs": lines, "doubts": doubts}).decode())
+        return
+    console = Console(highlight=False)
+    console.print(_rounds(epochs, costs))
+    whole = sum(costs[1:], costs[0])
+    for phase, energies in whole.phases.items():
+        console.print(f"{phase:<10} {', '.join(map(str, energies.values()))}")
+    for energy in whole.energy.values():
+        console.print(f"whole run  {energy}")
+    for doubt in doubts:
+        console.print(f"note: {doubt}", soft_wrap=True)
+
+
+def compare_runs(
+    folders: Sequence[Path], board: str, slower: float, accuracy: float | None, page: Path | None, as_json: bool
+) -> None:
+    """How much less the runs of each further folder cost than those of the first. Raises `UserError`."""
+    runs = {folder.name: repeats(folder) for folder in folders}
+    if len(folders) < 2 or len(runs) < len(folders):
+        raise UserError("profile compare: give two or more folders of different names, first the one to compare with")
+    coefficients = _board(board)
+    groups = {name: [series_of(run, coefficients, slower) for run in each] for name, each in runs.items()}
+    doubts = [doubt for each in runs.values() for run in each for doubt in doubts_of(run)]
+    doubts += _cautions(coefficients, slower)
+    comparison = compare_groups(groups, accuracy)
+    if as_json:
+        print(msgspec.json.encode({**comparison._asdict(), "doubts": doubts}).decode())
+    else:
+        console = Console(highlight=False)
+        for name in comparison.whole:
+            console.print(_savings(next(iter(groups)), name, comparison))
+        for doubt in doubts:
+            console.print(f"note: {doubt}", soft_wrap=True)
+    if page is not None:
+        mark = "estimated, not measured" if coefficients else "not measured"
+        write_page(page, groups, comparison, doubts, mark)
+        Console(stderr=True, highlight=False).print(f"page: {page}", soft_wrap=True)
+
+
+def _board(name: str) -> Board | None:
+    return board_named(name) if name else None
+
+
+def _cautions(board: Board | None, slower: float) -> list[str]:
+    """What an estimate by coefficients is worth."""
+    if board is None:
+        return []
+    text = (
+        f"joules are an estimate for {board.name} from measured core seconds and bytes, as if it took {slower:g} times the "
+        "core seconds of the machine that was measured; ratios say more than amounts"
+    )
+    return [text]
+
+
+def _rounds(epochs: Sequence[EpochDone], costs: Sequence[Cost]) -> Table:
+    columns = sorted({column for cost in costs for column in cost.energy})
+    table = Table(box=None, pad_edge=False)
+    for head in ("epoch", "mode", "accuracy", "seconds", "core s", "MB up", "MB down", *map(label_of, columns)):
+        table.add_column(head, justify="left" if head == "mode" else "right")
+    for epoch, cost in zip(epochs, costs, strict=True):
+        table.add_row(
+            str(epoch.epoch + 1),
+            epoch.mode,
+            f"{epoch.test_accuracy:.1%}",
+            f"{cost.seconds:.2f}",
+            f"{cost.client_cpu_s:.2f}",
+            f"{cost.sent_bytes / 1e6:.2f}",
+            f"{cost.received_bytes / 1e6:.2f}",
+            *(_with_bounds(cost.energy.get(column)) for column in columns),
+        )
+    return table
+
+
+def _with_bounds(energy: Energy | None) -> str:
+    return "" if energy is None else f"{energy.energy_j:.3g} ({energy.low_j:.3g} to {energy.high_j:.3g})"
+
+
+def _savings(base: str, name: str, comparison: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, title=f"{name}: how many times less than {base}", title_justify="left")
+    table.add_column("")
+    table.add_column("whole run", justify="right")
+    table.add_column(f"until {comparison.accuracy:.1%}", justify="right")
+    for what, ratio in comparison.whole[name].items():
+        equal = comparison.to_accuracy[name].get(what)
+        table.add_row(label_of(what), str(ratio), str(equal) if equal else "not reached")
+    return table

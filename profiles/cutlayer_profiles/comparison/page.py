@@ -1,0 +1,80 @@
+"""A page that shows two settings beside each other: accuracy against what it cost, and the savings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from cutlayer.files import replace_file
+from cutlayer_profiles.comparison.savings import Comparison, Series
+from cutlayer_profiles.costs import Cost
+from cutlayer_profiles.report.charts import cost_chart
+
+__all__ = ["label_of", "write_page"]
+
+LABELS = {
+    "seconds": "time",
+    "client_cpu_s": "client core seconds",
+    "bytes": "traffic",
+    "client_compute_by_passes": "client compute by passes",
+}
+
+
+def label_of(what: str) -> str:
+    """For people; a column of joules says its kind and scope, and that an estimate is one."""
+    if not what.startswith("energy_"):
+        return LABELS[what]
+    about = "≈ " if "estimated" in what else ""
+    return f"{about}joules, {what.removeprefix('energy_').removesuffix('_j').replace('_', ' ')}"
+
+
+def write_page(
+    path: Path, groups: Mapping[str, Sequence[Series]], comparison: Comparison, doubts: Sequence[str], watermark: str
+) -> Path:
+    """Write the page, which needs no network. Raises `OSError`.
+
+    Args:
+        path: where.
+        groups: repeats by their setting's name.
+        comparison: of these.
+        doubts: what is wrong with the numbers.
+        watermark: across charts of joules that are no measurement.
+    """
+    environment = Environment(
+        loader=PackageLoader("cutlayer_profiles.comparison"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    columns = sorted({column for series in groups.values() for each in series for column in each.costs[-1].energy})
+    charts = {
+        "traffic": _chart(groups, lambda cost: (cost.sent_bytes + cost.received_bytes) / 1e6, "MB, both ways", ""),
+        "client core seconds": _chart(groups, lambda cost: cost.client_cpu_s, "core seconds of the devices", ""),
+    }
+    for column in columns:
+        read = partial(_joules, column)
+        charts[label_of(column)] = _chart(groups, read, label_of(column), "" if "measured" in column else watermark)
+    content = environment.get_template("comparison.html.jinja").render(
+        base=next(iter(groups)),
+        repeats={name: len(series) for name, series in groups.items()},
+        charts=charts,
+        whats={what: label_of(what) for ratios in comparison.whole.values() for what in ratios},
+        comparison=comparison,
+        doubts=doubts,
+    )
+    replace_file(path, content.encode())
+    return path
+
+
+def _joules(column: str, cost: Cost) -> float:
+    return cost.energy[column].energy_j if column in cost.energy else 0.0  # before the first report
+
+
+def _chart(groups: Mapping[str, Sequence[Series]], amount: Callable[[Cost], float], label: str, mark: str) -> str:
+    curves = {
+        name: [([amount(cost) for cost in each.costs], each.accuracies) for each in series]
+        for name, series in groups.items()
+    }
+    return cost_chart(curves, label, mark)

@@ -1,0 +1,128 @@
+"""How much less one setting costs than another, over repeats, with confidence intervals."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from statistics import NormalDist, fmean, variance
+from typing import NamedTuple
+
+from cutlayer.errors import UserError
+from cutlayer.events import EpochDone
+from cutlayer.record import Run
+from cutlayer_profiles.coefficients import Board
+from cutlayer_profiles.costs import Cost, costs_of
+
+__all__ = ["Comparison", "Ratio", "Series", "compare_groups", "ratio", "series_of"]
+
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""97.5 % of Student's t, with 1 to 10 degrees of freedom."""
+
+
+class Series(NamedTuple):
+    """One run: what it had cost, and how accurate it was, after each epoch."""
+
+    name: str
+    costs: list[Cost]
+    accuracies: list[float]
+
+    def until(self, accuracy: float) -> Cost | None:
+        """What it had cost when it first was so accurate; None if it never was."""
+        return next((cost for cost, each in zip(self.costs, self.accuracies, strict=True) if each >= accuracy), None)
+
+
+class Ratio(NamedTuple):
+    """How many times less; with the bounds of 95 % if there are repeats of both."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f}x"
+        return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})"
+
+
+class Comparison(NamedTuple):
+    """Of each setting but the first with the first one.
+
+    Attributes:
+        accuracy: the test accuracy of ``to_accuracy``, as a share of 1.
+        whole: ratios of the whole runs, by setting and by what they are of.
+        to_accuracy: of what it had cost when a run was first so accurate; empty where one never was.
+    """
+
+    accuracy: float
+    whole: dict[str, dict[str, Ratio]]
+    to_accuracy: dict[str, dict[str, Ratio]]
+
+
+def series_of(run: Run, board: Board | None = None, slower: float = 1.0) -> Series:
+    """Raises `UserError` as `costs_of`, and if no epoch was finished."""
+    costs = costs_of(run, board, slower)
+    if not costs:
+        raise UserError(f"{run.path}: no epoch was finished")
+    accuracies = [epoch.test_accuracy for epoch in run.all(EpochDone)]
+    return Series(run.path.name, list(accumulate(costs)), accuracies)
+
+
+def compare_groups(groups: Mapping[str, Sequence[Series]], accuracy: float | None = None) -> Comparison:
+    """Repeats of several settings, the first of which the others are compared with.
+
+    Args:
+        groups: by the setting's name.
+        accuracy: at which they are compared besides; default: the greatest that every run reached at some time.
+    """
+    if accuracy is None:
+        accuracy = min(max(each.accuracies) for series in groups.values() for each in series)
+    base, *others = groups
+    whole = {name: _compare(*([each.costs[-1] for each in groups[one]] for one in (base, name))) for name in others}
+    reached = {name: [each.until(accuracy) for each in series] for name, series in groups.items()}
+    equal: dict[str, dict[str, Ratio]] = {}
+    for name in others:
+        one, two = ([cost for cost in reached[each] if cost is not None] for each in (base, name))
+        complete = len(one) == len(reached[base]) and len(two) == len(reached[name])
+        equal[name] = _compare(one, two) if complete else {}
+    return Comparison(accuracy, whole, equal)
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
+    """The geometric means of ``base`` over those of ``other``, by Welch's interval on their logarithms."""
+    if min((*base, *other)) <= 0:
+        return Ratio(math.inf if min(other) <= 0 < min(base) else math.nan, None, None)
+    one, two = [math.log(value) for value in base], [math.log(value) for value in other]
+    middle = fmean(one) - fmean(two)
+    if len(one) < 2 or len(two) < 2:
+        return Ratio(math.exp(middle), None, None)
+    parts = [variance(each) / len(each) for each in (one, two)]
+    error = math.sqrt(sum(parts))
+    if error == 0.0:
+        return Ratio(math.exp(middle), math.exp(middle), math.exp(middle))
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(each) - 1) for part, each in zip(parts, (one, two), strict=True))
+    half = _t95(freedom) * error
+    return Ratio(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+
+
+def _t95(freedom: float) -> float:
+    """Of Student's t; with fewer degrees of freedom than there are, where the table has a step."""
+    whole = max(int(freedom), 1)
+    return _T95[whole - 1] if whole <= len(_T95) else max(NormalDist().inv_cdf(0.975) * (1 + 1.2 / whole), 1.96)
+
+
+def _compare(base: Sequence[Cost], other: Sequence[Cost]) -> dict[str, Ratio]:
+    """How many times less ``other`` cost than ``base``, by what: time, core seconds, bytes, compute by the book, and joules.
+
+    Energies are compared column by column, so measured ones with measured ones.
+    """
+    whats: dict[str, Callable[[Cost], float]] = {
+        "seconds": lambda cost: cost.seconds,
+        "client_cpu_s": lambda cost: cost.client_cpu_s,
+        "bytes": lambda cost: cost.sent_bytes + cost.received_bytes,
+        "client_compute_by_passes": lambda cost: cost.passes_of_3,
+    }
+    columns = set.intersection(*(set(cost.energy) for cost in (*base, *other)))
+    found = {what: ratio([read(cost) for cost in base], [read(cost) for cost in other]) for what, read in whats.items()}
+    for column in sorted(columns):
+        joules = [[cost.energy[column].energy_j for cost in costs] for costs in (base, other)]
+        found[column] = ratio(*joules)
+    return found

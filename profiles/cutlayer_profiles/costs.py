@@ -1,0 +1,151 @@
+"""What a run cost its devices, epoch by epoch, from the run record alone."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from cutlayer.energy import Energy, total
+from cutlayer.errors import UserError
+from cutlayer.events import ClientPass, EpochDone, Resumed, Step
+from cutlayer.record import Run, read_run
+from cutlayer_profiles.coefficients import Activity, Board, estimate
+
+__all__ = ["Cost", "costs_of", "doubts_of", "repeats"]
+
+
+class Cost(NamedTuple):
+    """Of one epoch over all devices, or of several epochs together.
+
+    Attributes:
+        epochs: how many.
+        seconds: of training, without the evaluations.
+        client_cpu_s: core seconds of the devices' processes.
+        sent_bytes, received_bytes: whole MQTT packets, as counted at the server.
+        samples_forward, samples_backward: that the devices passed through their models.
+        energy: by column, which says kind and scope.
+        phases: likewise, of each phase.
+    """
+
+    epochs: int
+    seconds: float
+    client_cpu_s: float
+    sent_bytes: int
+    received_bytes: int
+    samples_forward: int
+    samples_backward: int
+    energy: dict[str, Energy]
+    phases: dict[str, dict[str, Energy]]
+
+    def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
+        """Both, one after the other."""
+        names = sorted(self.phases.keys() | other.phases.keys())
+        return Cost(
+            epochs=self.epochs + other.epochs,
+            seconds=self.seconds + other.seconds,
+            client_cpu_s=self.client_cpu_s + other.client_cpu_s,
+            sent_bytes=self.sent_bytes + other.sent_bytes,
+            received_bytes=self.received_bytes + other.received_bytes,
+            samples_forward=self.samples_forward + other.samples_forward,
+            samples_backward=self.samples_backward + other.samples_backward,
+            energy=_merged([self.energy, other.energy]),
+            phases={name: _merged([self.phases.get(name, {}), other.phases.get(name, {})]) for name in names},
+        )
+
+    @property
+    def passes_of_3(self) -> float:
+        """Client compute by the book: a backward pass is two forward ones (Chen et al., arXiv 2107.09786)."""
+        return self.samples_forward + 2.0 * self.samples_backward
+
+
+def repeats(path: Path) -> list[Run]:
+    """The run in this folder, or the runs in its sub-folders. Raises `UserError` if there is none."""
+    if (path / "events.jsonl").exists():
+        return [read_run(path)]
+    found = [read_run(each.parent) for each in sorted(path.glob("*/events.jsonl"))]
+    if not found:
+        raise UserError(f"{path}: is neither a run record nor a folder of such")
+    return found
+
+
+def costs_of(run: Run, board: Board | None = None, slower: float = 1.0) -> list[Cost]:
+    """One a finished epoch.
+
+    Args:
+        run: with devices that reported what they spent.
+        board: to estimate joules by its coefficients; without one they are those that the devices reported.
+        slower: how many core seconds that board needs for one of the machine where the run was recorded.
+
+    Raises:
+        UserError: the devices reported nothing.
+    """
+    epochs = run.all(EpochDone)
+    passes: list[ClientPass] = run.all(ClientPass)
+    if not passes or any(each.usage is None for each in passes):
+        raise UserError(f"{run.path}: its devices did not report what they spent; they are of an older cutlayer")
+    devices = len({each.device for each in passes})
+    samples: Counter[tuple[int, str]] = Counter()
+    for step in run.all(Step):
+        samples[step.epoch, step.device] += step.samples
+    return [_cost(epoch, passes, samples, devices, board, slower) for epoch in epochs]
+
+
+def doubts_of(run: Run) -> list[str]:
+    """Why its joules, or all of its costs, are not what the devices spent."""
+    usages = [each.usage for each in run.all(ClientPass) if each.usage]
+    doubts = []
+    unmetered = sum(usage.energy is None for usage in usages)
+    if 0 < unmetered < len(usages):
+        doubts.append(
+            f"{run.path.name}: the meter told nothing in {unmetered} of {len(usages)} passes, so there are no joules"
+        )
+    if flags := {flag for usage in usages for flag in usage.flags}:
+        doubts.append(f"{run.path.name}: {'; '.join(sorted(flags)[:3])}{', and others' if len(flags) > 3 else ''}")
+    if held := {what for usage in usages for what in usage.throttled}:
+        doubts.append(f"{run.path.name}: the processor was held back: {', '.join(sorted(held))}")
+    if again := sum(isinstance(fault, Resumed) for fault in run.faults):
+        doubts.append(f"{run.path.name}: a side started anew {again} times; what was done twice is not counted")
+    return doubts
+
+
+def _cost(
+    epoch: EpochDone,
+    passes: list[ClientPass],
+    samples: Counter[tuple[int, str]],
+    devices: int,
+    board: Board | None,
+    slower: float,
+) -> Cost:
+    own = [each for each in passes if each.epoch == epoch.epoch]
+    usages = [each.usage for each in own if each.usage]
+    modes = {each.device: epoch.modes.get(each.device, epoch.mode) for each in own}
+    forward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode != "silent")
+    backward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode == "exchange")
+    cpu_s = sum(usage.cpu_s for usage in usages)
+    metered = all(each.usage and each.usage.energy for each in passes)
+    energies = [usage.energy for usage in usages if usage.energy and metered]
+    phases = {name for usage in usages for name in usage.phases}
+    if board is not None:
+        activity = Activity(devices * epoch.duration_s, slower * cpu_s, epoch.up_bytes, epoch.down_bytes)
+        energies, phases = list(estimate(board, activity)), set()
+    return Cost(
+        epochs=1,
+        seconds=epoch.duration_s,
+        client_cpu_s=cpu_s,
+        sent_bytes=epoch.up_bytes,
+        received_bytes=epoch.down_bytes,
+        samples_forward=forward,
+        samples_backward=backward,
+        energy=_by_column(energies),
+        phases={name: _by_column([u.phases[name] for u in usages if name in u.phases]) for name in sorted(phases)},
+    )
+
+
+def _by_column(energies: list[Energy]) -> dict[str, Energy]:
+    """Sums of those that are alike."""
+    columns = sorted({energy.column for energy in energies})
+    sums = {column: total(energy for energy in energies if energy.column == column) for column in columns}
+    return {column: whole for column, whole in sums.items() if whole is not None}
+
+
+def _merged(tables: list[dict[str, Energy]]) -> dict[str, Energy]:
+    return _by_column([energy for table in tables for energy in table.values()])
