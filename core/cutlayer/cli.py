@@ -199,6 +199,25 @@ _Slower = Annotated[
 ]
 
 
+@profile_app.command("client")
+def profile_client(
+    bundles: Annotated[list[Path], typer.Argument(help="What `cutlayer export` wrote; several, such as one a cut.")],
+    batch_size: Annotated[list[int], typer.Option(min=1, help="Samples a step; repeatable.")] = [32],  # noqa: B006
+    threads: Annotated[list[int], typer.Option(min=0, help="Threads of the engine, 0 for all; repeatable.")] = [1],  # noqa: B006
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to train for each.")] = 5.0,
+    idle_s: Annotated[float, typer.Option(min=0, help="How long to rest before and after each, for the meter.")] = 0.0,
+    energy: Annotated[str, typer.Option(help="auto, none, or require=measured.")] = "auto",
+    meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the board profile here, as JSON.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """On the board: what a training step costs, by phase, over batch sizes and threads."""
+    with _command("device", "onnxruntime"):
+        from cutlayer_device.board_profile import profile_clients as run
+
+        run(bundles, batch_size, threads, seconds, idle_s, energy, meters, out, as_json)
+
+
 @profile_app.command("trial")
 def profile_trial(
     run_dir: Annotated[Path, typer.Argument(help="A run record.")],

@@ -56,4 +56,6 @@ def _board(root: Root, settings: Settings, findings: list[Finding]) -> Board | N
 
 
 def _reasons(findings: list[Finding]) -> str:
-    return "; ".join(f"{found.probe}: {found.detail}" for found in findings) + "; `cutlayer doctor` says more"
+    """What stands in the way; or that there is nothing at all."""
+    found = "; ".join(f"{each.probe}: {each.detail}" for each in findings if each.status in ("denied", "unfit"))
+    return f"{found or 'no meter, and no coefficients of this machine'}; `cutlayer doctor` says more"

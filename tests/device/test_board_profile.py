@@ -1,0 +1,64 @@
+"""`cutlayer profile client` as its user runs it, and what it measures, with a meter of known power."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cutlayer.bundle import read_bundle
+from cutlayer_device.measurement import Setting, measure_step
+from cutlayer_profiles.meters import Accuracy, Meter, Root
+from cutlayer_profiles.profiler import Profiler
+
+
+def profile(*words):
+    command = [sys.executable, "-m", "cutlayer", "profile", "client", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_setting_is_measured_in_a_process_of_its_own(digits, tmp_path):
+    bundle, out = digits / "client.bundle", tmp_path / "board.json"
+    options = ["--batch-size", 1, "--batch-size", 32, "--threads", 1, "--threads", 2, "--seconds", 0.2]
+    done = profile(bundle, *options, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert json.loads(out.read_text()) == found
+    assert [(each["batch_size"], each["threads"]) for each in found["steps"]] == [(1, 1), (1, 2), (32, 1), (32, 2)]
+    for each in found["steps"]:
+        assert set(each["phases_ms"]) == {"forward", "encode", "decode", "backward"}
+        assert sum(each["phases_ms"].values()) <= 1.5 * each["step_ms"]
+        assert each["payload_bytes"] == 256 * each["batch_size"], "a byte an entry"
+        assert each["rss_peak_bytes"] < 300e6
+        assert each["energy"] is None
+
+
+def test_a_mistake_is_named_before_anything_is_measured(digits, tmp_path):
+    for words, message in (
+        ([tmp_path / "nothing"], "nothing"),
+        ([digits / "client.bundle", "--energy", "require=measured"], "--energy: require=measured cannot be had here"),
+    ):
+        done = profile(*words, "--seconds", 0.1)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "a step" not in done.stdout
+
+
+class Socket(Meter):
+    """Ten watts, always."""
+
+    def __init__(self):
+        super().__init__(Root(), "socket", "measured", "dc_input", Accuracy(gain=0.0), period_s=0.005)
+
+    def read(self):
+        return 10.0
+
+
+def test_a_step_costs_its_share_of_what_the_meter_told(digits):
+    profiler = Profiler(Root(), Socket())
+    cost = measure_step(read_bundle(digits / "client.bundle"), Setting(digits, 32, 1, 0.4, 0.2), profiler)
+    profiler.close()
+    assert cost.energy.energy_j * cost.steps == pytest.approx(10 * 0.4, rel=0.2)
+    assert (cost.energy.kind, cost.energy.scope) == ("measured", "dc_input")
+    assert cost.idle_w == pytest.approx(10, rel=0.05)
+    assert cost.cpu_ms > 0
