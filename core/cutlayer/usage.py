@@ -6,7 +6,7 @@ import msgspec
 
 from cutlayer.energy import Energy
 
-__all__ = ["Usage", "Wifi"]
+__all__ = ["Slot", "Usage", "Wifi"]
 
 _MOST_LETTERS, _MOST_PARTS = 400, 64
 
@@ -25,6 +25,14 @@ class Wifi(_Report, frozen=True):
     """Since the last report."""
     power_save: bool | None = None
     network: str = ""
+
+
+class Slot(_Report, frozen=True):
+    """A stretch of the time of a report, of even lengths one after another."""
+
+    power_w: float
+    phase: str
+    """The one that took most of it."""
 
 
 class Usage(_Report, frozen=True):
@@ -52,6 +60,8 @@ class Usage(_Report, frozen=True):
     """Of all the time."""
     phases: dict[str, Energy] = {}
     """Of each phase in which the meter was read often enough."""
+    trace: tuple[Slot, ...] = ()
+    """The power over the time, of the kind and scope of ``energy``; for a picture."""
     samples: int = 0
     """Readings of the meter."""
     meter_cpu_s: float = 0.0

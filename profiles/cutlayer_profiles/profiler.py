@@ -6,14 +6,14 @@ import msgspec
 
 from cutlayer.energy import Energy
 from cutlayer.errors import UserError
-from cutlayer.usage import Usage
+from cutlayer.usage import Slot, Usage
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 from cutlayer_profiles.curve import Curve
 from cutlayer_profiles.machine import Machine, read_machine, wifi_since
 from cutlayer_profiles.meters import Meter, Root
 from cutlayer_profiles.perf import Counts, PerfCounters
 from cutlayer_profiles.sampler import Sampler
-from cutlayer_profiles.windows import Intervals, energy_by_phase, energy_of
+from cutlayer_profiles.windows import Intervals, energy_by_phase, energy_of, trace_of
 
 __all__ = ["Profiler"]
 
@@ -74,6 +74,7 @@ class Profiler:
         flags = [f"{number} times: {problem}" for problem, number in sorted(problems.items())]
         energy: Energy | None = None
         phases: dict[str, Energy] = {}
+        trace: tuple[Slot, ...] = ()
         try:
             curve = Curve(samples, self._meter.period_s, self._meter.accuracy.window_s)
             span = (self._before.at_s, now.at_s)
@@ -81,6 +82,7 @@ class Profiler:
             marks = {phase: Intervals.of(found) for phase, found in self._marks.items()}
             phases, doubts = energy_by_phase(curve, marks, *span, self._meter)
             flags += doubts
+            trace = trace_of(curve, marks, *span)
         except UserError as error:
             flags.append(str(error))
         if _drifted(self._before.temperature_c, now.temperature_c):
@@ -90,6 +92,7 @@ class Profiler:
             meter=self._meter.name,
             energy=energy,
             phases=phases,
+            trace=trace,
             flags=tuple(flags),
             samples=len(samples.at_s),
             meter_cpu_s=cpu_s,

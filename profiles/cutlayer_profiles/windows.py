@@ -7,16 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.energy import Energy
+from cutlayer.usage import Slot
 from cutlayer_profiles.curve import Curve
 from cutlayer_profiles.meters import Meter
 
-__all__ = ["IDLE", "Intervals", "energy_by_phase", "energy_of"]
+__all__ = ["IDLE", "Intervals", "energy_by_phase", "energy_of", "trace_of"]
 
 IDLE = "idle"
 """The phase between all others."""
 _LEAST_SAMPLES = 10
 """In a phase, or its energy says more about when the meter was read than about the phase."""
 _MOST_GAPS = 0.02
+_MOST_SLOTS = 60
 
 
 class Intervals(NamedTuple):
@@ -76,6 +78,30 @@ def energy_by_phase(
             continue
         found[phase] = energy_of(curve, intervals, meter)
     return found, flags
+
+
+def trace_of(curve: Curve, marks: Mapping[str, Intervals], begin_s: float, end_s: float) -> tuple[Slot, ...]:
+    """The mean power of up to `_MOST_SLOTS` stretches with a sample each, and the phase that took most of each."""
+    number = min(_MOST_SLOTS, int(curve.samples_in(begin_s, end_s)))
+    if number < 2:
+        return ()
+    edges = np.linspace(begin_s, end_s, number + 1)
+    power_w = curve.energy_j(edges[:-1], edges[1:]) / np.diff(edges)
+    phases = {**marks, IDLE: _between(marks, begin_s, end_s)}
+    spent = np.stack([np.diff(_spent_until(intervals, edges)) for intervals in phases.values()])
+    names = list(phases)
+    return tuple(
+        Slot(power_w=float(watts), phase=names[place])
+        for watts, place in zip(power_w, spent.argmax(axis=0), strict=True)
+    )
+
+
+def _spent_until(intervals: Intervals, moments_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Seconds of the intervals before each moment."""
+    edges = np.stack([intervals.begin_s, intervals.end_s], axis=1).reshape(-1)
+    lengths = np.repeat(np.cumsum(intervals.end_s - intervals.begin_s), 2)
+    lengths[::2] -= intervals.end_s - intervals.begin_s
+    return np.interp(moments_s, edges, lengths) if len(edges) else np.zeros_like(moments_s)
 
 
 def _between(marks: Mapping[str, Intervals], begin_s: float, end_s: float) -> Intervals:

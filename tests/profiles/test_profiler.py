@@ -16,7 +16,7 @@ from cutlayer_profiles.curve import Curve, Samples
 from cutlayer_profiles.meters import Accuracy, Meter, Root, Settings
 from cutlayer_profiles.profiler import Profiler
 from cutlayer_profiles.sampler import Sampler
-from cutlayer_profiles.windows import IDLE, Intervals, energy_by_phase, energy_of
+from cutlayer_profiles.windows import IDLE, Intervals, energy_by_phase, energy_of, trace_of
 from profiles.boards import INA219, board, pi5
 
 
@@ -113,6 +113,18 @@ def test_a_phase_with_few_samples_or_long_gaps_has_no_energy():
     assert set(found) == {IDLE}
     assert found[IDLE].energy_j == pytest.approx(1.0 + 3.0 + 1.9)
     assert flags == ["silent: the meter was silent for more than 2% of it"]
+
+
+def test_a_trace_has_the_power_and_the_greatest_phase_of_each_stretch():
+    at = np.arange(0, 10.1, 0.1)
+    curve = Curve(Samples(at, np.where(at < 5, 2.0, 4.0)), 0.1)
+    marks = {"forward": Intervals.of([(1.0, 2.0), (2.0, 4.0)]), "backward": Intervals.of([(4.0, 9.0)])}
+    trace = trace_of(curve, marks, 0.0, 10.0)
+    assert len(trace) == 60
+    assert [slot.phase for slot in trace[::6]] == [IDLE, *["forward"] * 3, *["backward"] * 5, IDLE]
+    assert sum(slot.power_w for slot in trace) * 10 / 60 == pytest.approx(float(curve.energy_j(0.0, 10.0)))
+    assert {slot.phase for slot in trace_of(curve, {}, 0.0, 10.0)} == {IDLE}
+    assert trace_of(curve, marks, 3.01, 3.02) == ()
 
 
 def test_bounds_are_of_two_standard_deviations_of_gain_and_steps():

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cutlayer.events import Ended, EpochDone, Joined, Missed, Quarantined, Resumed, Started
+from cutlayer.energy import Energy
+from cutlayer.events import ClientPass, Ended, EpochDone, Joined, Missed, Quarantined, Resumed, Started
 from cutlayer.record import Record, read_run
+from cutlayer.usage import Slot, Usage
 from cutlayer_profiles.report import write_report
 from cutlayer_profiles.report.charts import phase_chart
 from harness import digits_trial, run_trial
@@ -98,6 +100,39 @@ def test_faults_are_listed(tmp_path):
     assert "<td>board-3</td></tr>" in text
     assert "board-2 was left out: it sent &lt;nonsense&gt;" in text
     assert "<td>board-1 started anew</td><td>step 31 of epoch 3</td>" in text
+
+
+def test_what_devices_spent_is_shown_with_its_kind_and_scope(tmp_path):
+    def energy(energy_j, kind):
+        return Energy(energy_j=energy_j, low_j=energy_j, high_j=energy_j, kind=kind, scope="dc_input")
+
+    record = Record(tmp_path, 'name = "t"')
+    for device, kind in (("a", "measured"), ("b", "estimated_prior")):
+        trace = (Slot(power_w=2.0, phase="wait"), Slot(power_w=4.0, phase="forward")) if kind == "measured" else ()
+        usage = Usage(
+            seconds=3.0, cpu_s=1.5, rss_peak_bytes=2**27, meter="m", energy=energy(9.0, kind),
+            phases={"forward": energy(6.0, kind)}, trace=trace, flags=("<b>hot</b>",),
+        )  # fmt: skip
+        record.write(ClientPass(time_s=3.0, epoch=0, device=device, steps=1, phases_s={"forward": 1.0}, usage=usage))
+    record.write(
+        EpochDone(
+            time_s=4.0, epoch=0, mode="exchange", loss=1.0, accuracy=0.5, test_loss=1.0, test_accuracy=0.5, steps=1,
+            duration_s=1.0, up_bytes=1, down_bytes=1, phases_s={"train": 1.0},
+        )
+    )  # fmt: skip
+    record.close("t")
+    text = write_report(tmp_path).read_text()
+    assert "9 J (9 to 9; measured, dc_input)" in text
+    assert "≈ 9 J (9 to 9; estimated_prior, dc_input)" in text
+    assert "18 J" not in text
+    for title in (
+        "Joules a round, measured dc input",
+        "Joules a round, estimated prior dc input",
+        "Power, measured dc input",
+    ):
+        assert f"<figcaption>{title}</figcaption>" in text
+    assert "Power, estimated" not in text
+    assert "<b>hot" not in text
 
 
 def test_an_unknown_phase_is_drawn_too():

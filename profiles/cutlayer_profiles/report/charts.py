@@ -9,7 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-__all__ = ["accuracy_chart", "cost_chart", "loss_chart", "phase_chart", "traffic_chart"]
+__all__ = [
+    "accuracy_chart",
+    "cost_chart",
+    "joules_chart",
+    "loss_chart",
+    "phase_chart",
+    "power_chart",
+    "traffic_chart",
+]
 
 _UP, _DOWN = "#2f6fde", "#e0793a"
 _TRAIN, _TEST = "#8a94a6", "#2f6fde"
@@ -27,6 +35,7 @@ _PHASES = {
     "network": "#f2c4a0",
     "server": "#c8bfe7",
     "wait": "#d9dde4",
+    "idle": "#e6dcc8",
 }
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -112,6 +121,61 @@ def cost_chart(
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def power_chart(traces: Mapping[str, Sequence[tuple[float, float, float, str]]], label: str) -> str:
+    """Power over time, one strip a device, coloured by phase.
+
+    Args:
+        traces: of each device stretches: begin and end in s, watts, phase.
+        label: of the power: its kind and scope.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.0, 1.2 + 1.3 * len(traces)), layout="constrained")
+        figure.patch.set_alpha(0)
+        strips = figure.subplots(len(traces), 1, sharex=True, squeeze=False)[:, 0]
+        shown: set[str] = set()
+        for axes, (name, slots) in zip(strips, traces.items(), strict=True):
+            axes.patch.set_alpha(0)
+            for begin_s, end_s, power_w, phase in slots:
+                fresh = phase if phase not in shown else None
+                axes.bar(
+                    begin_s, power_w, end_s - begin_s, align="edge", color=_PHASES.get(phase, "#b9bfca"), label=fresh
+                )
+                shown.add(phase)
+            axes.set_ylabel(f"{name}\nW")
+            axes.grid(axis="x", visible=False)
+        strips[-1].set_xlabel(f"seconds; {label}")
+        figure.legend(frameon=False, ncols=5, loc="outside upper center", handlelength=1)
+        return _svg(figure)
+
+
+def joules_chart(rounds: Mapping[int, Mapping[str, float]], label: str, watermark: str = "") -> str:
+    """Joules a round over all devices, stacked by phase.
+
+    Args:
+        rounds: joules by phase, by the round's number.
+        label: of the energy: its kind and scope.
+        watermark: across the chart; empty for none.
+    """
+    phases = [name for name in _PHASES if any(name in each for each in rounds.values())]
+    phases += sorted({name for each in rounds.values() for name in each} - set(phases))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure()
+        bottom = dict.fromkeys(rounds, 0.0)
+        for phase in phases:
+            heights = [each.get(phase, 0.0) for each in rounds.values()]
+            colour = _PHASES.get(phase, "#b9bfca")
+            axes.bar(list(rounds), heights, 0.7, list(bottom.values()), color=colour, label=phase)
+            bottom = {number: bottom[number] + height for number, height in zip(bottom, heights, strict=True)}
+        if watermark:
+            axes.text(
+                0.5, 0.5, watermark, transform=axes.transAxes, ha="center", va="center", color="#c3c9d4", fontsize=13
+            )
+        _label(axes, "epoch", f"J, {label}")
+        axes.grid(axis="x", visible=False)
+        figure.legend(frameon=False, ncols=5, loc="outside upper center", handlelength=1)
         return _svg(figure)
 
 

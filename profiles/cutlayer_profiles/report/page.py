@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Quarantined, Resumed
 from cutlayer.record import Run, read_run
 from cutlayer_profiles.report.charts import accuracy_chart, loss_chart, phase_chart, traffic_chart
+from cutlayer_profiles.report.spending import energy_charts, spending_of
 
 __all__ = ["render", "write_report"]
 
@@ -40,6 +41,7 @@ def render(run: Run) -> str:
         faults=[_fault(each) for each in run.faults],
         ratio=ways * summary.raw_payload_bytes / payload if payload else None,
         epochs=run.all(EpochDone),
+        spending=spending_of(run),
     )
 
 
@@ -70,7 +72,7 @@ def _charts(run: Run) -> dict[str, str]:
     if not epochs:
         return {}
     numbers = [each.epoch + 1 for each in epochs]
-    return {
+    charts = {
         "Loss": loss_chart(numbers, [each.loss for each in epochs], [each.test_loss for each in epochs]),
         "Accuracy": accuracy_chart(
             numbers, [each.accuracy for each in epochs], [each.test_accuracy for each in epochs]
@@ -78,6 +80,7 @@ def _charts(run: Run) -> dict[str, str]:
         "Traffic": traffic_chart(numbers, [each.up_bytes for each in epochs], [each.down_bytes for each in epochs]),
         "Time by phase": phase_chart(_seconds(run)),
     }
+    return charts | energy_charts(run)
 
 
 def _seconds(run: Run) -> dict[str, dict[str, float]]:

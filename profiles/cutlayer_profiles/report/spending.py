@@ -1,0 +1,92 @@
+"""What a report says of what the devices spent: a line a device, and the pictures of their joules."""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from cutlayer.energy import Energy
+from cutlayer.events import ClientPass
+from cutlayer.record import Run
+from cutlayer.usage import Usage
+from cutlayer_profiles.report.charts import joules_chart, power_chart
+
+__all__ = ["Spending", "energy_charts", "spending_of"]
+
+_ALL = "too short to part"
+
+
+class Spending(NamedTuple):
+    """Of one device over the whole run."""
+
+    device: str
+    cpu_s: float
+    rss_peak_bytes: int
+    energy: str
+    meter: str
+    notes: str
+
+
+def spending_of(run: Run) -> list[Spending]:
+    """Of each device that reported it."""
+    usages: defaultdict[str, list[Usage]] = defaultdict(list)
+    for each in run.all(ClientPass):
+        if each.usage is not None:
+            usages[each.device].append(each.usage)
+    return [_spending(device, found) for device, found in usages.items()]
+
+
+def _spending(device: str, usages: list[Usage]) -> Spending:
+    energies: dict[str, Energy] = {}
+    for usage in usages:
+        if usage.energy is not None:
+            column = usage.energy.column
+            energies[column] = energies[column] + usage.energy if column in energies else usage.energy
+    notes = {note for usage in usages for note in (*usage.flags, *usage.throttled)}
+    return Spending(
+        device=device,
+        cpu_s=sum(usage.cpu_s for usage in usages),
+        rss_peak_bytes=max((usage.rss_peak_bytes or 0) for usage in usages),
+        energy="; ".join(map(str, energies.values())),
+        meter=usages[-1].meter,
+        notes="; ".join(sorted(notes)),
+    )
+
+
+def energy_charts(run: Run) -> dict[str, str]:
+    """Charts by title, one of each for every kind and scope of joules that the devices reported."""
+    passes: list[ClientPass] = [each for each in run.all(ClientPass) if each.usage and each.usage.energy]
+    charts: dict[str, str] = {}
+    for column in sorted({each.usage.energy.column for each in passes if each.usage and each.usage.energy}):
+        own = [each for each in passes if each.usage and each.usage.energy and each.usage.energy.column == column]
+        label = column.removeprefix("energy_").removesuffix("_j").replace("_", " ")
+        mark = "" if label.startswith("measured") else label.split(" ", 1)[0] + ", not measured"
+        charts[f"Joules a round, {label}"] = joules_chart(_rounds(own), label, mark)
+        traces = _traces(own)
+        if any(traces.values()):
+            charts[f"Power, {label}"] = power_chart(traces, label)
+    return charts
+
+
+def _rounds(passes: list[ClientPass]) -> dict[int, dict[str, float]]:
+    """Joules by phase, by epoch; what no phase has, for want of samples, is of all."""
+    rounds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for each in passes:
+        assert each.usage is not None
+        assert each.usage.energy is not None
+        parts = {phase: energy.energy_j for phase, energy in each.usage.phases.items()}
+        for phase, joules in {**parts, _ALL: each.usage.energy.energy_j - sum(parts.values())}.items():
+            if joules > 0:
+                rounds[each.epoch + 1][phase] += joules
+    return {number: dict(phases) for number, phases in rounds.items()}
+
+
+def _traces(passes: list[ClientPass]) -> dict[str, list[tuple[float, float, float, str]]]:
+    traces: defaultdict[str, list[tuple[float, float, float, str]]] = defaultdict(list)
+    for each in passes:
+        assert each.usage is not None
+        if slots := each.usage.trace:
+            length_s = each.usage.seconds / len(slots)
+            begin_s = each.time_s - each.usage.seconds
+            for number, slot in enumerate(slots):
+                start_s = begin_s + number * length_s
+                traces[each.device].append((start_s, start_s + length_s, slot.power_w, slot.phase))
+    return dict(traces)
