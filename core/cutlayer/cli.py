@@ -218,6 +218,22 @@ def profile_client(
         run(bundles, batch_size, threads, seconds, idle_s, energy, meters, out, as_json)
 
 
+@profile_app.command("calibrate")
+def profile_calibrate(
+    out: Annotated[Path, typer.Argument(help="Where to write the board's coefficients, a TOML file.")],
+    seconds: Annotated[float, typer.Option(min=2, help="How long each load lasts.")] = 60.0,
+    broker: Annotated[
+        str, typer.Option(help="Also measure what sending costs, to this broker: HOST or HOST:PORT.")
+    ] = "",
+    meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
+) -> None:
+    """On a board with a meter: find its own coefficients, for estimates without the meter."""
+    with _command("device", "numpy"):
+        from cutlayer_profiles.own_board import calibrate_board as run
+
+        run(out, seconds, broker, meters)
+
+
 @profile_app.command("trial")
 def profile_trial(
     run_dir: Annotated[Path, typer.Argument(help="A run record.")],
