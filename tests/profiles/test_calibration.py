@@ -3,10 +3,11 @@
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from cutlayer.errors import UserError
-from cutlayer_profiles.calibration import Stretch, calibrate, fit, plan_of
+from cutlayer_profiles.calibration import Stretch, _busy, calibrate, fit, plan_of
 from cutlayer_profiles.coefficients import Activity, board_named
 from cutlayer_profiles.meters import Accuracy, Meter, Root
 from cutlayer_profiles.own_board import calibrate_board, toml_of
@@ -78,8 +79,16 @@ def test_loads_are_real_and_each_is_reported():
     profiler.close()
     assert [text.split("  ")[0].strip() for text in shown] == ["idle", "1 busy", "sending", "idle again"]
     assert all(each.energy_j == pytest.approx(3 * each.activity.seconds, rel=0.1) for each in found)
-    assert found[1].activity.busy_core_s > found[0].activity.busy_core_s
     assert sent
+
+
+def test_busy_cores_are_busy_and_end():
+    with _busy(2):
+        workers = psutil.Process().children(recursive=True)
+        before = sum(sum(worker.cpu_times()[:2]) for worker in workers)
+        time.sleep(0.5)
+        assert sum(sum(worker.cpu_times()[:2]) for worker in workers) > before + 0.1
+    assert not any(worker.is_running() and "spawn_main" in " ".join(worker.cmdline()) for worker in workers)
 
 
 def test_a_board_without_a_meter_cannot_be_calibrated(tmp_path):
