@@ -1,14 +1,13 @@
 """What a device spent, as it reports it with each pass, and as a run record has it."""
 
-import math
-
 import msgspec
 
 from cutlayer.energy import Energy
 
 __all__ = ["Slot", "Usage", "Wifi"]
 
-_MOST_LETTERS, _MOST_PARTS = 400, 64
+_MOST_LETTERS, _MOST_PARTS, _MOST = 400, 64, 1e18
+_SIGNED = ("signal_dbm", "temperature_c")
 
 
 class _Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +55,8 @@ class Usage(_Report, frozen=True):
     """What held the processor back since the last report."""
     wifi: Wifi | None = None
     meter: str = ""
+    meter_id: str = ""
+    """Equal for devices that read one and the same meter, whose joules are then nobody's alone."""
     energy: Energy | None = None
     """Of all the time."""
     phases: dict[str, Energy] = {}
@@ -71,11 +72,19 @@ class Usage(_Report, frozen=True):
 
     def problem(self) -> str:
         """What cannot be in a report that came from a network; empty if all can be."""
+        for name, energy in [("energy", self.energy), *self.phases.items()]:
+            if energy is not None and not energy.low_j <= energy.energy_j <= energy.high_j:
+                return f"usage.{name} is outside of its bounds"
         return _problem("usage", msgspec.to_builtins(self))
+
+    def trusted(self) -> "Usage":
+        """This report; or, of one that cannot be, what is wrong with it, since nobody's training fails for his account."""
+        problem = self.problem()
+        return Usage(seconds=0.0, cpu_s=0.0, flags=(f"its account was refused: {problem[:200]}",)) if problem else self
 
 
 def _problem(name: str, value: object) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | int) and not (-_MOST if name.endswith(_SIGNED) else 0) <= value <= _MOST:
         return f"{name} is {value}"
     if isinstance(value, str) and len(value) > _MOST_LETTERS:
         return f"{name} has {len(value)} letters"

@@ -46,6 +46,7 @@ COMMANDS = (
 )
 _SECRETS = (
     (re.compile(r"\b(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}\b"), "00:00:00:00:00:00"),
+    (re.compile(r"\benx[0-9a-fA-F]{12}\b"), "enx000000000000"),
     (re.compile(r"(?m)^(\s*SSID:).*$"), r"\1 scrubbed"),
     (re.compile(r"(?im)^(.*serial\w*\s*[:=]?).*$"), r"\1 scrubbed"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b"), "0.0.0.0"),  # noqa: S104 - an address that is nobody's
@@ -77,7 +78,7 @@ def capture(root: Root, folder: Path) -> int:
         with contextlib.suppress(OSError):
             found[name] = read()
     for name, text in found.items():
-        path = folder / name
+        path = folder / scrubbed(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(scrubbed(text) + "\n")
     return len(found)

@@ -34,7 +34,7 @@ def choose_profiler(root: Root, settings: Settings, energy: str) -> tuple[Profil
     meter = _best([found.meter for found in findings if found.meter], required[1] if required else "")
     if meter is not None:
         return Profiler(root, meter), f"{meter.name} ({meter.kind}, {meter.scope})"
-    board = _board(root, settings, findings)
+    board = _board(root, settings, findings, asked=required is not None)
     if board is not None and (required is None or required[1] == board.kind):
         return Profiler(root, board=board), f"≈ coefficients of {board.name} ({board.kind}, dc_input)"
     if required:
@@ -46,11 +46,11 @@ def _best(meters: list[Meter], kind: str) -> Meter | None:
     return next((meter for meter in meters if not kind or meter.kind == kind), None)
 
 
-def _board(root: Root, settings: Settings, findings: list[Finding]) -> Board | None:
+def _board(root: Root, settings: Settings, findings: list[Finding], *, asked: bool) -> Board | None:
     """None where a meter is there and cannot be used: an estimate in its place would go unnoticed, unless it is asked for."""
     if settings.board:
         return board_named(settings.board)
-    if any(found.status in ("denied", "unfit") for found in findings):
+    if not asked and any(found.status in ("denied", "unfit") for found in findings):
         return None
     return board_of(root)
 

@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 from cutlayer.energy import Energy, total
 from cutlayer.errors import UserError
-from cutlayer.events import ClientPass, EpochDone, Resumed, Step
+from cutlayer.events import ClientPass, EpochDone, Resumed, Started, Step
 from cutlayer.record import Run, read_run
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 
 __all__ = ["Cost", "costs_of", "doubts_of", "repeats"]
+
+
+_LEAST_REPORTED = 0.95
 
 
 class Cost(NamedTuple):
@@ -86,25 +89,46 @@ def costs_of(run: Run, board: Board | None = None, slower: float = 1.0) -> list[
     samples: Counter[tuple[int, str]] = Counter()
     for step in run.all(Step):
         samples[step.epoch, step.device] += step.samples
-    return [_cost(epoch, passes, samples, devices, board, slower) for epoch in epochs]
+    metered = not _metering_problem(run)
+    return [_cost(epoch, passes, samples, devices, board, slower, metered=metered) for epoch in epochs]
 
 
 def doubts_of(run: Run) -> list[str]:
     """Why its joules, or all of its costs, are not what the devices spent."""
     usages = [each.usage for each in run.all(ClientPass) if each.usage]
-    doubts = []
-    unmetered = sum(usage.energy is None for usage in usages)
-    if 0 < unmetered < len(usages):
-        doubts.append(
-            f"{run.path.name}: the meter told nothing in {unmetered} of {len(usages)} passes, so there are no joules"
-        )
+    doubts = [_metering_problem(run)] if any(usage.energy for usage in usages) else []
     if flags := {flag for usage in usages for flag in usage.flags}:
-        doubts.append(f"{run.path.name}: {'; '.join(sorted(flags)[:3])}{', and others' if len(flags) > 3 else ''}")
+        doubts.append(f"{'; '.join(sorted(flags)[:3])}{', and others' if len(flags) > 3 else ''}")
     if held := {what for usage in usages for what in usage.throttled}:
-        doubts.append(f"{run.path.name}: the processor was held back: {', '.join(sorted(held))}")
+        doubts.append(f"the processor was held back: {', '.join(sorted(held))}")
     if again := sum(isinstance(fault, Resumed) for fault in run.faults):
-        doubts.append(f"{run.path.name}: a side started anew {again} times; what was done twice is not counted")
-    return doubts
+        doubts.append(f"a side started anew {again} times; what was done twice is not counted")
+    return [f"{run.path.name}: {doubt}" for doubt in doubts if doubt]
+
+
+def _metering_problem(run: Run) -> str:
+    """Why the joules that were reported are not those of the whole run and of all devices alike; empty if they are."""
+    passes: list[ClientPass] = run.all(ClientPass)
+    usages = {each.device: [p.usage for p in passes if p.device == each.device and p.usage] for each in passes}
+    every = [usage for own in usages.values() for usage in own]
+    if unmetered := sum(usage.energy is None for usage in every):
+        return f"the meter told nothing in {unmetered} of {len(every)} passes, so there are no joules"
+    if len({usage.energy.column for usage in every if usage.energy}) > 1:
+        return "its devices have joules of different kinds or scopes, so there is no sum of them"
+    meters = [own[-1].meter_id for own in usages.values() if own[-1].meter_id]
+    if len(set(meters)) < len(meters):
+        return (
+            "several devices read one meter, which tells nothing of each: run one a board, or give them --energy none"
+        )
+    end_s = max((epoch.time_s for epoch in run.all(EpochDone)), default=0.0)
+    begin_s = min((started.time_s for started in run.all(Started)), default=0.0)
+    reported_s = min(sum(usage.seconds for usage in own) for own in usages.values())
+    if reported_s < _LEAST_REPORTED * (end_s - begin_s):
+        return (
+            f"its devices last reported after {reported_s:.0f} of {end_s - begin_s:.0f} s, so there are no joules of the whole; "
+            "an estimate with --board is of all the time"
+        )
+    return ""
 
 
 def _cost(
@@ -114,6 +138,8 @@ def _cost(
     devices: int,
     board: Board | None,
     slower: float,
+    *,
+    metered: bool,
 ) -> Cost:
     own = [each for each in passes if each.epoch == epoch.epoch]
     usages = [each.usage for each in own if each.usage]
@@ -121,11 +147,12 @@ def _cost(
     forward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode != "silent")
     backward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode == "exchange")
     cpu_s = sum(usage.cpu_s for usage in usages)
-    metered = all(each.usage and each.usage.energy for each in passes)
     energies = [usage.energy for usage in usages if usage.energy and metered]
-    phases = {name for usage in usages for name in usage.phases}
+    whole = [each.usage.phases.keys() for each in passes if each.usage and metered]
+    phases = set.intersection(*map(set, whole)) if whole else set()
     if board is not None:
-        activity = Activity(devices * epoch.duration_s, slower * cpu_s, epoch.up_bytes, epoch.down_bytes)
+        seconds = devices * epoch.duration_s + max(slower - 1.0, 0.0) * cpu_s  # what is computed longer, on one core
+        activity = Activity(seconds, slower * cpu_s, epoch.up_bytes, epoch.down_bytes)
         energies, phases = list(estimate(board, activity)), set()
     return Cost(
         epochs=1,

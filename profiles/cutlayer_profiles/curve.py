@@ -35,21 +35,34 @@ class Curve:
     Args:
         samples: at least two.
         period_s: how far apart they should be.
-        window_s: each is the mean over so long before it was read, so it belongs half of that earlier.
+        window_s: each power is the mean over so long before it was read, so it belongs half of that earlier.
 
     Raises:
-        UserError: there are fewer than two samples, or their times do not rise.
+        UserError: there are fewer than two samples, or their times do not rise, or a counter went back.
     """
 
     def __init__(self, samples: Samples, period_s: float, window_s: float = 0.0) -> None:
-        at_s, values = samples.at_s - window_s / 2, samples.values
+        at_s, values = samples.at_s - (0.0 if samples.counts else window_s / 2), samples.values
         if len(at_s) < 2 or not (
             np.all(np.diff(at_s) > 0) and np.all(np.isfinite(values)) and np.all(np.isfinite(at_s))
         ):
             raise UserError(f"a power curve needs two finite samples whose times rise, found {len(at_s)}")
+        if samples.counts and np.any(np.diff(values) < 0):
+            raise UserError("the counter went back: it was reset, so what it counted meanwhile is not known")
         self._at_s, self._values, self._counts, self._period_s = at_s, values, samples.counts, period_s
         steps = np.diff(values) if samples.counts else (values[1:] + values[:-1]) / 2 * np.diff(at_s)
         self._joules = np.concatenate([[0.0], np.cumsum(steps)])
+
+    def power_w(self, begin_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What was read inside of intervals, which are in order: of a counter, between two readings in one interval."""
+        place = np.searchsorted(begin_s, self._at_s, "right") - 1
+        inside = (
+            (place >= 0) & (self._at_s <= end_s[np.maximum(place, 0)]) if len(begin_s) else np.zeros(len(place), bool)
+        )
+        if not self._counts:
+            return np.asarray(self._values[inside])
+        both = inside[:-1] & inside[1:] & (place[:-1] == place[1:])
+        return np.asarray((np.diff(self._values) / np.diff(self._at_s))[both])
 
     @property
     def span_s(self) -> tuple[float, float]:

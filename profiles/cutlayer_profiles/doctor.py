@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cutlayer_profiles.capture import capture as capture_board
 from cutlayer_profiles.coefficients import board_of
@@ -24,7 +25,7 @@ def doctor(meters: Path | None, capture: Path | None, as_json: bool, root: Root 
     else:
         console = Console(highlight=False)
         console.print(_table(findings))
-        console.print(_verdict(root, settings, findings), soft_wrap=True)
+        console.print(Text(_verdict(root, settings, findings)), soft_wrap=True)
     if capture is not None:
         number = capture_board(root, capture)
         print(f"{number} files in {capture}: look at them, then send them as a .tar.gz with an issue", file=sys.stderr)
@@ -50,7 +51,7 @@ def _table(findings: list[Finding]) -> Table:
     colours = {"found": "green", "denied": "red", "unfit": "red", "absent": "dim"}
     for finding in findings:
         colour = colours[finding.status]
-        table.add_row(finding.probe, f"[{colour}]{finding.status}[/]", finding.detail, finding.mend)
+        table.add_row(Text(finding.probe), Text(finding.status, colour), Text(finding.detail), Text(finding.mend))
     return table
 
 

@@ -1,13 +1,13 @@
 """What the kernel and the firmware tell of a machine at a moment: processor, memory, network, radio, heat."""
 
-import hashlib
+import hmac
 import os
 import re
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ __all__ = [
     "parse_iw_link",
     "parse_iw_station",
     "parse_net_dev",
+    "parse_peak_bytes",
     "parse_residency_s",
     "parse_throttled",
     "read_machine",
@@ -45,19 +46,21 @@ class Machine(NamedTuple):
         sent_bytes, received_bytes: over all interfaces but the loopback.
         residency_s: seconds by clock in MHz, over all cores.
         temperature_c: the hottest zone.
-        throttled: what the firmware has seen since it was started.
+        throttled: what holds the processor back now.
+        throttled_ever: what has since the firmware was started.
         wifi: of the first wireless interface; its retries since that was set up.
     """
 
     at_s: float
     cpu_s: float
     busy_s: float | None
-    rss_peak_bytes: int
+    rss_peak_bytes: int | None
     sent_bytes: int | None
     received_bytes: int | None
     residency_s: dict[float, float]
     temperature_c: float | None
     throttled: frozenset[str]
+    throttled_ever: frozenset[str]
     wifi: Wifi | None
 
 
@@ -70,15 +73,25 @@ def parse_busy_s(text: str) -> float:
     return (user + nice + system + irq + softirq + (rest[0] if rest else 0)) / _TICKS_S
 
 
-def parse_net_dev(text: str) -> tuple[int, int]:
-    """Bytes sent and received, of ``/proc/net/dev``, without the loopback."""
-    sent = received = 0
+def parse_net_dev(text: str) -> dict[str, tuple[int, int]]:
+    """Bytes sent and received by each interface, of ``/proc/net/dev``."""
+    found = {}
     for line in text.splitlines()[2:]:
         name, _, counts = line.partition(":")
-        if name.strip() != "lo":
-            words = counts.split()
-            received, sent = received + int(words[0]), sent + int(words[8])
-    return sent, received
+        words = counts.split()
+        found[name.strip()] = int(words[8]), int(words[0])
+    return found
+
+
+def parse_peak_bytes(text: str) -> int:
+    """Of ``/proc/self/status``: the most memory that this program had; what rusage says is also of who started it.
+
+    Raises `ValueError`.
+    """
+    match = re.search(r"VmHWM:\s*(\d+) kB", text)
+    if match is None:
+        raise ValueError("no line 'VmHWM'")
+    return int(match[1]) * 1024
 
 
 def parse_residency_s(text: str) -> dict[float, float]:
@@ -97,8 +110,8 @@ def parse_throttled(text: str) -> tuple[frozenset[str], frozenset[str]]:
     return now, frozenset(name for place, name in enumerate(_THROTTLED) if bits >> 16 + place & 1)
 
 
-def parse_iw_link(text: str) -> Wifi:
-    """Of ``iw dev IFACE link``; the network's name leaves only as a hash."""
+def parse_iw_link(text: str, secret: str = "") -> Wifi:
+    """Of ``iw dev IFACE link``; the network's name leaves only as a hash with a secret of this machine."""
 
     def find(pattern: str) -> float | None:
         match = re.search(pattern, text)
@@ -109,7 +122,7 @@ def parse_iw_link(text: str) -> Wifi:
         signal_dbm=find(r"signal: (-?\d+(?:\.\d+)?) dBm"),
         sent_mbit_s=find(r"tx bitrate: ([0-9.]+) MBit/s"),
         received_mbit_s=find(r"rx bitrate: ([0-9.]+) MBit/s"),
-        network=hashlib.sha256("\n".join(name.groups()).encode()).hexdigest()[:12] if name else "",
+        network=hmac.new(secret.encode(), "\n".join(name.groups()).encode(), "sha256").hexdigest()[:12] if name else "",
     )
 
 
@@ -121,17 +134,19 @@ def parse_iw_station(text: str) -> int | None:
 
 def read_machine(root: Root) -> Machine:
     """Now. Whatever cannot be read is None, or empty."""
-    net = _try(lambda: parse_net_dev(root.read("proc/net/dev")))
+    net = _try(lambda: _traffic(root))
+    throttled, throttled_ever = _throttled(root)
     return Machine(
         at_s=time.monotonic(),
         cpu_s=time.process_time(),
         busy_s=_try(lambda: parse_busy_s(root.read("proc/stat"))),
-        rss_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        rss_peak_bytes=_try(lambda: parse_peak_bytes(Path("/proc/self/status").read_text())),
         sent_bytes=net[0] if net else None,
         received_bytes=net[1] if net else None,
         residency_s=_residency(root),
         temperature_c=_temperature(root),
-        throttled=_throttled(root),
+        throttled=throttled,
+        throttled_ever=throttled_ever,
         wifi=_wifi(root),
     )
 
@@ -161,11 +176,19 @@ def _temperature(root: Root) -> float | None:
     return max((zone for zone in zones if zone > _DISCONNECTED_C), default=None)
 
 
-def _throttled(root: Root) -> frozenset[str]:
+def _traffic(root: Root) -> tuple[int, int]:
+    """Over interfaces that are hardware: what goes through a tunnel or a bridge goes through one of these, too."""
+    counts = parse_net_dev(root.read("proc/net/dev"))
+    own = [both for name, both in counts.items() if root.exists(f"sys/class/net/{name}/device")]
+    return sum(sent for sent, _ in own), sum(received for _, received in own)
+
+
+def _throttled(root: Root) -> tuple[frozenset[str], frozenset[str]]:
+    """Now, and since the start."""
+    nothing: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
     if not root.exists("dev/vcio") and not root.exists("dev/vcio_gencmd") and not root.replaced:
-        return frozenset()
-    found = _try(lambda: parse_throttled(root.run("vcgencmd", "get_throttled")))
-    return found[1] if found else frozenset()
+        return nothing
+    return _try(lambda: parse_throttled(root.run("vcgencmd", "get_throttled"))) or nothing
 
 
 def _wifi(root: Root) -> Wifi | None:
@@ -173,7 +196,8 @@ def _wifi(root: Root) -> Wifi | None:
     interfaces = [name.split("/")[3] for name in root.glob("sys/class/net/*/wireless")]
     if not interfaces:
         return None
-    link = _try(lambda: parse_iw_link(root.run("iw", "dev", interfaces[0], "link"))) or Wifi()
+    secret = _try(lambda: root.read("proc/sys/kernel/random/boot_id")) or ""
+    link = _try(lambda: parse_iw_link(root.run("iw", "dev", interfaces[0], "link"), secret)) or Wifi()
     retries = _try(lambda: parse_iw_station(root.run("iw", "dev", interfaces[0], "station", "dump")))
     saves = _try(lambda: root.run("iw", "dev", interfaces[0], "get", "power_save"))
     power_save = None if saves is None else saves.strip().endswith("on")

@@ -1,5 +1,6 @@
 """A device's own account of a trial: what each pass cost, by phase."""
 
+import hashlib
 from collections import defaultdict
 
 import msgspec
@@ -18,6 +19,7 @@ from cutlayer_profiles.windows import Intervals, energy_by_phase, energy_of, tra
 __all__ = ["Profiler"]
 
 _DRIFT_C = 5.0
+_MOST_FLAGS = 16
 
 
 class Profiler:
@@ -40,6 +42,7 @@ class Profiler:
         if self._sampler is not None:
             self._sampler.start()
         self._before, self._counted = read_machine(root), self._count()
+        self._metered_until_s: float | None = None
 
     def mark(self, phase: str, begin_s: float, end_s: float) -> None:
         """Something was done between these moments of the monotonic clock; phases do not overlap."""
@@ -77,12 +80,14 @@ class Profiler:
         trace: tuple[Slot, ...] = ()
         try:
             curve = Curve(samples, self._meter.period_s, self._meter.accuracy.window_s)
-            span = (self._before.at_s, now.at_s)
-            energy = energy_of(curve, Intervals.of([span]), self._meter)
+            # From where the last report ended to the last reading, so that reports follow each other without a hole.
+            first, last = curve.span_s
+            begin_s = first if self._metered_until_s is None else max(first, self._metered_until_s)
+            self._metered_until_s = last
+            energy = energy_of(curve, begin_s, last, self._meter)
             marks = {phase: Intervals.of(found) for phase, found in self._marks.items()}
-            phases, doubts = energy_by_phase(curve, marks, *span, self._meter)
-            flags += doubts
-            trace = trace_of(curve, marks, *span)
+            phases = energy_by_phase(curve, marks, begin_s, last, self._meter)
+            trace = trace_of(curve, marks, begin_s, last)
         except UserError as error:
             flags.append(str(error))
         if _drifted(self._before.temperature_c, now.temperature_c):
@@ -90,10 +95,11 @@ class Profiler:
         return msgspec.structs.replace(
             usage,
             meter=self._meter.name,
+            meter_id=_id_of(self._meter.place),
             energy=energy,
             phases=phases,
             trace=trace,
-            flags=tuple(flags),
+            flags=tuple(flags[:_MOST_FLAGS]),
             samples=len(samples.at_s),
             meter_cpu_s=cpu_s,
         )
@@ -103,7 +109,14 @@ class Profiler:
         busy_s = usage.cpu_s if usage.busy_core_s is None else usage.busy_core_s
         activity = Activity(usage.seconds, busy_s, usage.sent_bytes or 0, usage.received_bytes or 0)
         total, _ = estimate(self._board, activity, throttled=bool(usage.throttled), simulated=self._root.replaced)
-        return msgspec.structs.replace(usage, meter=f"coefficients of {self._board.name}", energy=total)
+        place = _id_of(f"{self._boot_id()} coefficients")
+        return msgspec.structs.replace(usage, meter=f"coefficients of {self._board.name}", meter_id=place, energy=total)
+
+    def _boot_id(self) -> str:
+        try:
+            return self._root.read("proc/sys/kernel/random/boot_id")
+        except OSError:
+            return str(self._root.path)
 
 
 def _usage(before: Machine, now: Machine, counted: Counts | None, counted_now: Counts | None) -> Usage:
@@ -128,9 +141,13 @@ def _usage(before: Machine, now: Machine, counted: Counts | None, counted_now: C
         instructions=instructions,
         mean_mhz=sum(mhz * seconds for mhz, seconds in spent.items()) / whole if whole > 0 else None,
         temperature_c=now.temperature_c,
-        throttled=tuple(sorted(now.throttled - before.throttled)),
+        throttled=tuple(sorted((now.throttled_ever - before.throttled_ever) | before.throttled | now.throttled)),
         wifi=wifi_since(before.wifi, now.wifi),
     )
+
+
+def _id_of(place: str) -> str:
+    return hashlib.sha256(place.encode()).hexdigest()[:12]
 
 
 def _drifted(before_c: float | None, after_c: float | None) -> bool:

@@ -18,7 +18,18 @@ _TIME = ("t", "time", "timestamp")
 _VOLT = ("v", "volt", "voltage", "main voltage")
 _AMPERE = ("a", "i", "amp", "current", "main current")
 _WATT = ("w", "p", "watt", "power", "main power")
-_FACTORS = {"m": 1e-3, "u": 1e-6}
+_UNITS = {
+    "": 1.0,
+    "s": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "µs": 1e-6,
+    **{
+        f"{prefix}{unit}": factor
+        for prefix, factor in (("", 1.0), ("m", 1e-3), ("u", 1e-6), ("µ", 1e-6))
+        for unit in "vaw"
+    },
+}
 _RAIL = re.compile(r"\b(POM_5V_IN|VDD_IN|VIN) (\d+)(?:mW)?/")
 _STAMP = re.compile(r"^(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) ")
 
@@ -70,7 +81,9 @@ def _column(heads: list[str], names: tuple[str, ...]) -> tuple[int, float] | Non
         assert match is not None
         unit = match["unit"] or match["tail"] or ""
         if match["name"].replace("_", " ").strip() in names:
-            return place, _FACTORS.get(unit[0], 1.0) if len(unit) > 1 else 1.0
+            if unit not in _UNITS:
+                raise UserError(f"the column {head!r}: found the unit {unit!r}, allowed: {', '.join(_UNITS)}")
+            return place, _UNITS[unit]
     return None
 
 

@@ -1,5 +1,6 @@
 """A thread that reads a meter, ten times a second unless the meter is slower."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,9 @@ __all__ = ["Sampler"]
 
 _SLOW_SHARE = 0.5
 _TRIES = 3
+_MOST_SAMPLES = 200_000
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_MOST_LETTERS = 200
 
 
 class Sampler:
@@ -95,10 +99,14 @@ class Sampler:
                 elif not self._at_s or (began + ended) / 2 > self._at_s[-1]:
                     self._at_s.append((began + ended) / 2)
                     self._values.append(value)
+                    if len(self._at_s) > _MOST_SAMPLES:  # of hours without a report
+                        self._at_s, self._values = self._at_s[::2], self._values[::2]
                     return True
             finally:
                 self._cpu_s += time.thread_time() - spent
         return False
 
     def _note(self, problem: str) -> None:
-        self._problems[problem] = self._problems.get(problem, 0) + 1
+        """Counted without the numbers in it, which differ each time."""
+        kind = _NUMBER.sub("#", problem)[:_MOST_LETTERS]
+        self._problems[kind] = self._problems.get(kind, 0) + 1

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.energy import Energy
+from cutlayer.errors import UserError
 from cutlayer.usage import Slot
 from cutlayer_profiles.curve import Curve
 from cutlayer_profiles.meters import Meter
@@ -18,6 +19,7 @@ IDLE = "idle"
 _LEAST_SAMPLES = 10
 """In a phase, or its energy says more about when the meter was read than about the phase."""
 _MOST_GAPS = 0.02
+_SLOW_S = 1.0
 _MOST_SLOTS = 60
 
 
@@ -39,45 +41,51 @@ class Intervals(NamedTuple):
         return float((self.end_s - self.begin_s).sum())
 
 
-def energy_of(curve: Curve, intervals: Intervals, meter: Meter) -> Energy:
-    """Of all intervals together, with bounds of two standard deviations.
+def energy_of(curve: Curve, begin_s: float, end_s: float, meter: Meter) -> Energy:
+    """Of all the time between two moments, with bounds of two standard deviations.
 
-    u^2 = (gain E)^2 + (what the meter's steps add)^2; a step's error is even over its width, and each interval of a counter has
-    one at both ends.
+    u^2 = (gain E)^2 + (what the meter's steps add)^2; a step's error is even over its width, and a counter has one at both ends.
 
     Raises:
-        UserError: as `Curve.energy_j`.
+        UserError: as `Curve.energy_j`; or the meter was silent for too much of it.
     """
-    joules = float(curve.energy_j(intervals.begin_s, intervals.end_s).sum())
+    if float(curve.gap_s(begin_s, end_s)) > _MOST_GAPS * (end_s - begin_s):
+        raise UserError(f"the meter was silent for more than {_MOST_GAPS:.0%} of the time")
+    joules = float(curve.energy_j(begin_s, end_s))
     gain, step, _ = meter.accuracy
     deviation = step / np.sqrt(12)
-    if meter.counts:
-        steps_j = deviation * np.sqrt(2 * len(intervals.begin_s))
-    else:
-        number = max(int(curve.samples_in(intervals.begin_s, intervals.end_s).sum()), 1)
-        steps_j = deviation / np.sqrt(number) * intervals.seconds
-    half = float(np.hypot(gain * joules, 2 * steps_j))
-    return Energy(energy_j=joules, low_j=joules - half, high_j=joules + half, kind=meter.kind, scope=meter.scope)
+    number = max(int(curve.samples_in(begin_s, end_s)), 1)
+    steps_j = deviation * np.sqrt(2) if meter.counts else deviation / np.sqrt(number) * (end_s - begin_s)
+    return _energy(joules, float(np.hypot(gain * joules, 2 * steps_j)), meter)
 
 
 def energy_by_phase(
     curve: Curve, marks: Mapping[str, Intervals], begin_s: float, end_s: float, meter: Meter
-) -> tuple[dict[str, Energy], list[str]]:
+) -> dict[str, Energy]:
     """Of each phase between two moments in which the meter was read often enough; what is left between phases is `IDLE`.
 
-    Returns:
-        Energies, and why a phase has none although it was long enough.
+    A phase's power is the mean of the readings that fell into it, over all its intervals, since a line between readings would
+    smear it over its neighbours; bounds have the scatter of these readings. So phases add up to the whole only roughly. Phases
+    shorter than a reading's own window, and meters that are read once a second, tell nothing of phases.
     """
     found: dict[str, Energy] = {}
-    flags: list[str] = []
+    if meter.period_s >= _SLOW_S:
+        return found
     for phase, intervals in {**marks, IDLE: _between(marks, begin_s, end_s)}.items():
-        if int(curve.samples_in(intervals.begin_s, intervals.end_s).sum()) < _LEAST_SAMPLES:
+        power_w = curve.power_w(intervals.begin_s, intervals.end_s)
+        lengths = intervals.end_s - intervals.begin_s
+        if len(power_w) < _LEAST_SAMPLES or float(np.median(lengths[lengths > 0])) < 2 * meter.accuracy.window_s:
             continue
-        if float(curve.gap_s(intervals.begin_s, intervals.end_s).sum()) > _MOST_GAPS * intervals.seconds:
-            flags.append(f"{phase}: the meter was silent for more than {_MOST_GAPS:.0%} of it")
-            continue
-        found[phase] = energy_of(curve, intervals, meter)
-    return found, flags
+        joules = float(power_w.mean()) * intervals.seconds
+        scatter_j = 2 * float(power_w.std(ddof=1)) / np.sqrt(len(power_w)) * intervals.seconds
+        found[phase] = _energy(joules, float(np.hypot(meter.accuracy.gain * joules, scatter_j)), meter)
+    return found
+
+
+def _energy(joules: float, half: float, meter: Meter) -> Energy:
+    return Energy(
+        energy_j=joules, low_j=max(joules - half, 0.0), high_j=joules + half, kind=meter.kind, scope=meter.scope
+    )
 
 
 def trace_of(curve: Curve, marks: Mapping[str, Intervals], begin_s: float, end_s: float) -> tuple[Slot, ...]:

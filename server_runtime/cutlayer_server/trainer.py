@@ -308,7 +308,7 @@ class Trainer:
             device=device,
             steps=header.steps,
             phases_s=header.phases_s,
-            usage=header.usage,
+            usage=header.usage and header.usage.trusted(),
         )
         self._record.write(done)
 

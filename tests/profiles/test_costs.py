@@ -112,9 +112,9 @@ def test_measured_and_estimated_joules_stay_apart(tmp_path):
 def test_an_estimate_is_made_from_core_seconds_bytes_and_time(tmp_path):
     run = write_run(tmp_path / "run", MODES["every"])
     cost = costs_of(run, board_named("pi4"), slower=2.0)[0]
-    active = 0.93 * 2 * 6 + 0.15 * 1e-3 + 0.13 * 1e-3
+    active = 0.93 * 2 * 6 + 0.15 * 1e-3 + 0.13 * 1e-3  # of 6 core seconds, that board takes 12, hence 6 s longer
     assert cost.energy["energy_estimated_prior_dc_active_j"].energy_j == pytest.approx(active)
-    assert cost.energy["energy_estimated_prior_dc_input_j"].energy_j == pytest.approx(2 * 2.7 * 10 + active)
+    assert cost.energy["energy_estimated_prior_dc_input_j"].energy_j == pytest.approx((2 * 10 + 6) * 2.7 + active)
 
 
 def test_a_pass_without_a_reading_takes_all_joules_away_and_says_so(tmp_path):
@@ -129,6 +129,39 @@ def test_a_pass_without_a_reading_takes_all_joules_away_and_says_so(tmp_path):
         "run: 3 times: the bus was busy",
         "run: the processor was held back: throttled",
     ]
+
+
+def test_joules_that_are_nobodys_alone_or_not_of_the_whole_are_left_out(tmp_path):
+    def differing(epoch, device):
+        return usage(3.0, joules(30, "measured" if device == "a" else "estimated_prior"))
+
+    for name, usages, problem in (
+        ("kinds", differing, "its devices have joules of different kinds or scopes"),
+        ("shared", lambda *_: usage(3.0, joules(30), meter_id="x"), "several devices read one meter"),
+        ("early", lambda *_: usage(3.0, joules(30), seconds=0.01), "its devices last reported after 0 of 0 s"),
+    ):
+        run = write_run(tmp_path / name, MODES["every"], usages=usages)
+        assert all(cost.energy == {} and cost.phases == {} for cost in costs_of(run)), name
+        assert doubts_of(run)[0].startswith(f"{name}: {problem}")
+    own = write_run(tmp_path / "own", MODES["every"], usages=lambda _, device: usage(3.0, joules(30), meter_id=device))
+    assert costs_of(own)[0].energy
+    assert doubts_of(own) == []
+
+
+def test_a_phase_that_some_passes_lack_is_left_out(tmp_path):
+    def usages(epoch, device):
+        whole = usage(3.0, joules(30))
+        return whole if epoch else usage(3.0, joules(30), phases={})
+
+    run = write_run(tmp_path / "run", MODES["every"], usages=usages)
+    assert all(cost.energy and not cost.phases for cost in costs_of(run))
+
+
+def test_what_a_device_says_is_no_markup(tmp_path):
+    write_run(tmp_path / "run", MODES["every"], usages=lambda *_: usage(3.0, joules(30), flags=("[/x] boom",)))
+    done = cutlayer("profile", "trial", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "[/x] boom" in done.stdout
 
 
 def test_runs_of_an_older_cutlayer_are_refused(tmp_path):

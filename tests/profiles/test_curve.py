@@ -37,6 +37,19 @@ def test_a_counter_is_read_by_differences():
     assert counted.energy_j(0.5, 1.5) == pytest.approx(2.5)
 
 
+def test_a_counter_that_went_back_says_nothing():
+    with pytest.raises(UserError, match="the counter went back"):
+        Curve(Samples(np.array([0.0, 1.0]), np.array([100.0, 3.0]), counts=True), period_s=1.0)
+
+
+def test_the_power_inside_of_intervals_is_that_of_the_readings_there():
+    begin, end = np.array([0.05, 0.3]), np.array([0.25, 0.5])
+    assert list(curve().power_w(begin, end)) == [3.0, 2.0, 2.0, 5.0]
+    counted = Curve(Samples(TIMES, np.cumsum(WATTS), counts=True), 0.1)
+    assert list(counted.power_w(begin, end)) == pytest.approx([20.0, 100.0]), "between two readings in one interval"
+    assert len(curve().power_w(np.array([]), np.array([]))) == 0
+
+
 def test_nothing_is_said_of_times_without_samples():
     assert curve().energy_j(-0.05, 0.1) == curve().energy_j(0.0, 0.1), "up to a period outside"
     with pytest.raises(UserError, match="let the meter run longer on both sides"):

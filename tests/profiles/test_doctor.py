@@ -54,6 +54,10 @@ def test_a_capture_is_a_board_for_others_without_what_is_its_owners(tmp_path):
 def test_serials_and_addresses_are_scrubbed_and_readings_are_not():
     assert scrubbed("Serial: 10000000abcdef\nboot_serialno=77") == "Serial: scrubbed\nboot_serialno= scrubbed"
     assert scrubbed("inet 192.168.1.17 up") == "inet 0.0.0.0 up"
+    assert scrubbed("sys/class/power_supply/hid-34:88:5d:aa:bb:cc-battery") == (
+        "sys/class/power_supply/hid-00:00:00:00:00:00-battery"
+    )
+    assert scrubbed("enxb827eb123456: 5") == "enx000000000000: 5"
     assert scrubbed(PMIC) == PMIC
 
 

@@ -45,8 +45,9 @@ def test_busy_is_everything_but_idle_and_waiting_for_disks():
         parse_busy_s("intr 1")
 
 
-def test_the_loopback_is_no_network():
-    assert parse_net_dev(NET_DEV) == (2040, 1030)
+def test_bytes_by_interface():
+    assert parse_net_dev(NET_DEV)["wlan0"] == (2000, 1000)
+    assert parse_net_dev(NET_DEV)["eth0"] == (40, 30)
 
 
 def test_time_by_clock():
@@ -77,6 +78,7 @@ def test_a_link_is_told_without_its_name():
     assert "Acasa" not in repr(link)
     assert "9c:3d" not in repr(link)
     assert parse_iw_link(LINK.replace("Acasa", "Other")).network != link.network
+    assert parse_iw_link(LINK, "secret").network != link.network
     assert parse_iw_link("Not connected.\n") == Wifi()
     assert parse_iw_link(LINK.replace("\trx bitrate", "\told")).received_mbit_s is None
 
@@ -97,6 +99,7 @@ def test_a_board_is_read_whole_and_a_bare_one_says_nothing(tmp_path):
             "proc/stat": "cpu  100 0 0 0 0 0 0 0\n",
             "proc/net/dev": NET_DEV,
             "sys/class/net/wlan0/wireless/link": "",
+            "sys/class/net/wlan0/device/uevent": "",
             "commands/iw_dev_wlan0_link": LINK,
             "commands/iw_dev_wlan0_station_dump": "\ttx retries: 5\n",
             "commands/iw_dev_wlan0_get_power_save": "Power save: on\n",
@@ -108,9 +111,11 @@ def test_a_board_is_read_whole_and_a_bare_one_says_nothing(tmp_path):
         },
     )
     machine = read_machine(full)
-    assert (machine.sent_bytes, machine.received_bytes, machine.temperature_c) == (2040, 1030, 45.123)
+    assert (machine.sent_bytes, machine.received_bytes) == (2000, 1000), "of hardware, not of tunnels and loops"
+    assert machine.temperature_c == 45.123
     assert machine.residency_s == {600.0: 1.5}
-    assert machine.throttled == {"under-voltage", "throttled"}
+    assert (machine.throttled, machine.throttled_ever) == (set(), {"under-voltage", "throttled"})
+    assert machine.rss_peak_bytes < 1e9
     assert (machine.wifi.retries, machine.wifi.power_save) == (5, True)
     bare = read_machine(Root(tmp_path / "nothing"))
     assert (bare.busy_s, bare.sent_bytes, bare.temperature_c, bare.wifi) == (None, None, None, None)

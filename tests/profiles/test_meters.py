@@ -1,5 +1,7 @@
 """Meters against what boards show; the sums were computed by hand or by whoever captured them."""
 
+import struct
+
 import pytest
 
 from cutlayer.errors import UserError
@@ -33,6 +35,35 @@ def test_other_raspberry_pis_have_no_such_chip(tmp_path):
     (found,) = pmic.probe(pi5(tmp_path, 'error=1 error_msg="Command not registered"\n'), Settings())
     assert found.status == "absent"
     assert "Command not registered" in found.detail
+
+
+def test_only_a_raspberry_pi_5_is_asked(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "/dev/vcio")
+
+    monkeypatch.setattr(pmic, "_ask", refuse)
+    pi4 = board(tmp_path / "4", {"proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.5"})
+    assert pmic.probe(pi4, Settings())[0].status == "absent"
+    five = board(tmp_path / "5", {"proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0"})
+    assert pmic.probe(five, Settings())[0].status == "denied"
+    monkeypatch.undo()
+    assert pmic.probe(five, Settings())[0].status == "unfit", "it has the chip, so nothing may take its place unnoticed"
+
+
+def test_the_firmware_is_asked_by_ioctl_as_vcgencmd_does(monkeypatch):
+    def firmware(device, number, buffer, _):
+        assert number == 0xC0086400
+        assert len(buffer) == 4124
+        assert struct.unpack_from("<6I", buffer) == (4124, 0, 0x00030080, 4096, 0, 0)
+        command = bytes(buffer[24:]).split(b"\0")[0]
+        text, error = (PMIC, 0) if command == b"pmic_read_adc" else ('error=1 error_msg="Command not registered"', 1)
+        buffer[24 : 24 + len(text)] = text.encode()
+        struct.pack_into("<I", buffer, 20, error)
+
+    monkeypatch.setattr(pmic.fcntl, "ioctl", firmware)
+    assert pmic.parse_pmic(pmic._ioctl(Root(), "dev/null", "pmic_read_adc")).sum_w == pytest.approx(10.799894, abs=5e-7)
+    with pytest.raises(OSError, match="Command not registered"):
+        pmic._ioctl(Root(), "dev/null", "nonsense")
 
 
 def test_a_chip_that_may_not_be_asked_is_told_from_one_that_is_not_there(tmp_path, monkeypatch):
@@ -80,6 +111,12 @@ def test_a_chip_that_contradicts_itself_is_not_trusted(tmp_path):
     assert "V x A is 3.16 W, the chip says 4.00 W" in found.detail
 
 
+def test_a_load_that_changes_between_two_files_is_no_contradiction(tmp_path, monkeypatch):
+    (found,) = ina.probe(board(tmp_path, INA219), CONFIRMED)
+    board(tmp_path, {f"{HWMON}/power1_input": "4000000"})
+    assert found.meter.read() == pytest.approx(3.159520), "each file is a conversion of its own"
+
+
 def test_an_ina260_has_its_shunt_inside(tmp_path):
     files = {name: text for name, text in INA219.items() if not name.endswith(("in0_input", "shunt_resistor"))}
     (found,) = ina.probe(board(tmp_path, {**files, f"{HWMON}/name": "ina260"}), Settings())
@@ -101,7 +138,11 @@ def test_a_sensor_is_found_whatever_its_number(tmp_path):
         (ORIN_NANO, "Jetson VDD_IN", 5.7072, "module_input"),
         (AGX_ORIN, "Jetson, sum of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0, VDDQ_VDD2_1V8AO", 14.3, "soc_rails"),
         (
-            {"sys/class/hwmon/hwmon5/name": "ina238", "sys/class/hwmon/hwmon5/power1_input": "31250000"},
+            {
+                "sys/class/hwmon/hwmon5/name": "ina238",
+                "sys/class/hwmon/hwmon5/power1_input": "31250000",
+                "proc/device-tree/model": "NVIDIA Jetson AGX Thor Developer Kit",
+            },
             "Jetson VIN",
             31.25,
             "module_input",
@@ -114,6 +155,15 @@ def test_a_jetson_is_the_rail_that_feeds_it_and_never_a_total_with_its_parts(tmp
     assert found.meter.name == name
     assert found.meter.read() == pytest.approx(watts)
     assert found.meter.scope == scope
+
+
+def test_an_ina238_elsewhere_is_somebodys_own_and_a_rail_that_is_off_does_not_matter(tmp_path):
+    own = {"sys/class/hwmon/hwmon5/name": "ina238", "sys/class/hwmon/hwmon5/power1_input": "31250000"}
+    (found,) = jetson.probe(board(tmp_path / "pi", own), Settings())
+    assert found.status == "absent"
+    off = {name: text for name, text in ORIN_NANO.items() if not name.endswith("curr2_input")}
+    (found,) = jetson.probe(board(tmp_path / "orin", off), Settings())
+    assert found.meter.read() == pytest.approx(5.7072)
 
 
 def test_a_counter_that_wraps_goes_on(tmp_path):
@@ -145,7 +195,12 @@ def test_a_battery_is_read_while_it_is_drained(tmp_path):
     with pytest.raises(ValueError, match="the battery is charging: pull the charger"):
         found.meter.read()
     (found,) = battery.probe(Root(tmp_path), Settings())
-    assert found.status == "unfit"
+    assert found.status == "absent"
+    board(
+        tmp_path, {"sys/class/power_supply/BAT0/status": "Discharging", "sys/class/power_supply/BAT0/scope": "Device"}
+    )
+    (found,) = battery.probe(Root(tmp_path), Settings())
+    assert found.detail == "no battery in /sys/class/power_supply", "a mouse's is none of the board"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What plugs say, word for word as captured, and a plug at a real broker and a real HTTP server."""
 
 import http.server
+import socket
 import threading
+import time
 
 import pytest
 
@@ -71,7 +73,24 @@ def test_a_plug_at_a_broker(broker, plug, topic, text, joules):
     assert found.status == "found", found.detail
     assert (found.meter.kind, found.meter.scope, found.meter.counts) == ("measured", "wall_ac", True)
     assert found.meter.read() == pytest.approx(joules)
+    if isinstance(plug, Zigbee2Mqtt):
+        maker.publish_retained(topic, b'{"power":4.2}')
+        with pytest.raises(ValueError, match="did not say what it has counted"):
+            read_until_it_fails(found.meter)
     maker.close()
+
+
+def answer_nonsense(server):
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(b"what?\r\n")
+
+
+def read_until_it_fails(meter):
+    for _ in range(100):
+        meter.read()
+        time.sleep(0.02)
 
 
 def plug_fields(plug):
@@ -98,5 +117,9 @@ def test_a_plug_over_http_and_one_that_is_not_there():
     assert found.status == "unfit"
     server.shutdown()
     server.server_close()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        threading.Thread(target=answer_nonsense, args=(mute,), daemon=True).start()
+        (found,) = probe(Root(), Settings(plug=Shelly(host=f"127.0.0.1:{mute.getsockname()[1]}")))
+        assert "does not speak HTTP" in found.detail
     (found,) = probe(Root(), Settings(plug=Shelly(host=host)))
     assert (found.status, found.meter) == ("unfit", None)

@@ -9,7 +9,7 @@ import pytest
 
 from cutlayer.energy import Energy
 from cutlayer.errors import UserError
-from cutlayer.usage import Usage, Wifi
+from cutlayer.usage import Slot, Usage, Wifi
 from cutlayer_profiles.choice import choose_profiler
 from cutlayer_profiles.coefficients import Activity, board_named, board_of, boards, estimate
 from cutlayer_profiles.curve import Curve, Samples
@@ -48,23 +48,26 @@ def test_known_power_through_the_real_thread_is_known_energy():
     assert usage.energy.low_j < usage.energy.energy_j < usage.energy.high_j
     assert set(usage.phases) == {"forward", IDLE}
     parts = usage.phases["forward"] + usage.phases[IDLE]
-    assert parts.energy_j == pytest.approx(usage.energy.energy_j, rel=1e-6)
+    assert parts.energy_j == pytest.approx(usage.energy.energy_j, rel=0.05)
     span = middle - began - 0.1
     assert usage.phases["forward"].energy_j == pytest.approx(4 * span + 2 * span * (middle - began) / 2, rel=0.05)
     assert usage.samples > 50
     assert 0 < usage.meter_cpu_s < 0.3
 
 
-def test_reports_follow_each_other_without_a_hole():
+@pytest.mark.parametrize("counts", [False, True])
+def test_reports_follow_each_other_without_a_hole(counts):
     began = time.monotonic()
-    profiler = Profiler(Root(), Known(lambda at: 100.0 * (at - began), counts=True))
+    meter = Known(lambda at: 100.0 * (at - began) if counts else 100.0, counts=counts)
+    meter.accuracy = Accuracy(gain=0.0, window_s=0.05)  # what a reading is the mean over
+    profiler = Profiler(Root(), meter)
     usages = []
-    for _ in range(3):
-        time.sleep(0.1)
+    for _ in range(4):
+        time.sleep(0.15)
         usages.append(profiler.report())
+    elapsed = time.monotonic() - began
     profiler.close()
-    whole = sum(usage.energy.energy_j for usage in usages)
-    assert whole == pytest.approx(100 * sum(usage.seconds for usage in usages), rel=0.03)
+    assert sum(usage.energy.energy_j for usage in usages) == pytest.approx(100 * elapsed, rel=0.08)
 
 
 def test_a_meter_that_fails_now_and_then_leaves_flags_not_numbers():
@@ -81,6 +84,23 @@ def test_a_meter_that_fails_now_and_then_leaves_flags_not_numbers():
     profiler.close()
     assert usage.energy.energy_j == pytest.approx(usage.seconds, rel=0.1)
     assert any("times: the bus was busy" in flag for flag in usage.flags)
+
+
+def test_problems_that_differ_in_numbers_only_are_one_and_an_account_stays_within_its_bounds():
+    watts = iter(range(10**6))
+
+    def power(at):
+        if next(watts) % 2:
+            raise ValueError(f"{next(watts) / 7:.3f} mV at the shunt: {'x' * 500}")
+        return 1.0
+
+    profiler = Profiler(Root(), Known(power, period_s=0.001))
+    time.sleep(0.3)
+    usage = profiler.report()
+    profiler.close()
+    assert len(usage.flags) <= 3
+    assert any("times: # mV at the shunt" in flag for flag in usage.flags)
+    assert usage.problem() == ""
 
 
 def test_a_meter_that_always_fails_gives_no_energy():
@@ -105,14 +125,38 @@ def test_a_reading_that_takes_half_a_period_is_left_out():
     assert problems == {"known took more than half a period": 1}
 
 
-def test_a_phase_with_few_samples_or_long_gaps_has_no_energy():
-    at = np.concatenate([np.arange(0, 5, 0.1), np.arange(6, 10, 0.1)])
-    curve = Curve(Samples(at, np.ones_like(at)), 0.1)
-    marks = {"short": Intervals.of([(1.0, 1.5)]), "silent": Intervals.of([(4.5, 8.0)])}
-    found, flags = energy_by_phase(curve, marks, 0.0, 9.9, Known(lambda at: 1.0))
-    assert set(found) == {IDLE}
-    assert found[IDLE].energy_j == pytest.approx(1.0 + 3.0 + 1.9)
-    assert flags == ["silent: the meter was silent for more than 2% of it"]
+def test_a_meter_that_was_silent_tells_nothing_of_the_whole():
+    at = np.concatenate([np.arange(0, 1, 0.1), np.arange(99, 100, 0.1)])
+    with pytest.raises(UserError, match="the meter was silent for more than 2% of the time"):
+        energy_of(Curve(Samples(at, np.full_like(at, 2.0)), 0.1), 0.0, 99.9, Known(lambda at: 2.0))
+
+
+def test_phases_shorter_than_the_period_are_told_by_the_readings_that_fell_into_them():
+    """30 ms at 8 W and 32 ms at 2 W in turn, read every 100 ms: a line between readings would give both 5 W."""
+    begins = np.arange(0, 60, 0.062)
+    at = np.arange(0, 60, 0.0973)
+    watts = np.where((at % 0.062) < 0.03, 8.0, 2.0)
+    marks = {"forward": Intervals(begins, begins + 0.03), "wait": Intervals(begins + 0.03, begins + 0.062)}
+    meter = Known(lambda at: 1.0, period_s=0.1)
+    found = energy_by_phase(Curve(Samples(at, watts), 0.1), marks, 0.0, 59.9, meter)
+    for phase, power_w in (("forward", 8.0), ("wait", 2.0)):
+        assert found[phase].energy_j == pytest.approx(power_w * marks[phase].seconds, rel=0.05)
+    slow = Known(lambda at: 1.0, period_s=1.0)
+    assert energy_by_phase(Curve(Samples(at, watts), 0.1), marks, 0.0, 59.9, slow) == {}, (
+        "a plug tells nothing of phases"
+    )
+    slow = Known(lambda at: 1.0, period_s=0.1)
+    slow.accuracy = Accuracy(gain=0.01, window_s=0.035)
+    assert energy_by_phase(Curve(Samples(at, watts), 0.1), marks, 0.0, 59.9, slow) == {}, (
+        "each reading is of both phases"
+    )
+
+
+def test_a_phase_with_few_readings_has_no_energy():
+    at = np.arange(0, 10, 0.1)
+    marks = {"short": Intervals.of([(1.0, 1.5)]), "long": Intervals.of([(4.5, 8.0)])}
+    found = energy_by_phase(Curve(Samples(at, np.ones_like(at)), 0.1), marks, 0.0, 9.9, Known(lambda at: 1.0))
+    assert set(found) == {"long", IDLE}
 
 
 def test_a_trace_has_the_power_and_the_greatest_phase_of_each_stretch():
@@ -130,7 +174,7 @@ def test_a_trace_has_the_power_and_the_greatest_phase_of_each_stretch():
 def test_bounds_are_of_two_standard_deviations_of_gain_and_steps():
     at = np.arange(0, 10.1, 0.1)
     curve = Curve(Samples(at, np.full_like(at, 5.0)), 0.1)
-    found = energy_of(curve, Intervals.of([(0.0, 10.0)]), Known(lambda at: 5.0))
+    found = energy_of(curve, 0.0, 10.0, Known(lambda at: 5.0))
     half = math.hypot(0.01 * 50, 2 * 0.1 / math.sqrt(12) / math.sqrt(101) * 10)
     assert found.high_j - found.energy_j == pytest.approx(half)
 
@@ -182,6 +226,7 @@ def test_the_best_meter_is_chosen_and_a_requirement_is_kept_or_refused(tmp_path)
         (plain, Settings(), "auto", "≈ coefficients of Raspberry Pi 4 Model B"),
         (plain, Settings(), "require=estimated_prior", "≈ coefficients"),
         (plain, Settings(), "none", "no energy, as asked"),
+        (metered, Settings(), "require=estimated_prior", "≈ coefficients"),
         (metered, Settings(shunt_ohm=0.1), "auto", "ina219 (simulated, dc_input)"),
         (metered, Settings(), "auto", "no energy: ina219: 5.10 V, 0.620 A, with a shunt of 0.1 ohm that nobody"),
         (metered, Settings(board="pi5"), "auto", "≈ coefficients of Raspberry Pi 5"),
@@ -225,8 +270,14 @@ def test_an_account_that_cannot_be_is_refused():
     energy = Energy(energy_j=math.nan, low_j=0, high_j=1, kind="measured", scope="dc_input")
     for changes, message in (
         ({"cpu_s": math.inf}, "usage.cpu_s is inf"),
-        ({"energy": energy}, "usage.energy.energy_j is nan"),
+        ({"energy": energy}, "usage.energy is outside of its bounds"),
+        ({"seconds": -5.0}, "usage.seconds is -5.0"),
+        ({"sent_bytes": -4}, "usage.sent_bytes is -4"),
         ({"flags": ("x" * 500,)}, "usage.flags[0] has 500 letters"),
-        ({"phases": {str(n): energy for n in range(100)}}, "usage.phases has 100 parts"),
+        ({"trace": (Slot(power_w=1.0, phase="x"),) * 100}, "usage.trace has 100 parts"),
     ):
         assert msgspec.structs.replace(good, **changes).problem() == message
+        refused = msgspec.structs.replace(good, **changes).trusted()
+        assert refused.flags == (f"its account was refused: {message}",)
+        assert refused.problem() == ""
+    assert good.trusted() is good

@@ -22,6 +22,7 @@ AGX = (
     ("text", "at_s", "power_w"),
     [
         ("time,power\n0,1.5\n0.5,2\n", [0, 0.5], [1.5, 2]),
+        ("t_ms,current (µA),v\n0,300000,5\n500,400000,5\n", [0, 0.5], [1.5, 2]),
         ("t_ms,Power (mW)\n0,1500\n500,2000\n", [0, 0.5], [1.5, 2]),
         ("Time (s),Main Current (mA),Main Voltage (V)\n1,300,5\n2,400,5\n", [1, 2], [1.5, 2]),
         (
@@ -46,6 +47,7 @@ def test_columns_are_known_by_their_heads_and_units(tmp_path, text, at_s, power_
         ("time,volts\n", "found the columns time, volts"),
         ("time,power\n0,1\n1,many\n", "line 3: could not convert string to float: 'many'"),
         ("time,power\n0\n", "line 2: list index out of range"),
+        ("time (min),power\n0,1\n", "found the unit 'min', allowed: "),
     ],
 )
 def test_a_file_that_is_none_is_refused_by_line(tmp_path, text, message):

@@ -30,7 +30,7 @@ def profile_trial(run_dir: Path, board: str, slower: float, as_json: bool) -> No
         lines = [{"epoch": epoch.epoch, **cost._asdict()} for epoch, cost in zip(epochs, costs, strict=True)]
         print(msgspec.json.encode({"epochs": lines, "doubts": doubts}).decode())
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # phases and notes came over a network
     console.print(_rounds(epochs, costs))
     whole = sum(costs[1:], costs[0])
     for phase, energies in whole.phases.items():
@@ -56,7 +56,7 @@ def compare_runs(
     if as_json:
         print(msgspec.json.encode({**comparison._asdict(), "doubts": doubts}).decode())
     else:
-        console = Console(highlight=False)
+        console = Console(highlight=False, markup=False)
         for name in comparison.whole:
             console.print(_savings(next(iter(groups)), name, comparison))
         for doubt in doubts:

@@ -54,8 +54,11 @@ def write_page(
         "client core seconds": _chart(groups, lambda cost: cost.client_cpu_s, "core seconds of the devices", ""),
     }
     for column in columns:
-        read = partial(_joules, column)
-        charts[label_of(column)] = _chart(groups, read, label_of(column), "" if "measured" in column else watermark)
+        metered = {
+            name: [each for each in series if column in each.costs[-1].energy] for name, series in groups.items()
+        }
+        mark = "" if "measured" in column else watermark
+        charts[label_of(column)] = _chart(metered, partial(_joules, column), label_of(column), mark)
     content = environment.get_template("comparison.html.jinja").render(
         base=next(iter(groups)),
         repeats={name: len(series) for name, series in groups.items()},

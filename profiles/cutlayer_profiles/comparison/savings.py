@@ -106,7 +106,7 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
 def _t95(freedom: float) -> float:
     """Of Student's t; with fewer degrees of freedom than there are, where the table has a step."""
     whole = max(int(freedom), 1)
-    return _T95[whole - 1] if whole <= len(_T95) else max(NormalDist().inv_cdf(0.975) * (1 + 1.2 / whole), 1.96)
+    return _T95[whole - 1] if whole <= len(_T95) else NormalDist().inv_cdf(0.975) * (1 + 1.4 / whole)
 
 
 def _compare(base: Sequence[Cost], other: Sequence[Cost]) -> dict[str, Ratio]:

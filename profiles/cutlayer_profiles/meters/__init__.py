@@ -10,14 +10,14 @@ from cutlayer_profiles.meters.settings import Settings, read_settings
 __all__ = ["PROBES", "Accuracy", "Finding", "Meter", "Root", "Settings", "find_meters", "read_settings"]
 
 PROBES: tuple[Callable[[Root, Settings], list[Finding]], ...] = (
+    plugs.probe,
     ina.probe,
     jetson.probe,
     pmic.probe,
-    plugs.probe,
     battery.probe,
     rapl.probe,
 )
-"""Those that see most of a board first."""
+"""A plug that the user has named, then those that see most of a board first."""
 
 
 def find_meters(root: Root, settings: Settings) -> list[Finding]:

@@ -56,6 +56,14 @@ class Meter(ABC):
         """What its readings are; not for a subclass, nor for a caller, to decide."""
         return "simulated" if self._root.replaced else self._real_kind
 
+    @property
+    def place(self) -> str:
+        """Where it is: two processes that read it there read the same."""
+        try:
+            return f"{self._root.read('proc/sys/kernel/random/boot_id')} {self.name}"
+        except OSError:
+            return f"{self._root.path} {self.name}"
+
     @abstractmethod
     def read(self) -> float:
         """Watts now; or joules since some moment, never less than before.

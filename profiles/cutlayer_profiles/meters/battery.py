@@ -31,18 +31,23 @@ class _Battery(Meter):
         return battery_w(self._root, self._folder)
 
 
+def _is_of_a_device(root: Root, folder: str) -> bool:
+    """Such as a mouse's."""
+    return root.exists(f"{folder}/scope") and root.read(f"{folder}/scope") == "Device"
+
+
 def probe(root: Root, settings: Settings) -> list[Finding]:
     """Every battery; not chargers."""
     found = []
     for name in root.glob("sys/class/power_supply/*/type"):
         folder = name.rpartition("/")[0]
         label = f"battery {folder.rpartition('/')[2]}"
-        if root.read(name) != "Battery":
+        if root.read(name) != "Battery" or _is_of_a_device(root, folder):
             continue
         try:
             watts = battery_w(root, folder)
         except ValueError as error:
-            found.append(Finding(label, "unfit", str(error), "run the trial from the battery"))
+            found.append(Finding(label, "absent", str(error)))
         except OSError as error:
             found.append(Finding(label, "unfit", str(error)))
         else:

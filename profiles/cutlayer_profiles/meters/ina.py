@@ -5,6 +5,7 @@ https://docs.kernel.org/hwmon/ina2xx.html: ``in0_input`` mV at the shunt, ``in1_
 are ten times too high until somebody says what is soldered there.
 """
 
+from statistics import median
 from typing import NamedTuple
 
 from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
@@ -34,6 +35,7 @@ CHIPS = {
 _CURRENT_STEP_A = 0.001
 _CLIPS_AT = 0.99
 _AGREE_WITHIN = 0.05
+_LOOKS = 9
 
 
 class InaReading(NamedTuple):
@@ -50,15 +52,13 @@ class InaReading(NamedTuple):
         """Finer than the chip's own product, whose step is 20 mW or more."""
         return self.bus_v * self.current_a
 
-    def problem(self, chip: str) -> str:
-        """Why this reading cannot be right; empty if it can."""
-        full, step, _ = CHIPS[chip]
-        if full is not None and self.shunt_v is not None and abs(self.shunt_v) >= _CLIPS_AT * full / 1e3:
-            limit = f" at {full / 1e3 / self.shunt_ohm:.2f} A" if self.shunt_ohm else ""
-            return f"{1e3 * self.shunt_v:.1f} mV at the shunt is the end of its scale: it clips{limit}"
-        if self.power_w is not None and abs(self.power_w - self.product_w) > _AGREE_WITHIN * abs(self.power_w) + step:
-            return f"V x A is {self.product_w:.2f} W, the chip says {self.power_w:.2f} W"
-        return ""
+    def clipping(self, chip: str) -> str:
+        """Whether the shunt's voltage is at the end of its scale; empty if not."""
+        full = CHIPS[chip].full_scale_mv
+        if full is None or self.shunt_v is None or abs(self.shunt_v) < _CLIPS_AT * full / 1e3:
+            return ""
+        limit = f" at {full / 1e3 / self.shunt_ohm:.2f} A" if self.shunt_ohm else ""
+        return f"{1e3 * self.shunt_v:.1f} mV at the shunt is the end of its scale: it clips{limit}"
 
 
 def read_ina(root: Root, folder: str) -> InaReading:
@@ -85,8 +85,8 @@ class _Ina(Meter):
 
     def read(self) -> float:
         reading = read_ina(self._root, self._folder)
-        if problem := reading.problem(self._chip):
-            raise ValueError(f"{self.name}: {problem}")
+        if clipping := reading.clipping(self._chip):
+            raise ValueError(f"{self.name}: {clipping}")
         return reading.product_w
 
 
@@ -125,9 +125,22 @@ def _examine(root: Root, folder: str, chip: str, settings: Settings) -> Finding:
             return Finding(
                 name, "unfit", f"{seen}: the driver takes {_ohm(set_to)}, you {_ohm(settings.shunt_ohm)}", mend
             )
-    if problem := reading.problem(chip):
+    problem = reading.clipping(chip) or _contradiction(root, folder, chip)
+    if problem:
         return Finding(name, "unfit", problem, "a smaller shunt, or the right shunt_ohm")
     return Finding(name, "found", seen, meter=_Ina(root, folder, chip, name))
+
+
+def _contradiction(root: Root, folder: str, chip: str) -> str:
+    """Whether the chip's own product is not V x A: of the middle of many readings, since each file is another conversion."""
+    readings = [read_ina(root, folder) for _ in range(_LOOKS)]
+    told = [reading.power_w for reading in readings if reading.power_w is not None]
+    if not told:
+        return ""
+    product, power = median(reading.product_w for reading in readings), median(told)
+    if abs(power - product) <= _AGREE_WITHIN * abs(power) + CHIPS[chip].power_step_w:
+        return ""
+    return f"V x A is {product:.2f} W, the chip says {power:.2f} W"
 
 
 def _ohm(value: float | None) -> str:

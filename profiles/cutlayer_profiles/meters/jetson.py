@@ -34,9 +34,14 @@ def rails_of(root: Root) -> dict[str, Rail]:
     for name in root.glob(_NEW):
         _add_new(root, name, rails)
     for name in root.glob("sys/class/hwmon/hwmon*/name"):
-        if root.read(name) == "ina238":
+        if root.read(name) == "ina238" and _is_thor(root):
             _add_238(root, name.rpartition("/")[0], rails)
     return rails
+
+
+def _is_thor(root: Root) -> bool:
+    """Elsewhere an INA238 is somebody's own, with a shunt that nobody knows."""
+    return root.exists("proc/device-tree/model") and "Thor" in root.read("proc/device-tree/model")
 
 
 def _add_old(root: Root, name: str, rails: dict[str, Rail]) -> None:
@@ -58,6 +63,11 @@ def _add_new(root: Root, name: str, rails: dict[str, Rail]) -> None:
         )
 
 
+def _unique(label: str, rails: dict[str, Rail]) -> str:
+    """Two chips may have rails of one name."""
+    return label if label not in rails else f"{label} ({len(rails)})"
+
+
 def _add_238(root: Root, folder: str, rails: dict[str, Rail]) -> None:
     """One channel, with its power in uW."""
     rails["VIN"] = lambda: root.number(f"{folder}/power1_input") / 1e6
@@ -77,27 +87,21 @@ def probe(root: Root, settings: Settings) -> list[Finding]:
     """The rail that feeds the module; where there is none, the sum of the rails that are its parts."""
     try:
         rails = rails_of(root)
-        power = {label: rail() for label, rail in rails.items()}
+        whole = next((label for label in TOTALS if label in rails), None)
+        chosen = {whole: rails[whole]} if whole is not None else rails
+        power = {label: rail() for label, rail in chosen.items()}
     except PermissionError as error:
         return [
             Finding("Jetson INA3221", "denied", f"{error.filename} may not be read", "run as root, or in group i2c")
         ]
     except (OSError, ValueError) as error:
-        return [
-            Finding(
-                "Jetson INA3221", "unfit", str(error), "a rail that is switched off cannot be read: run while it is on"
-            )
-        ]
+        mend = "a rail that is switched off cannot be read: run while it is on"
+        return [Finding("Jetson INA3221", "unfit", str(error), mend)]
     if not rails:
         return [Finding("Jetson INA3221", "absent", "no rail of that driver")]
     shown = ", ".join(f"{label} {watts:.2f} W" for label, watts in power.items())
-    whole = next((label for label in TOTALS if label in rails), None)
     if whole is not None:
         meter = _Jetson(root, f"Jetson {whole}", TOTALS[whole], [rails[whole]])
-        return [
-            Finding(
-                "Jetson INA3221", "found", f"{shown}; {whole} is the module, without its carrier board", meter=meter
-            )
-        ]
+        return [Finding("Jetson INA3221", "found", f"{shown}: the module, without its carrier board", meter=meter)]
     meter = _Jetson(root, f"Jetson, sum of {', '.join(rails)}", "soc_rails", list(rails.values()))
     return [Finding("Jetson INA3221", "found", f"{shown}; their sum, which no rail has whole", meter=meter)]

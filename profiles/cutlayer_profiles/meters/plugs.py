@@ -4,6 +4,7 @@ Their steps are coarse beside a single board, and many tell nothing right below 
 within a maker: Tasmota and Zigbee2MQTT count kWh, Shelly's second generation Wh, its first watt-minutes.
 """
 
+import http.client
 import urllib.request
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -112,9 +113,18 @@ class _Plug(Meter):
         accuracy = Accuracy(gain=0.02, step=step_j if counts else 1.0, window_s=period_s)
         super().__init__(root, name, "measured", "wall_ac", accuracy, period_s, counts=counts)
 
+    @property
+    def place(self) -> str:
+        """See `Meter`; several machines may be on one plug."""
+        return self.name
+
     def read(self) -> float:
         reading = self._ask()
-        return reading.energy_j if self.counts and reading.energy_j is not None else reading.power_w
+        if not self.counts:
+            return reading.power_w
+        if reading.energy_j is None:
+            raise ValueError(f"{self.name} did not say what it has counted")
+        return reading.energy_j
 
 
 def _asker(plug: Plug) -> tuple[str, Callable[[], PlugReading], float, float]:
@@ -126,7 +136,7 @@ def _asker(plug: Plug) -> tuple[str, Callable[[], PlugReading], float, float]:
         return f"Shelly {plug.host}", lambda: parse_shelly(_get(address), plug.generation), step_j, 1.0
     if isinstance(plug, Tasmota):
         messages = Subscription(plug.broker, f"tele/{plug.topic}/SENSOR")
-        return f"Tasmota {plug.topic}", lambda: parse_tasmota(messages.newest()), _WH_J / 100, 10.0
+        return f"Tasmota {plug.topic}", lambda: parse_tasmota(messages.newest()), _WH_J, 10.0
     assert isinstance(plug, Zigbee2Mqtt)
     messages = Subscription(plug.broker, f"zigbee2mqtt/{plug.name}")
     return f"Zigbee2MQTT {plug.name}", lambda: parse_zigbee2mqtt(messages.newest()), _WH_J * 10, 10.0
@@ -134,6 +144,13 @@ def _asker(plug: Plug) -> tuple[str, Callable[[], PlugReading], float, float]:
 
 def _get(address: str) -> bytes:
     """Raises `OSError`, and `ValueError` for an address that is none."""
+    try:
+        return _get_or_raise(address)
+    except http.client.HTTPException as error:
+        raise OSError(f"{address} does not speak HTTP: {type(error).__name__}") from error
+
+
+def _get_or_raise(address: str) -> bytes:
     with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http:// stands above
         content: bytes = answer.read(_MOST_BYTES + 1)
     return content
@@ -148,7 +165,7 @@ def probe(root: Root, settings: Settings) -> list[Finding]:
         reading = ask()
         meter = _Plug(root, name, ask, step_j, period_s)
     except (OSError, ValueError, CutlayerError) as error:
-        mend = "check the address, and that the plug reports: TelePeriod 10 for Tasmota"
+        mend = "check the address, and that the plug reports: for Tasmota TelePeriod 10, EnergyRes 5, WattRes 3"
         return [Finding("smart plug", "unfit", f"{msgspec.json.encode(settings.plug).decode()}: {error}", mend)]
     blind = f"; below {_BLIND_BELOW_W:g} W plugs are blind: put several boards, or a lamp, on it"
     detail = f"{reading.power_w:.1f} W{blind if reading.power_w < _BLIND_BELOW_W else ''}"

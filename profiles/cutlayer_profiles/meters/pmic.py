@@ -22,6 +22,7 @@ _BUFFER_BYTES, _TEXT_BYTES, _GET_GENCMD_RESULT = 4124, 4096, 0x00030080
 _IOCTL = 0xC0086400 if struct.calcsize("P") == 8 else 0xC0046400  # _IOWR(100, 0, char *)
 _NODES = ("dev/vcio_gencmd", "dev/vcio")
 _RULE = 'KERNEL=="vcio*", GROUP="video", MODE="0660"'
+_MODELS = ("Raspberry Pi 5", "Compute Module 5")
 CORRECTIONS = {"rpi5-jfikar-2024": (1.1451, 0.5879)}
 """Watts at the input as a x + b of the rails' sum: https://github.com/jfikar/RPi5-power, one board beside a USB-C meter."""
 
@@ -92,18 +93,30 @@ def _ioctl(root: Root, node: str, command: str) -> str:
     return text
 
 
+def _model(root: Root) -> str:
+    """Empty where the machine has no such file."""
+    try:
+        return root.read("proc/device-tree/model")
+    except OSError:
+        return ""
+
+
 def probe(root: Root, settings: Settings) -> list[Finding]:
     """Whether this is a Raspberry Pi 5, and may be asked."""
     name = "Raspberry Pi 5 PMIC"
+    model = _model(root)
+    if model and not any(each in model for each in _MODELS):
+        return [Finding(name, "absent", f"this is a {model}, which has none")]
     try:
         rails = parse_pmic(_ask(root, _COMMAND))
     except PermissionError as error:
         mend = f"add the user to the group video, and put {_RULE} into /etc/udev/rules.d/99-cutlayer-vcio.rules"
         return [Finding(name, "denied", f"{error.filename} may not be opened", mend)]
     except FileNotFoundError:
-        return [Finding(name, "absent", "neither /dev/vcio nor vcgencmd is there")]
+        mend = "in a container, pass the device /dev/vcio to it" if model else ""
+        return [Finding(name, "unfit" if model else "absent", "neither /dev/vcio nor vcgencmd is there", mend)]
     except (OSError, ValueError) as error:
-        return [Finding(name, "absent", str(error))]
+        return [Finding(name, "unfit" if model else "absent", str(error))]
     meter = _Pmic(root, settings.pmic_correction)
     detail = f"{len(rails.power_w)} rails, {rails.sum_w:.2f} W; without USB, fan, NVMe and HATs"
     if rails.unpaired:

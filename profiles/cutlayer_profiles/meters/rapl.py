@@ -11,7 +11,7 @@ from cutlayer_profiles.meters.settings import Settings
 __all__ = ["Counter", "probe"]
 
 _ZONES = ("sys/class/powercap/intel-rapl:*/name",)
-_MEND = "sudo chmod g+r /sys/class/powercap/intel-rapl:*/energy_uj and the like for your group, again after each start"
+_MEND = "sudo chgrp $(id -gn) and sudo chmod g+r on /sys/class/powercap/intel-rapl:*/energy_uj, again after each start"
 
 
 class Counter:

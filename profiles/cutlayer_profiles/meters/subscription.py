@@ -9,7 +9,7 @@ from cutlayer.transports import MqttTransport
 __all__ = ["Subscription"]
 
 _FIRST_S = 15.0
-_STALE_S = 60.0
+_STALE_S = 900.0
 
 
 class Subscription:
@@ -34,7 +34,7 @@ class Subscription:
         """The payload that came last; the first one is waited for.
 
         Raises:
-            OSError: none came, or none for a minute.
+            OSError: none came, or none for a quarter of an hour.
         """
         wait_s = 0.0 if self._newest else _FIRST_S
         while (packet := self._transport.receive(wait_s)) is not None:
