@@ -1,6 +1,8 @@
 """Meters against what boards show; the sums were computed by hand or by whoever captured them."""
 
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from cutlayer.errors import UserError
 from cutlayer_profiles.meters import Root, Settings, battery, find_meters, ina, jetson, pmic, rapl, read_settings
 from profiles.boards import AGX_ORIN, HWMON, INA219, NANO, ORIN_NANO, PMIC, RAPL, board, pi5
 
+DOCS = Path(__file__).parents[2] / "docs"
 CONFIRMED = Settings(shunt_ohm=0.1)
 
 
@@ -239,3 +242,6 @@ def test_settings_are_read_with_errors_that_name_the_key(tmp_path):
         with pytest.raises(UserError, match=message):
             read_settings(path)
     assert read_settings(None) == Settings()
+    (block,) = re.findall(r"```text\n(shunt_ohm.*?)```", (DOCS / "energy.md").read_text(), re.DOTALL)
+    path.write_text(block)
+    assert read_settings(path).board == "pi4"
