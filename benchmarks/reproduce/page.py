@@ -25,6 +25,7 @@ from tables import FEDAVG, RESULTS, TABLES, rows
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[2] / "docs"
 Line = dict[str, Any]
+_PRETRAINED = ("frozen", "pretrained")
 
 
 class Row(NamedTuple):
@@ -121,18 +122,23 @@ def places(found: list[Row]) -> list[str]:
 
 
 def choice(name: str, found: list[Row]) -> list[str]:
-    """Of a table that is for choosing: what it chooses."""
+    """Of a table that is for choosing: what it chooses, with and without a client that was pre-trained."""
     base = next((row for row in found if row.name == "every-raw"), None)
     if not TABLES[name].validates or base is None:
         return []
     text = [""]
-    for points in (0.5, 1.0):
-        good = [row for row in found if row.accuracy >= base.accuracy - points]
-        best = min(good, key=lambda row: row.wire_bytes)
-        text.append(
-            f"- At no more than {points} points below `{base.name}` the least traffic is that of `{best.name}`: "
-            f"{base.wire_bytes / best.wire_bytes:.0f}x less, {best.accuracy - base.accuracy:+.2f} points."
-        )
+    for candidates, whose in (
+        (found, ""),
+        ([row for row in found if not row.name.startswith(_PRETRAINED)], ", without pre-training,"),
+    ):
+        for points in (0.5, 1.0):
+            best = min(
+                (row for row in candidates if row.accuracy >= base.accuracy - points), key=lambda row: row.wire_bytes
+            )
+            text.append(
+                f"- At no more than {points} points below `{base.name}`{whose} the least traffic is that of `{best.name}`: "
+                f"{base.wire_bytes / best.wire_bytes:.0f}x less, {best.accuracy - base.accuracy:+.2f} points."
+            )
     return [*text, ""]
 
 
