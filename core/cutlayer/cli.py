@@ -239,13 +239,23 @@ def profile_trial(
     run_dir: Annotated[Path, typer.Argument(help="A run record.")],
     board: _Board = "",
     slower: _Slower = 1.0,
+    power: Annotated[
+        Path | None, typer.Option(help="Joules of a recording: a lab instrument's CSV, or a log of tegrastats.")
+    ] = None,
+    offset_s: Annotated[
+        float, typer.Option(help="Added to its times, to make them seconds since the run began.")
+    ] = 0.0,
+    interval_s: Annotated[float | None, typer.Option(help="Between the lines of a log without times.")] = None,
     as_json: _Json = False,
 ) -> None:
     """What each round of a run cost its devices: time, core seconds, bytes, joules."""
     with _command("device", "numpy"):
         from cutlayer_profiles.comparison.cli import profile_trial as run
+        from cutlayer_profiles.recordings import read_recording
 
-        run(run_dir, board, slower, as_json)
+        if board and power:
+            raise UserError("--power: leave out --board, whose joules would be an estimate of the same")
+        run(run_dir, board, slower, read_recording(power, offset_s, interval_s) if power else None, as_json)
 
 
 @profile_app.command("compare")

@@ -9,8 +9,10 @@ from cutlayer.errors import UserError
 from cutlayer.events import ClientPass, EpochDone, Resumed, Started, Step
 from cutlayer.record import Run, read_run
 from cutlayer_profiles.coefficients import Activity, Board, estimate
+from cutlayer_profiles.recordings import Recording
+from cutlayer_profiles.windows import energy_of
 
-__all__ = ["Cost", "costs_of", "doubts_of", "repeats"]
+__all__ = ["Cost", "costs_of", "doubts_of", "recorded_costs", "repeats"]
 
 
 _LEAST_REPORTED = 0.95
@@ -91,6 +93,20 @@ def costs_of(run: Run, board: Board | None = None, slower: float = 1.0) -> list[
         samples[step.epoch, step.device] += step.samples
     metered = not _metering_problem(run)
     return [_cost(epoch, passes, samples, devices, board, slower, metered=metered) for epoch in epochs]
+
+
+def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
+    """As `costs_of`, with the joules of a recording, from the end of one epoch to the end of the next.
+
+    Raises:
+        UserError: as `costs_of`; or the recording is not of all the time that the run took.
+    """
+    begins = [run.all(Started)[0].time_s, *(epoch.time_s for epoch in run.all(EpochDone))]
+    costs = []
+    for cost, begin_s, end_s in zip(costs_of(run), begins, begins[1:], strict=False):
+        energy = energy_of(recording.curve, begin_s, end_s, recording)
+        costs.append(cost._replace(energy={energy.column: energy}, phases={}))
+    return costs
 
 
 def doubts_of(run: Run) -> list[str]:

@@ -5,13 +5,16 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from cutlayer.energy import Kind, Scope
 from cutlayer.errors import UserError
-from cutlayer_profiles.curve import Samples
+from cutlayer_profiles.curve import Curve, Samples
+from cutlayer_profiles.meters import Accuracy
 
-__all__ = ["read_csv", "read_tegrastats"]
+__all__ = ["Recording", "read_csv", "read_recording", "read_tegrastats"]
 
 _HEAD = re.compile(r"^(?P<name>.*?)(?:\s*[(\[](?P<unit>\w+)[)\]]|_(?P<tail>[mu]?s|m?v|[mu]?a|[mu]?w))?$")
 _TIME = ("t", "time", "timestamp")
@@ -32,6 +35,47 @@ _UNITS = {
 }
 _RAIL = re.compile(r"\b(POM_5V_IN|VDD_IN|VIN) (\d+)(?:mW)?/")
 _STAMP = re.compile(r"^(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) ")
+
+
+class Recording(NamedTuple):
+    """The power of one device over a run, on the run record's clock, as another program recorded it.
+
+    It is `Source` of its energies: measured, to a percent.
+    """
+
+    curve: Curve
+    scope: Scope
+    kind: Kind = "measured"
+    accuracy: Accuracy = Accuracy(gain=0.01)
+    counts: bool = False
+
+
+def read_recording(path: Path, offset_s: float, interval_s: float | None = None) -> Recording:
+    """A log of ``tegrastats``, or else a CSV.
+
+    Args:
+        path: of the file.
+        offset_s: added to its times, or to the beginning of a log without times, to make them seconds since the run began.
+        interval_s: between the lines of a log without times.
+
+    Raises:
+        UserError: as `read_csv`, `read_tegrastats` and `Curve`.
+    """
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    scope: Scope = "dc_input"
+    if _RAIL.search(text):
+        samples, scope = read_tegrastats(text.splitlines(), interval_s), "module_input"
+        samples = samples._replace(at_s=samples.at_s - samples.at_s[0] + offset_s)
+    else:
+        samples = read_csv(path, offset_s)
+    return Recording(Curve(samples, _period_s(samples)), scope)
+
+
+def _period_s(samples: Samples) -> float:
+    return float(np.median(np.diff(samples.at_s))) if len(samples.at_s) > 1 else 0.0
 
 
 def read_csv(path: Path, offset_s: float = 0.0) -> Samples:

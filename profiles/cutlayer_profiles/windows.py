@@ -10,7 +10,7 @@ from cutlayer.energy import Energy
 from cutlayer.errors import UserError
 from cutlayer.usage import Slot
 from cutlayer_profiles.curve import Curve
-from cutlayer_profiles.meters import Meter
+from cutlayer_profiles.meters import Meter, Source
 
 __all__ = ["IDLE", "Intervals", "energy_by_phase", "energy_of", "trace_of"]
 
@@ -41,7 +41,7 @@ class Intervals(NamedTuple):
         return float((self.end_s - self.begin_s).sum())
 
 
-def energy_of(curve: Curve, begin_s: float, end_s: float, meter: Meter) -> Energy:
+def energy_of(curve: Curve, begin_s: float, end_s: float, meter: Source) -> Energy:
     """Of all the time between two moments, with bounds of two standard deviations.
 
     u^2 = (gain E)^2 + (what the meter's steps add)^2; a step's error is even over its width, and a counter has one at both ends.
@@ -82,7 +82,7 @@ def energy_by_phase(
     return found
 
 
-def _energy(joules: float, half: float, meter: Meter) -> Energy:
+def _energy(joules: float, half: float, meter: Source) -> Energy:
     return Energy(
         energy_j=joules, low_j=max(joules - half, 0.0), high_j=joules + half, kind=meter.kind, scope=meter.scope
     )

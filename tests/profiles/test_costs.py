@@ -48,7 +48,7 @@ def write_run(path, modes, scale=1.0, usages=None):
         sent = 0 if mode == "silent" else 1000
         record.write(
             EpochDone(
-                time_s=0.3, epoch=epoch, mode=mode, loss=1.0, accuracy=0.5, test_loss=1.0, test_accuracy=0.5 + 0.1 * epoch,
+                time_s=0.3 * (epoch + 1), epoch=epoch, mode=mode, loss=1.0, accuracy=0.5, test_loss=1.0, test_accuracy=0.5 + 0.1 * epoch,
                 steps=4, duration_s=10.0 * scale, up_bytes=sent, down_bytes=sent if mode == "exchange" else 0, phases_s={},
             )
         )  # fmt: skip
@@ -138,7 +138,7 @@ def test_joules_that_are_nobodys_alone_or_not_of_the_whole_are_left_out(tmp_path
     for name, usages, problem in (
         ("kinds", differing, "its devices have joules of different kinds or scopes"),
         ("shared", lambda *_: usage(3.0, joules(30), meter_id="x"), "several devices read one meter"),
-        ("early", lambda *_: usage(3.0, joules(30), seconds=0.01), "its devices last reported after 0 of 0 s"),
+        ("early", lambda *_: usage(3.0, joules(30), seconds=0.01), "its devices last reported after 0 of 1 s"),
     ):
         run = write_run(tmp_path / name, MODES["every"], usages=usages)
         assert all(cost.energy == {} and cost.phases == {} for cost in costs_of(run)), name
@@ -176,6 +176,23 @@ def cutlayer(*words):
     return subprocess.run(
         [sys.executable, "-m", "cutlayer", *map(str, words)], capture_output=True, text=True, check=False
     )
+
+
+def test_a_recording_gives_the_joules_between_the_ends_of_epochs(tmp_path):
+    run = write_run(tmp_path / "run", MODES["gated"])
+    assert run.all(Started)[0].time_s == 0.0
+    path = tmp_path / "power.csv"
+    path.write_text("time,power\n" + "".join(f"{1000 + at / 100},{2.0 + at / 100}\n" for at in range(150)))
+    found = cutlayer("profile", "trial", tmp_path / "run", "--power", path, "--offset-s", -1000, "--json")
+    assert found.returncode == 0, found.stderr
+    first, *_ = json.loads(found.stdout)["epochs"]
+    energy = first["energy"]["energy_measured_dc_input_j"]
+    assert energy["energy_j"] == pytest.approx(2.0 * 0.3 + 0.3**2 / 2, rel=1e-6)
+    done = cutlayer("profile", "trial", tmp_path / "run", "--power", path)
+    assert done.returncode == 2
+    assert "let the meter run longer on both sides" in done.stderr
+    both = cutlayer("profile", "trial", tmp_path / "run", "--power", path, "--board", "pi4")
+    assert both.returncode == 2
 
 
 def test_as_its_user_runs_it(tmp_path):

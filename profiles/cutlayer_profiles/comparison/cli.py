@@ -13,16 +13,17 @@ from cutlayer.events import EpochDone
 from cutlayer_profiles.coefficients import Board, board_named
 from cutlayer_profiles.comparison.page import label_of, write_page
 from cutlayer_profiles.comparison.savings import Comparison, compare_groups, series_of
-from cutlayer_profiles.costs import Cost, costs_of, doubts_of, repeats
+from cutlayer_profiles.costs import Cost, costs_of, doubts_of, recorded_costs, repeats
+from cutlayer_profiles.recordings import Recording
 
 __all__ = ["compare_runs", "profile_trial"]
 
 
-def profile_trial(run_dir: Path, board: str, slower: float, as_json: bool) -> None:
+def profile_trial(run_dir: Path, board: str, slower: float, recording: Recording | None, as_json: bool) -> None:
     """What each round of a run cost its devices, and each phase. Raises `UserError`."""
     (run,) = repeats(run_dir)[:1]
-    coefficients = _board(board)
-    costs, epochs = costs_of(run, coefficients, slower), run.all(EpochDone)
+    coefficients, epochs = _board(board), run.all(EpochDone)
+    costs = recorded_costs(run, recording) if recording else costs_of(run, coefficients, slower)
     if not costs:
         raise UserError(f"{run_dir}: no epoch was finished")
     doubts = doubts_of(run) + _cautions(coefficients, slower)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from cutlayer_profiles.meters import battery, ina, jetson, plugs, pmic, rapl
-from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
+from cutlayer_profiles.meters.base import Accuracy, Finding, Meter, Source
 from cutlayer_profiles.meters.root import Root
 from cutlayer_profiles.meters.settings import Settings, read_settings
 
-__all__ = ["PROBES", "Accuracy", "Finding", "Meter", "Root", "Settings", "find_meters", "read_settings"]
+__all__ = ["PROBES", "Accuracy", "Finding", "Meter", "Root", "Settings", "Source", "find_meters", "read_settings"]
 
 PROBES: tuple[Callable[[Root, Settings], list[Finding]], ...] = (
     plugs.probe,

@@ -1,12 +1,12 @@
 """What every meter is, and what a search for one says."""
 
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, final
+from typing import Literal, NamedTuple, Protocol, final
 
 from cutlayer.energy import Kind, Scope
 from cutlayer_profiles.meters.root import Root
 
-__all__ = ["Accuracy", "Finding", "Meter", "Status"]
+__all__ = ["Accuracy", "Finding", "Meter", "Source", "Status"]
 
 
 class Accuracy(NamedTuple):
@@ -21,6 +21,26 @@ class Accuracy(NamedTuple):
     gain: float
     step: float = 0.0
     window_s: float = 0.0
+
+
+class Source(Protocol):
+    """What has to be known of readings to make joules of them."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the readings are."""
+
+    @property
+    def scope(self) -> Scope:
+        """What they are of."""
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """How right they are."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether they are joules so far; otherwise watts."""
 
 
 class Meter(ABC):
