@@ -1,8 +1,5 @@
 """``cutlayer``: one command a job. Each imports its package when it is called, so a board needs only its own."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +7,9 @@ import typer
 
 from cutlayer import __version__
 from cutlayer.broker import split_address
-from cutlayer.console import exit_status, stop_on_sigterm
+from cutlayer.console import command
 from cutlayer.errors import UserError
+from cutlayer.profile_cli import profile_app
 
 __all__ = ["main"]
 
@@ -24,7 +22,6 @@ app = typer.Typer(
 
 trial_app = typer.Typer(help="Run a trial in the lab, or watch one.", no_args_is_help=True)
 app.add_typer(trial_app, name="trial")
-profile_app = typer.Typer(help="What training cost the devices, and what a setting saves.", no_args_is_help=True)
 app.add_typer(profile_app, name="profile")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
@@ -61,7 +58,7 @@ def export(
     as_json: _Json = False,
 ) -> None:
     """Cut a model and export the part before the cut as a bundle that a board can train."""
-    with _command("export", "torch", "onnx", "onnxscript", "onnxruntime"):
+    with command("export", "torch", "onnx", "onnxscript", "onnxruntime"):
         from cutlayer_export.cli import Options
         from cutlayer_export.cli import export as run
 
@@ -90,7 +87,7 @@ def serve(
     as_json: _Json = False,
 ) -> None:
     """Lead a trial: wait for its devices, train the part after the cut, write the run record and a report."""
-    with _command("server", "torch", "matplotlib", "jinja2"):
+    with command("server", "torch", "matplotlib", "jinja2"):
         if infer is not None:
             from cutlayer_server.cli import infer as answer
 
@@ -109,7 +106,7 @@ def report(
     run_dir: Annotated[Path, typer.Argument(help="A run record, as `serve` writes it.")], as_json: _Json = False
 ) -> None:
     """Write a run's report.html anew from its record."""
-    with _command("server", "matplotlib", "jinja2"):
+    with command("server", "matplotlib", "jinja2"):
         from cutlayer_profiles.report.cli import report as run
 
         run(run_dir, as_json)
@@ -127,7 +124,7 @@ def demo(
     as_json: _Json = False,
 ) -> None:
     """See split learning happen: a broker, a server and two devices train on handwritten digits."""
-    with _command("demo", "torch", "onnxscript", "onnxruntime", "sklearn"):
+    with command("demo", "torch", "onnxscript", "onnxruntime", "sklearn"):
         from cutlayer import demo as package
 
         if prepare is None:
@@ -156,7 +153,7 @@ def run(
     as_json: _Json = False,
 ) -> None:
     """Run a whole trial on this machine: broker, devices and server as processes, over links like those in the field."""
-    with _command("demo", "torch", "onnxscript", "onnxruntime", "matplotlib", "jinja2"):
+    with command("demo", "torch", "onnxscript", "onnxruntime", "matplotlib", "jinja2"):
         from cutlayer.lab import lab
 
         lab(trial, data, run_dir, link or [], seed, as_json)
@@ -169,7 +166,7 @@ def status(
     as_json: _Json = False,
 ) -> None:
     """Show who takes part, how far they are, and how good their links are."""
-    with _command("server"):
+    with command("server"):
         from cutlayer_server.status import status as run
 
         run(trial, watch_s, as_json)
@@ -184,98 +181,10 @@ def certs(
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long the certificates are valid.")] = 365,
 ) -> None:
     """Make certificates for broker, server and devices, and the broker's configuration."""
-    with _command("server", "cryptography"):
+    with command("server", "cryptography"):
         from cutlayer_server.certs import certs as run
 
         run(folder, broker, device, port, days)
-
-
-_Board = Annotated[
-    str,
-    typer.Option(help="Estimate joules for this board: pi4, pi5, ... or a TOML file. Default: what devices reported."),
-]
-_Slower = Annotated[
-    float, typer.Option(min=0.01, help="Core seconds of that board for one of the machine that was measured.")
-]
-
-
-@profile_app.command("client")
-def profile_client(
-    bundles: Annotated[list[Path], typer.Argument(help="What `cutlayer export` wrote; several, such as one a cut.")],
-    batch_size: Annotated[list[int], typer.Option(min=1, help="Samples a step; repeatable.")] = [32],  # noqa: B006
-    threads: Annotated[list[int], typer.Option(min=0, help="Threads of the engine, 0 for all; repeatable.")] = [1],  # noqa: B006
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to train for each.")] = 5.0,
-    idle_s: Annotated[float, typer.Option(min=0, help="How long to rest before and after each, for the meter.")] = 0.0,
-    energy: Annotated[str, typer.Option(help="auto, none, or require=measured.")] = "auto",
-    meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the board profile here, as JSON.")] = None,
-    as_json: _Json = False,
-) -> None:
-    """On the board: what a training step costs, by phase, over batch sizes and threads."""
-    with _command("device", "onnxruntime"):
-        from cutlayer_device.board_profile import profile_clients as run
-
-        run(bundles, batch_size, threads, seconds, idle_s, energy, meters, out, as_json)
-
-
-@profile_app.command("calibrate")
-def profile_calibrate(
-    out: Annotated[Path, typer.Argument(help="Where to write the board's coefficients, a TOML file.")],
-    seconds: Annotated[float, typer.Option(min=2, help="How long each load lasts.")] = 60.0,
-    broker: Annotated[
-        str, typer.Option(help="Also measure what sending costs, to this broker: HOST or HOST:PORT.")
-    ] = "",
-    meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
-) -> None:
-    """On a board with a meter: find its own coefficients, for estimates without the meter."""
-    with _command("device", "numpy"):
-        from cutlayer_profiles.own_board import calibrate_board as run
-
-        run(out, seconds, broker, meters)
-
-
-@profile_app.command("trial")
-def profile_trial(
-    run_dir: Annotated[Path, typer.Argument(help="A run record.")],
-    board: _Board = "",
-    slower: _Slower = 1.0,
-    power: Annotated[
-        Path | None, typer.Option(help="Joules of a recording: a lab instrument's CSV, or a log of tegrastats.")
-    ] = None,
-    offset_s: Annotated[
-        float, typer.Option(help="Added to its times, to make them seconds since the run began.")
-    ] = 0.0,
-    interval_s: Annotated[float | None, typer.Option(help="Between the lines of a log without times.")] = None,
-    as_json: _Json = False,
-) -> None:
-    """What each round of a run cost its devices: time, core seconds, bytes, joules."""
-    with _command("device", "numpy"):
-        from cutlayer_profiles.comparison.cli import profile_trial as run
-        from cutlayer_profiles.recordings import read_recording
-
-        if board and power:
-            raise UserError("--power: leave out --board, whose joules would be an estimate of the same")
-        run(run_dir, board, slower, read_recording(power, offset_s, interval_s) if power else None, as_json)
-
-
-@profile_app.command("compare")
-def profile_compare(
-    folders: Annotated[
-        list[Path], typer.Argument(help="Run records, or folders with repeats; the first is compared with the others.")
-    ],
-    board: _Board = "",
-    slower: _Slower = 1.0,
-    accuracy: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Compare also what it cost to be so accurate, a share of 1.")
-    ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write a page with charts here.")] = None,
-    as_json: _Json = False,
-) -> None:
-    """How much less one setting costs than another, with confidence intervals over repeats."""
-    with _command("server", "matplotlib", "jinja2"):
-        from cutlayer_profiles.comparison.cli import compare_runs as run
-
-        run(folders, board, slower, accuracy, page, as_json)
 
 
 @app.command()
@@ -288,7 +197,7 @@ def doctor(
     as_json: _Json = False,
 ) -> None:
     """On the board: look for every meter that cutlayer knows, and say what to do where one cannot be read."""
-    with _command("device", "numpy"):
+    with command("device", "numpy"):
         from cutlayer_profiles.doctor import doctor as run
 
         run(meters, capture, as_json)
@@ -300,25 +209,10 @@ def doctor(
 )
 def device(context: typer.Context) -> None:
     """On the board: join a trial and train the client-side model (`cutlayer device run --help`)."""
-    with _command("device", "onnxruntime"):
+    with command("device", "onnxruntime"):
         from cutlayer_device.cli import app as device_app
 
         device_app(args=context.args, prog_name="cutlayer device")
-
-
-@contextmanager
-def _command(extra: str, *modules: str) -> Iterator[None]:
-    """Check that what a command needs is installed, then run it with our exit statuses.
-
-    torch is in no extra on purpose: which build (CPU, CUDA) is the user's choice, and the wrong one is gigabytes.
-    """
-    with exit_status(), stop_on_sigterm():
-        missing = [name for name in modules if find_spec(name) is None]
-        if "torch" in missing:
-            raise UserError("this command needs PyTorch: install the build for your machine first (docs/install.md)")
-        if missing:
-            raise UserError(f"this command needs {', '.join(missing)}: pip install 'cutlayer[{extra}]'")
-        yield
 
 
 def main() -> None:

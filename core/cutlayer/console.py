@@ -4,11 +4,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from cutlayer.errors import CutlayerError, UserError
 
-__all__ = ["FAILED", "INTERRUPTED", "USER_MISTAKE", "exit_status", "stop_on_sigterm"]
+__all__ = ["FAILED", "INTERRUPTED", "USER_MISTAKE", "command", "exit_status", "stop_on_sigterm"]
 
 FAILED = 1
 USER_MISTAKE = 2
@@ -49,3 +50,18 @@ def stop_on_sigterm() -> Iterator[None]:
     finally:
         for each, handler in zip(signals, previous, strict=True):
             signal.signal(each, handler)
+
+
+@contextmanager
+def command(extra: str, *modules: str) -> Iterator[None]:
+    """Check that what a command needs is installed, then run it with our exit statuses.
+
+    torch is in no extra on purpose: which build (CPU, CUDA) is the user's choice, and the wrong one is gigabytes.
+    """
+    with exit_status(), stop_on_sigterm():
+        missing = [name for name in modules if find_spec(name) is None]
+        if "torch" in missing:
+            raise UserError("this command needs PyTorch: install the build for your machine first (docs/install.md)")
+        if missing:
+            raise UserError(f"this command needs {', '.join(missing)}: pip install 'cutlayer[{extra}]'")
+        yield
