@@ -80,7 +80,9 @@ def run_lab(
         near = f"{broker.host}:{broker.port}"
         addresses = {name: f"{broker.host}:{shaper.port}" for name, shaper in shapers.items()}
         for name, file in samples.items():
-            processes.append(_start_device(console, name, bundle, addresses.get(name, near), file, inputs))
+            processes.append(
+                _start_device(console, name, bundle, addresses.get(name, near), file, inputs, shared=len(samples) > 1)
+            )
         address = near if SERVER in samples else addresses.get(SERVER, near)
         processes.append(_start_server(console, trial_file, run_dir, address, as_json))
         for shaper in shapers.values():  # threads, so after the last fork
@@ -109,10 +111,14 @@ def _export(console: Console, trial: Path, bundle: Path) -> None:
         raise CutlayerError("the export failed, see above")
 
 
-def _start_device(console: Console, name: str, bundle: Path, broker: str, samples: Path, inputs: Path) -> _Process:
+def _start_device(
+    console: Console, name: str, bundle: Path, broker: str, samples: Path, inputs: Path, *, shared: bool
+) -> _Process:
     log = inputs / f"{name}.log"
     command = [sys.executable, "-m", "cutlayer_device", "run", "--bundle", str(bundle), "--broker", broker]
     command += ["--data", str(samples), "--name", name, "--state", str(inputs / "state"), "--threads", "1"]
+    if shared:  # a meter of this machine tells nothing of one device in it
+        command += ["--energy", "none"]
     console.print(f"{name:<11} {_shown(command)}", soft_wrap=True)
     return start(command, log)
 
