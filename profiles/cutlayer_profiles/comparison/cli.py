@@ -77,7 +77,7 @@ def _cautions(board: Board | None, slower: float) -> list[str]:
     if board is None:
         return []
     text = (
-        f"joules are an estimate for {board.name} from measured core seconds and bytes, as if it took {slower:g} times the "
+        f"Joules are an estimate for a {board.name} from measured core seconds and bytes, as if it took {slower:g} times the "
         "core seconds of the machine that was measured; ratios say more than amounts"
     )
     return [text]

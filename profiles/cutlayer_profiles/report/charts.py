@@ -119,7 +119,7 @@ def cost_chart(
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy")
         axes.set_xlim(left=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.legend(frameon=False)
         return _svg(figure)
 
