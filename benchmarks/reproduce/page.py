@@ -104,7 +104,7 @@ def table_of(name: str, found: list[Row]) -> list[str]:
         text.append(
             f"| `{row.name}` | {row.what} | {seeds} | {accuracy} | {row.wire_bytes / 1e6:.1f} | {less} | {compute} | {shown} |"
         )
-    return [*text, "", *places(found), *choice(name, found), *both_ways(name), *latency(name), ""]
+    return [*text, "", *places(found), *both_ways(name), *choice(name, found), *latency(name), ""]
 
 
 def places(found: list[Row]) -> list[str]:
@@ -159,7 +159,7 @@ def latency(name: str) -> list[str]:
             f"| {line['place']} | {line['phi']} | {1e3 * line['modelled_s']:.0f} ms | {1e3 * line['measured_s']:.0f} ms | "
             f"{line['measured_s'] / first['measured_s']:.2f} | {1e3 * line['server']:.0f} ms |"
         )
-    return [*notes("latency"), *text]
+    return ["", *notes("latency"), *text]
 
 
 def less_compute(row: Row) -> str:
