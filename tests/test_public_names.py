@@ -30,7 +30,10 @@ def test_every_public_name_is_listed_and_documented(name):
         if not each.startswith("_") and getattr(value, "__module__", None) == name and inspect.isfunction(value)
     }
     commands = (
-        {"certs", "cutlayer", "demo", "device", "export", "report", "run", "serve", "status"}
+        {
+            *("certs", "cutlayer", "demo", "device", "doctor", "export", "report", "run", "serve", "status"),
+            *("profile_calibrate", "profile_client", "profile_compare", "profile_trial"),
+        }
         if name.endswith("cli")
         else set()
     )

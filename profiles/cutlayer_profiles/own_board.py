@@ -19,7 +19,7 @@ from cutlayer_profiles.coefficients import Board, board_of, boards
 from cutlayer_profiles.meters import Root, find_meters, read_settings
 from cutlayer_profiles.profiler import Profiler
 
-__all__ = ["calibrate_board"]
+__all__ = ["calibrate_board", "toml_of"]
 
 _PACKET = bytes(100_000)
 _PACKETS = 10

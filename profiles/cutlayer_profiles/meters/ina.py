@@ -12,7 +12,7 @@ from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
 from cutlayer_profiles.meters.root import Root
 from cutlayer_profiles.meters.settings import Settings
 
-__all__ = ["InaReading", "probe"]
+__all__ = ["InaReading", "probe", "read_ina"]
 
 
 class _Chip(NamedTuple):
