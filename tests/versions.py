@@ -28,7 +28,8 @@ MODULES = (
     ),
     *("link", "conversation", "session", "broadcast", "endpoint", "topics", "trial", "data", "bundle", "record"),
 )
-TESTS = [f"tests/core/test_{name}.py" for name in MODULES]
+METERS = ("doctor", "machine", "meters", "profiler", "recordings")
+TESTS = [f"tests/core/test_{name}.py" for name in MODULES] + [f"tests/profiles/test_{name}.py" for name in METERS]
 PACKAGES = ["pytest", "hypothesis", "ml_dtypes"]
 
 
