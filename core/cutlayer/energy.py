@@ -7,7 +7,7 @@ import msgspec
 
 from cutlayer.errors import ProvenanceError
 
-__all__ = ["KINDS", "SCOPES", "Energy", "Kind", "Scope", "column_of", "total"]
+__all__ = ["Energy", "Kind", "Scope", "column_of", "total"]
 
 Kind: TypeAlias = Literal["measured", "estimated_calibrated", "estimated_prior", "simulated"]
 """Measured: by volts and amperes, or by a counter, and no model. Calibrated: a model, or a correction of a partial meter, that
@@ -16,18 +16,6 @@ Scope: TypeAlias = Literal[
     "wall_ac", "dc_input", "module_input", "pmic_rails", "soc_rails", "cpu_package", "battery", "dc_active"
 ]
 """What was fed with these joules. ``dc_active`` is what a task adds to an idle board's ``dc_input``."""
-KINDS: tuple[Kind, ...] = ("measured", "estimated_calibrated", "estimated_prior", "simulated")
-"""The most trustworthy first."""
-SCOPES: tuple[Scope, ...] = (
-    "wall_ac",
-    "dc_input",
-    "module_input",
-    "pmic_rails",
-    "soc_rails",
-    "cpu_package",
-    "battery",
-    "dc_active",
-)
 
 
 def column_of(kind: Kind, scope: Scope) -> str:

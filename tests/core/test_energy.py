@@ -1,7 +1,9 @@
+from typing import get_args
+
 import msgspec
 import pytest
 
-from cutlayer.energy import KINDS, SCOPES, Energy, column_of, total
+from cutlayer.energy import Energy, Kind, Scope, column_of, total
 from cutlayer.errors import ProvenanceError
 
 
@@ -33,8 +35,9 @@ def test_a_number_is_no_energy():
 def test_every_text_and_every_column_says_kind_and_scope():
     assert str(energy(38.62, "estimated_prior")) == "≈ 38.6 J (37.6 to 39.6; estimated_prior, dc_input)"
     assert str(energy(38.62)) == "38.6 J (37.6 to 39.6; measured, dc_input)"
-    columns = {column_of(kind, scope) for kind in KINDS for scope in SCOPES}
-    assert len(columns) == len(KINDS) * len(SCOPES)
+    kinds, scopes = get_args(Kind), get_args(Scope)
+    columns = {column_of(kind, scope) for kind in kinds for scope in scopes}
+    assert len(columns) == len(kinds) * len(scopes) == 32
     assert energy(scope="wall_ac").column == "energy_measured_wall_ac_j"
     assert not any(name in ("energy_j", "energy") for name in columns)
 

@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from cutlayer.files import replace_file
 from cutlayer_profiles.comparison.savings import Comparison, Series
 from cutlayer_profiles.costs import Cost
 from cutlayer_profiles.report.charts import cost_chart
+from cutlayer_profiles.templates import render_page
 
 __all__ = ["label_of", "write_page"]
 
@@ -41,13 +40,6 @@ def write_page(
         doubts: what is wrong with the numbers.
         watermark: across charts of joules that are no measurement.
     """
-    environment = Environment(
-        loader=PackageLoader("cutlayer_profiles.comparison"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     columns = sorted({column for series in groups.values() for each in series for column in each.costs[-1].energy})
     charts = {
         "traffic": _chart(groups, lambda cost: (cost.sent_bytes + cost.received_bytes) / 1e6, "MB, both ways", ""),
@@ -59,7 +51,9 @@ def write_page(
         }
         mark = "" if "measured" in column else watermark
         charts[label_of(column)] = _chart(metered, partial(_joules, column), label_of(column), mark)
-    content = environment.get_template("comparison.html.jinja").render(
+    content = render_page(
+        "cutlayer_profiles.comparison",
+        "comparison.html.jinja",
         base=next(iter(groups)),
         repeats={name: len(series) for name, series in groups.items()},
         charts=charts,

@@ -4,12 +4,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Quarantined, Resumed
 from cutlayer.record import Run, read_run
 from cutlayer_profiles.report.charts import accuracy_chart, loss_chart, phase_chart, traffic_chart
 from cutlayer_profiles.report.spending import energy_charts, spending_of
+from cutlayer_profiles.templates import render_page
 
 __all__ = ["render", "write_report"]
 
@@ -23,17 +22,12 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as HTML that needs no network. Whatever came over one, such as device names, is escaped."""
-    environment = Environment(
-        loader=PackageLoader("cutlayer_profiles.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     summary = run.summary
     payload = summary.up_payload_bytes + summary.down_payload_bytes
     ways = 2 if summary.down_payload_bytes else 1
-    return environment.get_template("report.html.jinja").render(
+    return render_page(
+        "cutlayer_profiles.report",
+        "report.html.jinja",
         run=run,
         summary=summary,
         charts=_charts(run),
