@@ -17,6 +17,8 @@ from cutlayer.messages import (
     Kept,
     Message,
     Presence,
+    Settle,
+    Settled,
     Smashed,
     Tensor,
     Weights,
@@ -112,6 +114,8 @@ class _Device:
                 pass
             case Keep():
                 self.session.send(Message(Kept()))
+            case Settle():
+                self.session.send(Message(Settled()))
             case Begin(epoch=epoch):
                 self._epoch, self._step, self._weights = epoch, 0, event.payload
                 self._smash()
