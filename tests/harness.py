@@ -2,8 +2,10 @@
 
 import os
 import threading
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -15,6 +17,7 @@ from cutlayer.trial import Trial, read_trial
 from cutlayer_device.agent import Agent
 from cutlayer_device.agent import birth_of as device_birth
 from cutlayer_device.states import States
+from cutlayer_profiles.profiler import Profiler
 from cutlayer_server.coordinator import Coordinator
 from cutlayer_server.processor import processor
 
@@ -69,11 +72,13 @@ class Board(threading.Thread):
         samples: data.Samples,
         folder: Path,
         deaths: tuple[int, ...] = (),
+        profiler: Profiler | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)  # a board that was cut off waits for its server for ever
         self._broker, self._bundle, self._samples, self._deaths = broker, bundle, samples, list(deaths)
         self._birth = device_birth(bundle, trial.name, name, len(samples.y))
         self._folder = folder / trial.name / name
+        self._profiler = profiler
         self.transport: MemoryTransport | MortalTransport | None = None
         self.outcome: object = None
 
@@ -94,7 +99,9 @@ class Board(threading.Thread):
             return self.transport
 
         with closing(States(self._folder, self._bundle.manifest.client.fingerprint)) as states:
-            return Agent(self._bundle, self._samples, self._birth, connect, states, threads=1).run()
+            return Agent(
+                self._bundle, self._samples, self._birth, connect, states, threads=1, profiler=self._profiler
+            ).run()
 
 
 def shares(folder: Path, trial: Trial) -> dict[str, data.Samples]:
@@ -103,13 +110,18 @@ def shares(folder: Path, trial: Trial) -> dict[str, data.Samples]:
 
 
 def run_trial(
-    folder: Path, trial: Trial, run_dir: Path, broker: MemoryBroker | None = None, bundle: Bundle | None = None
+    folder: Path,
+    trial: Trial,
+    run_dir: Path,
+    broker: MemoryBroker | None = None,
+    bundle: Bundle | None = None,
+    profilers: Mapping[str, Profiler] = MappingProxyType({}),
 ) -> tuple[Run, list[Board]]:
     """Run a trial to its end; raises what the server raises."""
     broker = broker or MemoryBroker()
     bundle = bundle or read_bundle(folder / "client.bundle")
     boards = [
-        Board(broker, bundle, trial, name, samples, run_dir / "states")
+        Board(broker, bundle, trial, name, samples, run_dir / "states", profiler=profilers.get(name))
         for name, samples in shares(folder, trial).items()
     ]
     test = data.load(folder / trial.data.test, trial.model.input, part="test")

@@ -15,6 +15,7 @@ __all__ = [
     "Missed",
     "Quarantined",
     "Resumed",
+    "Settled",
     "Started",
     "Step",
 ]
@@ -61,6 +62,16 @@ class ClientPass(_Line, frozen=True, tag="client_pass"):
     phases_s: dict[str, float]
     usage: Usage | None = None
     """Since the device's last pass, as it says itself."""
+
+
+class Settled(_Line, frozen=True, tag="settled"):
+    """A device's account outside of its passes: before the first one, if it was to rest then, and after the last one."""
+
+    device: str
+    usage: Usage | None = None
+    """Since the device's last report."""
+    idle: Usage | None = None
+    """Of the rest that came after that, in which the device did nothing."""
 
 
 class EpochDone(_Line, frozen=True, tag="epoch"):
@@ -127,4 +138,4 @@ class Ended(_Line, frozen=True, tag="ended"):
     reason: str
 
 
-Event: TypeAlias = Started | Step | ClientPass | EpochDone | Resumed | Quarantined | Missed | Joined | Ended
+Event: TypeAlias = Started | Step | ClientPass | Settled | EpochDone | Resumed | Quarantined | Missed | Joined | Ended

@@ -37,6 +37,8 @@ __all__ = [
     "Query",
     "Scores",
     "Serve",
+    "Settle",
+    "Settled",
     "Shared",
     "SharedRows",
     "Smashed",
@@ -141,6 +143,19 @@ class Kept(Header, frozen=True, tag="kept"):
     """Device to server: the state is on disk."""
 
 
+class Settle(Header, frozen=True, tag="settle"):
+    """Server to a device between two passes: close your account, then do nothing for so long, so that a meter tells what you draw."""
+
+    idle_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 0.0
+
+
+class Settled(Header, frozen=True, tag="settled"):
+    """Device to server: what it spent since its last report, and what it drew while it did nothing."""
+
+    usage: Usage | None = None
+    idle: Usage | None = None
+
+
 class Smashed(Header, frozen=True, tag="smashed"):
     """Device to server: smashed data of one batch, with its labels (one unsigned 16-bit integer a sample)."""
 
@@ -222,7 +237,7 @@ class End(Header, frozen=True, tag="end"):
 
 
 _Training = Presence | Assignment | Begin | Keep | Kept | Smashed | Gradient | Lacking | Shared | Weights | End
-_HEADERS = _Training | Serve | Query | Scores
+_HEADERS = _Training | Settle | Settled | Serve | Query | Scores
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_HEADERS)
 
 

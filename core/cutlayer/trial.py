@@ -92,6 +92,8 @@ class Trial(_Table, frozen=True):
     """How long a silent peer is waited for before it counts as lost."""
     checkpoint_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     """How often both sides put on their disks what they need to go on after a crash; 0: after every turn."""
+    idle_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 0.0
+    """How long devices do nothing before the first pass and after the last, so that a meter tells what they draw anyway."""
 
     @property
     def recipe(self) -> Recipe:

@@ -4,6 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -28,6 +29,8 @@ from cutlayer.messages import (
     Message,
     Position,
     Presence,
+    Settle,
+    Settled,
     Shared,
     Smashed,
     Weights,
@@ -116,6 +119,9 @@ class Participation:
                 case Keep(position=position):
                     self._keep(position)
                     self._say(Kept())
+                case Settle(idle_s=idle_s):
+                    if (end := self._settle(idle_s)) is not None:
+                        return self._leave(end)
                 case Begin() as begin if assignment is not None:
                     self._pass(assignment, begin, message.payload)
                 case End() as end:
@@ -226,6 +232,21 @@ class Participation:
         """Put the present state on the disk."""
         state = self._board.engine.state()
         self._board.states.keep(position, state._replace(memory=dict(self._memory)))
+
+    def _settle(self, idle_s: float) -> End | None:
+        """Close the account, do nothing for so long, and say what both cost; returns the end of the trial if it comes first."""
+        profiler = self._board.profiler
+        usage = profiler.report() if profiler else None
+        ends = time.monotonic() + idle_s
+        while (left := ends - time.monotonic()) > 0:
+            with suppress(_ServerMoved):
+                self._endpoint.pump(left)
+            if (message := self._endpoint.poll(self._birth.device)) is not None:
+                assert isinstance(message.header, End), "the session lets nothing else through"
+                return message.header
+        idle = profiler.report() if profiler and idle_s else None
+        self._say(Settled(usage=usage, idle=idle))
+        return None
 
     def _say(self, header: Header, payload: Payload = b"") -> None:
         self._endpoint.send(self._birth.device, header, payload)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from cutlayer.energy import Energy, total
 from cutlayer.errors import UserError
-from cutlayer.events import ClientPass, EpochDone, Resumed, Started, Step
+from cutlayer.events import ClientPass, EpochDone, Resumed, Step
 from cutlayer.record import Run, read_run
+from cutlayer_profiles.accounts import Account, Baseline, accounts_of, baselines_of, began_s
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 from cutlayer_profiles.recordings import Recording
 from cutlayer_profiles.windows import energy_of
@@ -91,8 +92,9 @@ def costs_of(run: Run, board: Board | None = None, slower: float = 1.0) -> list[
     samples: Counter[tuple[int, str]] = Counter()
     for step in run.all(Step):
         samples[step.epoch, step.device] += step.samples
-    metered = not _metering_problem(run)
-    return [_cost(epoch, passes, samples, devices, board, slower, metered=metered) for epoch in epochs]
+    metered, accounts = not _metering_problem(run), accounts_of(run)
+    baselines = {rest.device: rest for rest in baselines_of(run)}
+    return [_cost(epoch, accounts, baselines, samples, devices, board, slower, metered=metered) for epoch in epochs]
 
 
 def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
@@ -101,7 +103,7 @@ def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
     Raises:
         UserError: as `costs_of`; or the recording is not of all the time that the run took.
     """
-    begins = [run.all(Started)[0].time_s, *(epoch.time_s for epoch in run.all(EpochDone))]
+    begins = [began_s(run), *(epoch.time_s for epoch in run.all(EpochDone))]
     costs = []
     for cost, begin_s, end_s in zip(costs_of(run), begins, begins[1:], strict=False):
         energy = energy_of(recording.curve, begin_s, end_s, recording)
@@ -111,12 +113,17 @@ def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
 
 def doubts_of(run: Run) -> list[str]:
     """Why its joules, or all of its costs, are not what the devices spent."""
-    usages = [each.usage for each in run.all(ClientPass) if each.usage]
+    usages = [account.usage for account in accounts_of(run)]
     doubts = [_metering_problem(run)] if any(usage.energy for usage in usages) else []
     if flags := {flag for usage in usages for flag in usage.flags}:
         doubts.append(f"{'; '.join(sorted(flags)[:3])}{', and others' if len(flags) > 3 else ''}")
     if held := {what for usage in usages for what in usage.throttled}:
         doubts.append(f"the processor was held back: {', '.join(sorted(held))}")
+    doubts += [
+        f"{rest.device} drew {rest}, while it did nothing: something else than the training changed"
+        for rest in baselines_of(run)
+        if rest.drifted
+    ]
     if again := sum(isinstance(fault, Resumed) for fault in run.faults):
         doubts.append(f"a side started anew {again} times; what was done twice is not counted")
     return [f"{run.path.name}: {doubt}" for doubt in doubts if doubt]
@@ -124,11 +131,11 @@ def doubts_of(run: Run) -> list[str]:
 
 def _metering_problem(run: Run) -> str:
     """Why the joules that were reported are not those of the whole run and of all devices alike; empty if they are."""
-    passes: list[ClientPass] = run.all(ClientPass)
-    usages = {each.device: [p.usage for p in passes if p.device == each.device and p.usage] for each in passes}
+    accounts = accounts_of(run)
+    usages = {each.device: [other.usage for other in accounts if other.device == each.device] for each in accounts}
     every = [usage for own in usages.values() for usage in own]
     if unmetered := sum(usage.energy is None for usage in every):
-        return f"the meter told nothing in {unmetered} of {len(every)} passes, so there are no joules"
+        return f"the meter told nothing in {unmetered} of {len(every)} reports, so there are no joules"
     if len({usage.energy.column for usage in every if usage.energy}) > 1:
         return "its devices have joules of different kinds or scopes, so there is no sum of them"
     meters = [own[-1].meter_id for own in usages.values() if own[-1].meter_id]
@@ -137,7 +144,7 @@ def _metering_problem(run: Run) -> str:
             "several devices read one meter, which tells nothing of each: run one a board, or give them --energy none"
         )
     end_s = max((epoch.time_s for epoch in run.all(EpochDone)), default=0.0)
-    begin_s = min((started.time_s for started in run.all(Started)), default=0.0)
+    begin_s = began_s(run)
     reported_s = min(sum(usage.seconds for usage in own) for own in usages.values())
     if reported_s < _LEAST_REPORTED * (end_s - begin_s):
         return (
@@ -149,7 +156,8 @@ def _metering_problem(run: Run) -> str:
 
 def _cost(
     epoch: EpochDone,
-    passes: list[ClientPass],
+    accounts: list[Account],
+    baselines: dict[str, Baseline],
     samples: Counter[tuple[int, str]],
     devices: int,
     board: Board | None,
@@ -157,14 +165,17 @@ def _cost(
     *,
     metered: bool,
 ) -> Cost:
-    own = [each for each in passes if each.epoch == epoch.epoch]
-    usages = [each.usage for each in own if each.usage]
-    modes = {each.device: epoch.modes.get(each.device, epoch.mode) for each in own}
+    own = [each for each in accounts if each.epoch == epoch.epoch]
+    usages = [each.usage for each in own]
+    modes = {each.device: epoch.modes.get(each.device, epoch.mode) for each in own if each.passed}
     forward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode != "silent")
     backward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode == "exchange")
     cpu_s = sum(usage.cpu_s for usage in usages)
     energies = [usage.energy for usage in usages if usage.energy and metered]
-    whole = [each.usage.phases.keys() for each in passes if each.usage and metered]
+    added = [baselines[each.device].added(each.usage) for each in own if each.device in baselines and metered]
+    if len(added) == len(own):  # of all devices or of none
+        energies += [energy for energy in added if energy is not None]
+    whole = [each.usage.phases.keys() for each in accounts if each.passed and metered]
     phases = set.intersection(*map(set, whole)) if whole else set()
     if board is not None:
         seconds = devices * epoch.duration_s + max(slower - 1.0, 0.0) * cpu_s  # what is computed longer, on one core

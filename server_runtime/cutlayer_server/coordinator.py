@@ -21,6 +21,7 @@ from cutlayer.record import Record, Summary
 from cutlayer.transports import LastWill, Transport
 from cutlayer.trial import Trial
 from cutlayer_cut import Halves, client_of, cut_model
+from cutlayer_server.accounts import settle_at_the_end
 from cutlayer_server.checkpoints import Checkpoint, Checkpoints
 from cutlayer_server.checks import check_halves, check_last_batches
 from cutlayer_server.fleet import Fleet
@@ -161,7 +162,10 @@ class Coordinator:
         for name in fleet.missing:
             record.write(Missed(time_s=record.now(), epoch=state.epoch, device=name, reason="it has not joined"))
         fleet.assign(run, checkpoint.positions if checkpoint else {})
+        if checkpoint is None:
+            trainer.rest()
         reason = self._train(trainer, halves, state, record)
+        settle_at_the_end(fleet, record, self._trial.idle_s)
         trainer.close()
         return reason
 

@@ -110,6 +110,11 @@ class Fleet:
         """Those that may take part and do not."""
         return tuple(name for name in self.listed if name not in self.devices)
 
+    @property
+    def online(self) -> list[str]:
+        """Those that take part and are not known to be gone, in the trial's order."""
+        return [name for name in self.devices if name in self._online]
+
     def assign(self, run: int, positions: Mapping[str, Position]) -> None:
         """Tell every device what to obey, and from which of its states to go on."""
         self._birth = msgspec.structs.replace(self._birth, run=run)

@@ -16,6 +16,7 @@ from cutlayer.phases import Phases
 from cutlayer.record import Record
 from cutlayer.schedules import Mode
 from cutlayer.trial import Trial
+from cutlayer_server.accounts import ask, note
 from cutlayer_server.cache import Cache, Pass
 from cutlayer_server.checkpoints import KEPT, Checkpoint, Checkpoints
 from cutlayer_server.fleet import Fleet
@@ -103,6 +104,15 @@ class Trainer:
         self._round, self._updates.samples = state, self._samples
         self._plan.start(state.epoch, self._fleet.listed, self._fleet.devices)
         self._ledger.open(state.epoch)
+
+    def rest(self) -> None:
+        """Before the first pass, if the trial says so: have the devices do nothing, and note what they drew. Raises as `turn`."""
+        if not self._trial.idle_s:
+            return
+        rested = ask(self._fleet, self._fleet.devices, self._trial.idle_s)
+        for device in list(self._fleet.devices):
+            if (message := self._hear(device, rested)) is not None:
+                note(self._record, device, message)
 
     def take_in(self, epoch: int) -> None:
         """Let the devices that came since the training began take part from this epoch on."""

@@ -41,6 +41,8 @@ from cutlayer.messages import (
     Query,
     Scores,
     Serve,
+    Settle,
+    Settled,
     Shared,
     SharedRows,
     Smashed,
@@ -54,6 +56,7 @@ from cutlayer.messages import (
 from cutlayer.schedules import Mode
 from cutlayer.session import Audience, Link, Role, Session
 from cutlayer.trial import read_trial
+from cutlayer.usage import Usage
 from cutlayer_device.engines.onnx_file import require_self_contained
 
 LONGEST_S = 1.0
@@ -191,6 +194,8 @@ def messages():
         assignment(),
         Keep(trial="t", device="a", position=Position(0, 4)),
         Kept(trial="t", device="a"),
+        Settle(trial="t", device="a", idle_s=3.0),
+        Settled(trial="t", device="a", usage=Usage(seconds=1.0, cpu_s=0.5), idle=Usage(seconds=3.0, cpu_s=0.0)),
         Serve(trial="t", device="a"),
         Query(trial="t", device="a", step=0, tensor=tensor),
         Scores(trial="t", device="a", step=0, shape=(2, 3)),

@@ -1,8 +1,9 @@
-"""Boards as files: what their drivers and commands show, as captured or as their documentation has it."""
+"""Boards as files: what their drivers and commands show, as captured or as their documentation has it; and a meter of known power."""
 
+import time
 from pathlib import Path
 
-from cutlayer_profiles.meters import Root
+from cutlayer_profiles.meters import Accuracy, Meter, Root
 
 PMIC = """\
  3V7_WL_SW_A current(0)=0.00000000A
@@ -115,3 +116,16 @@ def board(folder: Path, files: dict[str, str]) -> Root:
 def pi5(folder: Path, text: str = PMIC) -> Root:
     """A Raspberry Pi 5 whose firmware answers this."""
     return board(folder, {"commands/vcgencmd_pmic_read_adc": text})
+
+
+class Known(Meter):
+    """So many watts at so many seconds; or joules."""
+
+    def __init__(self, power, counts=False, period_s=0.005):
+        accuracy = Accuracy(gain=0.01, step=0.1)
+        super().__init__(Root(), "known", "measured", "dc_input", accuracy, period_s, counts=counts)
+        self._power, self.reads = power, 0
+
+    def read(self):
+        self.reads += 1
+        return self._power(time.monotonic())

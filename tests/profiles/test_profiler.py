@@ -13,24 +13,11 @@ from cutlayer.usage import Slot, Usage, Wifi
 from cutlayer_profiles.choice import choose_profiler
 from cutlayer_profiles.coefficients import Activity, board_named, board_of, boards, estimate
 from cutlayer_profiles.curve import Curve, Samples
-from cutlayer_profiles.meters import Accuracy, Meter, Root, Settings
+from cutlayer_profiles.meters import Accuracy, Root, Settings
 from cutlayer_profiles.profiler import Profiler
 from cutlayer_profiles.sampler import Sampler
 from cutlayer_profiles.windows import IDLE, Intervals, energy_by_phase, energy_of, trace_of
-from profiles.boards import INA219, board, pi5
-
-
-class Known(Meter):
-    """So many watts at so many seconds; or joules."""
-
-    def __init__(self, power, counts=False, period_s=0.005):
-        accuracy = Accuracy(gain=0.01, step=0.1)
-        super().__init__(Root(), "known", "measured", "dc_input", accuracy, period_s, counts=counts)
-        self._power, self.reads = power, 0
-
-    def read(self):
-        self.reads += 1
-        return self._power(time.monotonic())
+from profiles.boards import INA219, Known, board, pi5
 
 
 def test_known_power_through_the_real_thread_is_known_energy():

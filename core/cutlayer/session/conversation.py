@@ -8,6 +8,7 @@ is allowed if it stands in the row of the current state, and if the side that sp
                           │  └── begin, forward ──> STREAMING ── smashed ─> STREAMING
                           │└─────── weights ──────── TRAINING, STREAMING
                           ├─ keep ──> KEEPING ── kept ──> IDLE
+                          ├─ settle ─> SETTLING ── settled ──> IDLE
                           └─ serve ─> SERVING ── query ─> ASKED ── scores ─> SERVING
     end, from the server, closes the conversation in every state.
 """
@@ -27,6 +28,8 @@ from cutlayer.messages import (
     Query,
     Scores,
     Serve,
+    Settle,
+    Settled,
     Shared,
     Smashed,
     Weights,
@@ -58,6 +61,7 @@ class State(Enum):
     LACKING = "lacking"
     STREAMING = "streaming"
     KEEPING = "keeping"
+    SETTLING = "settling"
     SERVING = "serving"
     ASKED = "asked"
     CLOSED = "closed"
@@ -76,6 +80,8 @@ class Event(Enum):
     WEIGHTS = (Role.DEVICE, "weights")
     KEEP = (Role.SERVER, "keep")
     KEPT = (Role.DEVICE, "kept")
+    SETTLE = (Role.SERVER, "settle")
+    SETTLED = (Role.DEVICE, "settled")
     SERVE = (Role.SERVER, "serve")
     QUERY = (Role.DEVICE, "query")
     SCORES = (Role.SERVER, "scores")
@@ -93,6 +99,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.BEGIN_EXCHANGE: State.TRAINING,
         Event.BEGIN_FORWARD: State.STREAMING,
         Event.KEEP: State.KEEPING,
+        Event.SETTLE: State.SETTLING,
         Event.SERVE: State.SERVING,
         Event.END: State.CLOSED,
     },
@@ -106,6 +113,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.LACKING: {Event.SHARED: State.TRAINING, Event.END: State.CLOSED},
     State.STREAMING: {Event.SMASHED: State.STREAMING, Event.WEIGHTS: State.IDLE, Event.END: State.CLOSED},
     State.KEEPING: {Event.KEPT: State.IDLE, Event.END: State.CLOSED},
+    State.SETTLING: {Event.SETTLED: State.IDLE, Event.END: State.CLOSED},
     State.SERVING: {Event.QUERY: State.ASKED, Event.END: State.CLOSED},
     State.ASKED: {Event.SCORES: State.SERVING, Event.END: State.CLOSED},
     State.CLOSED: {},
@@ -190,6 +198,8 @@ _EVENTS: dict[type[Header], Event] = {
     Weights: Event.WEIGHTS,
     Keep: Event.KEEP,
     Kept: Event.KEPT,
+    Settle: Event.SETTLE,
+    Settled: Event.SETTLED,
     Serve: Event.SERVE,
     Query: Event.QUERY,
     Scores: Event.SCORES,

@@ -10,6 +10,7 @@ from rich.table import Table
 from cutlayer.energy import Energy
 from cutlayer.errors import UserError
 from cutlayer.events import EpochDone
+from cutlayer_profiles.accounts import baselines_of
 from cutlayer_profiles.coefficients import Board, board_named
 from cutlayer_profiles.comparison.page import label_of, write_page
 from cutlayer_profiles.comparison.savings import Comparison, compare_groups, series_of
@@ -36,6 +37,8 @@ def profile_trial(run_dir: Path, board: str, slower: float, recording: Recording
     whole = sum(costs[1:], costs[0])
     for phase, energies in whole.phases.items():
         console.print(f"{phase:<10} {', '.join(map(str, energies.values()))}")
+    for rest in baselines_of(run):
+        console.print(f"idle       {rest.device}: {str(rest) or 'no meter'}")
     for energy in whole.energy.values():
         console.print(f"whole run  {energy}")
     for doubt in doubts:

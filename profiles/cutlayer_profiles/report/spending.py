@@ -4,9 +4,9 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from cutlayer.energy import Energy
-from cutlayer.events import ClientPass
 from cutlayer.record import Run
 from cutlayer.usage import Usage
+from cutlayer_profiles.accounts import Account, accounts_of, baselines_of
 from cutlayer_profiles.report.charts import joules_chart, power_chart
 
 __all__ = ["Spending", "energy_charts", "spending_of"]
@@ -21,6 +21,7 @@ class Spending(NamedTuple):
     cpu_s: float
     rss_peak_bytes: int
     energy: str
+    idle: str
     meter: str
     notes: str
 
@@ -28,13 +29,13 @@ class Spending(NamedTuple):
 def spending_of(run: Run) -> list[Spending]:
     """Of each device that reported it."""
     usages: defaultdict[str, list[Usage]] = defaultdict(list)
-    for each in run.all(ClientPass):
-        if each.usage is not None:
-            usages[each.device].append(each.usage)
-    return [_spending(device, found) for device, found in usages.items()]
+    for each in accounts_of(run):
+        usages[each.device].append(each.usage)
+    idle = {rest.device: str(rest) for rest in baselines_of(run)}
+    return [_spending(device, found, idle.get(device, "")) for device, found in usages.items()]
 
 
-def _spending(device: str, usages: list[Usage]) -> Spending:
+def _spending(device: str, usages: list[Usage], idle: str) -> Spending:
     energies: dict[str, Energy] = {}
     for usage in usages:
         if usage.energy is not None:
@@ -46,6 +47,7 @@ def _spending(device: str, usages: list[Usage]) -> Spending:
         cpu_s=sum(usage.cpu_s for usage in usages),
         rss_peak_bytes=max((usage.rss_peak_bytes or 0) for usage in usages),
         energy="; ".join(map(str, energies.values())),
+        idle=idle,
         meter=usages[-1].meter,
         notes="; ".join(sorted(notes)),
     )
@@ -53,36 +55,34 @@ def _spending(device: str, usages: list[Usage]) -> Spending:
 
 def energy_charts(run: Run) -> dict[str, str]:
     """Charts by title, one of each for every kind and scope of joules that the devices reported."""
-    passes: list[ClientPass] = [each for each in run.all(ClientPass) if each.usage and each.usage.energy]
+    accounts = [(each, each.usage.energy) for each in accounts_of(run) if each.usage.energy]
     charts: dict[str, str] = {}
-    for column in sorted({each.usage.energy.column for each in passes if each.usage and each.usage.energy}):
-        own = [each for each in passes if each.usage and each.usage.energy and each.usage.energy.column == column]
+    for column in sorted({energy.column for _, energy in accounts}):
+        own = [(each, energy) for each, energy in accounts if energy.column == column]
         label = column.removeprefix("energy_").removesuffix("_j").replace("_", " ")
         mark = "" if label.startswith("measured") else label.split(" ", 1)[0] + ", not measured"
         charts[f"Joules a round, {label}"] = joules_chart(_rounds(own), label, mark)
-        traces = _traces(own)
+        traces = _traces([each for each, _ in own])
         if any(traces.values()):
             charts[f"Power, {label}"] = power_chart(traces, label)
     return charts
 
 
-def _rounds(passes: list[ClientPass]) -> dict[int, dict[str, float]]:
+def _rounds(accounts: list[tuple[Account, Energy]]) -> dict[int, dict[str, float]]:
     """Joules by phase, by epoch; what no phase has, for want of samples, is of all."""
     rounds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for each in passes:
-        assert each.usage is not None
-        assert each.usage.energy is not None
+    for each, whole in accounts:
         parts = {phase: energy.energy_j for phase, energy in each.usage.phases.items()}
-        for phase, joules in {**parts, _ALL: each.usage.energy.energy_j - sum(parts.values())}.items():
+        for phase, joules in {**parts, _ALL: whole.energy_j - sum(parts.values())}.items():
             if joules > 0:
                 rounds[each.epoch + 1][phase] += joules
     return {number: dict(phases) for number, phases in rounds.items()}
 
 
-def _traces(passes: list[ClientPass]) -> dict[str, list[tuple[float, float, float, str]]]:
+def _traces(accounts: list[Account]) -> dict[str, list[tuple[float, float, float, str]]]:
+    """Of each device its slots: begin, end, watts, phase."""
     traces: defaultdict[str, list[tuple[float, float, float, str]]] = defaultdict(list)
-    for each in passes:
-        assert each.usage is not None
+    for each in accounts:
         if slots := each.usage.trace:
             length_s = each.usage.seconds / len(slots)
             begin_s = each.time_s - each.usage.seconds

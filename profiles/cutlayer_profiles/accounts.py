@@ -1,0 +1,110 @@
+"""What devices said that they spent, in order, and what they draw when they do nothing."""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import msgspec
+
+from cutlayer.energy import Energy
+from cutlayer.events import ClientPass, EpochDone, Settled, Started
+from cutlayer.record import Run
+from cutlayer.usage import Usage
+
+__all__ = ["Account", "Baseline", "accounts_of", "baselines_of", "began_s"]
+
+_MOST_DRIFT = 0.05
+
+
+class Account(NamedTuple):
+    """One report: of a pass and what came before it, or, with ``passed`` false, of what came outside of passes.
+
+    ``time_s`` is when it was closed, on the record's clock.
+    """
+
+    time_s: float
+    device: str
+    epoch: int
+    usage: Usage
+    passed: bool
+
+
+class Baseline(NamedTuple):
+    """What a device drew in its rests before the first pass and after the last; None where it did not rest or has no meter."""
+
+    device: str
+    before: Usage | None
+    after: Usage | None
+
+    @property
+    def watts(self) -> tuple[float | None, float | None]:
+        """Before, and after."""
+        return _watts(self.before), _watts(self.after)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether it drew more than 5 % more or less after than before, so that something else than the training changed."""
+        before, after = self.watts
+        return bool(before and after and abs(after - before) > _MOST_DRIFT * before)
+
+    def over(self, seconds: float) -> Energy | None:
+        """Joules of doing nothing for so long; None without a rest."""
+        rests = [rest for rest in (self.before, self.after) if rest and rest.energy and rest.seconds]
+        found = [rest.energy for rest in rests if rest.energy]
+        if not found or len({energy.column for energy in found}) > 1:
+            return None
+        whole = found[0] if len(found) == 1 else found[0] + found[1]
+        factor = seconds / sum(rest.seconds for rest in rests)
+        bounds = {name: factor * getattr(whole, name) for name in ("energy_j", "low_j", "high_j")}
+        return msgspec.structs.replace(whole, **bounds)
+
+    def added(self, usage: Usage) -> Energy | None:
+        """What was spent beyond doing nothing for as long; None without a rest, or of a meter that is not at the input."""
+        idle = self.over(usage.seconds)
+        if usage.energy is None or idle is None or idle.column != usage.energy.column or idle.scope != "dc_input":
+            return None
+        return msgspec.structs.replace(usage.energy - idle, scope="dc_active")
+
+    def __str__(self) -> str:
+        sides = [f"{watts:.2f} W {when}" for watts, when in zip(self.watts, ("before", "after"), strict=True) if watts]
+        return ", ".join(sides)
+
+
+def accounts_of(run: Run) -> list[Account]:
+    """Every report; one from outside of passes belongs to the epoch next to it that was finished."""
+    accounts, finished, last = [], 0, len(run.all(EpochDone)) - 1
+    for event in run.events:
+        match event:
+            case EpochDone():
+                finished += 1
+            case ClientPass(time_s=at_s, device=device, epoch=epoch, usage=Usage() as usage):
+                accounts.append(Account(at_s, device, epoch, usage, passed=True))
+            case Settled(time_s=at_s, device=device, usage=Usage() as usage):
+                closed_s = at_s - (event.idle.seconds if event.idle else 0.0)
+                accounts.append(Account(closed_s, device, min(finished, last), usage, passed=False))
+    return accounts
+
+
+def began_s(run: Run) -> float:
+    """When the training began, on the record's clock: after the devices had joined, and rested if they were to."""
+    moments = [0.0]
+    for event in run.events:
+        if isinstance(event, EpochDone):
+            break
+        if isinstance(event, Started | Settled):
+            moments.append(event.time_s)
+    return max(moments)
+
+
+def baselines_of(run: Run) -> list[Baseline]:
+    """Of each device that rested, by name."""
+    rests: defaultdict[str, dict[bool, Usage]] = defaultdict(dict)
+    trained = False
+    for event in run.events:
+        trained |= isinstance(event, EpochDone)
+        if isinstance(event, Settled) and event.idle is not None:
+            rests[event.device][trained] = event.idle
+    return [Baseline(device, both.get(False), both.get(True)) for device, both in sorted(rests.items())]
+
+
+def _watts(rest: Usage | None) -> float | None:
+    return rest.energy.energy_j / rest.seconds if rest and rest.energy and rest.seconds else None
