@@ -55,17 +55,26 @@ def export(
     freeze: Annotated[bool, typer.Option("--freeze", help="Train nothing on the board: inference only.")] = False,
     trainable: Annotated[str, typer.Option(help="all, or last:N for the last N modules with parameters.")] = "",
     list_cuts: Annotated[bool, typer.Option("--list", help="Only list every possible cut and what it costs.")] = False,
+    all_cuts: Annotated[
+        bool,
+        typer.Option(
+            "--all-cuts", help="Export every possible cut, into the folder --out; what is there already stays."
+        ),
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Cut a model and export the part before the cut as a bundle that a board can train."""
     with command("export", "torch", "onnx", "onnxscript", "onnxruntime"):
-        from cutlayer_export.cli import Options
+        from cutlayer_export.cli import Options, export_all
         from cutlayer_export.cli import export as run
 
         if freeze and trainable:
             raise UserError("--freeze: nothing is trained, so leave out --trainable")
         options = Options(model, cut, example, kwargs, weights, optimizer, "none" if freeze else trainable)
-        run(trial, options, None if list_cuts else out, as_json)
+        if all_cuts:
+            export_all(trial, options, out, as_json)
+        else:
+            run(trial, options, None if list_cuts else out, as_json)
 
 
 @app.command()

@@ -5,11 +5,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cutlayer.errors import CutlayerError, UserError
 
-__all__ = ["FAILED", "INTERRUPTED", "USER_MISTAKE", "command", "exit_status", "stop_on_sigterm"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["FAILED", "INTERRUPTED", "USER_MISTAKE", "command", "exit_status", "print_wide", "stop_on_sigterm"]
 
 FAILED = 1
 USER_MISTAKE = 2
@@ -65,3 +68,14 @@ def command(extra: str, *modules: str) -> Iterator[None]:
         if missing:
             raise UserError(f"this command needs {', '.join(missing)}: pip install 'cutlayer[{extra}]'")
         yield
+
+
+def print_wide(table: "Table") -> None:
+    """Print a table as wide as it is: a terminal may wrap it, but nothing is left out."""
+    from rich.console import Console  # not for commands that print none
+
+    for column in table.columns:
+        column.no_wrap = True
+    console = Console(highlight=False)
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(highlight=False, width=width).print(table)

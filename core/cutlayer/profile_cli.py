@@ -24,7 +24,12 @@ _Slower = Annotated[
 
 @profile_app.command("client")
 def profile_client(
-    bundles: Annotated[list[Path], typer.Argument(help="What `cutlayer export` wrote; several, such as one a cut.")],
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(help="What `cutlayer export` wrote; several, such as one a cut.")
+    ] = None,
+    all_cuts: Annotated[
+        Path | None, typer.Option(help="Every bundle in this folder, which `cutlayer export --all-cuts` wrote.")
+    ] = None,
     batch_size: Annotated[list[int], typer.Option(min=1, help="Samples a step; repeatable.")] = [32],  # noqa: B006
     threads: Annotated[list[int], typer.Option(min=0, help="Threads of the engine, 0 for all; repeatable.")] = [1],  # noqa: B006
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to train for each.")] = 5.0,
@@ -32,13 +37,23 @@ def profile_client(
     energy: Annotated[str, typer.Option(help="auto, none, or require=measured.")] = "auto",
     meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the board profile here, as JSON.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Measure only what the file of --out does not have yet.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """On the board: what a training step costs, by phase, over batch sizes and threads."""
     with command("device", "onnxruntime"):
+        from cutlayer_device.board_profile import Sweep, bundles_in
         from cutlayer_device.board_profile import profile_clients as run
 
-        run(bundles, batch_size, threads, seconds, idle_s, energy, meters, out, as_json)
+        if bool(bundles) is (all_cuts is not None):
+            raise UserError("profile client: give bundles, or --all-cuts FOLDER")
+        if resume and out is None:
+            raise UserError("--resume: goes on with the file of --out, so give one")
+        chosen = bundles_in(all_cuts) if all_cuts is not None else bundles or []
+        sweep = Sweep(chosen, batch_size, threads, seconds, idle_s)
+        run(sweep, energy, meters, out, resume, as_json)
 
 
 @profile_app.command("calibrate")

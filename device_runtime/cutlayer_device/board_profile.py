@@ -6,19 +6,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from cutlayer.bundle import read_bundle
-from cutlayer.errors import CutlayerError
+from cutlayer.console import print_wide
+from cutlayer.errors import CutlayerError, UserError
 from cutlayer.files import replace_file
 from cutlayer_device.measurement import Setting, StepCost, measure_step
 from cutlayer_profiles.choice import choose_profiler
 from cutlayer_profiles.meters import Root, read_settings
 
-__all__ = ["BoardProfile", "measure_here", "profile_clients"]
+__all__ = ["BoardProfile", "Sweep", "bundles_in", "measure_here", "profile_clients"]
 
 _CHILD = "import sys; from cutlayer_device.board_profile import measure_here; measure_here(*sys.argv[1:])"
 
@@ -33,36 +35,55 @@ class BoardProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     steps: list[StepCost]
 
 
+class Sweep(NamedTuple):
+    """Every bundle with every batch size and number of threads, for so many seconds; see `Setting`."""
+
+    bundles: Sequence[Path]
+    batch_sizes: Sequence[int]
+    threads: Sequence[int]
+    seconds: float
+    idle_s: float
+
+    def settings(self) -> list[Setting]:
+        """In order, so that all of a bundle come together."""
+        every = product(self.bundles, self.batch_sizes, self.threads)
+        return [Setting(bundle, size, threads, self.seconds, self.idle_s) for bundle, size, threads in every]
+
+
+def bundles_in(folder: Path) -> list[Path]:
+    """The bundles in a folder that `cutlayer export --all-cuts` wrote, in the model's order. Raises `UserError`."""
+    found = sorted(folder.glob("*.zip"))
+    if not found:
+        raise UserError(
+            f"--all-cuts: {folder} has no bundles (*.zip): write them with `cutlayer export --all-cuts --out {folder}`"
+        )
+    return found
+
+
 def profile_clients(
-    bundles: Sequence[Path],
-    batch_sizes: Sequence[int],
-    threads: Sequence[int],
-    seconds: float,
-    idle_s: float,
-    energy: str,
-    meters: Path | None,
-    out: Path | None,
-    as_json: bool,
+    sweep: Sweep, energy: str, meters: Path | None, out: Path | None, resume: bool, as_json: bool
 ) -> None:
-    """Measure, print, and write the profile.
+    """Measure, print, and write the profile; with ``resume``, only what ``out`` does not have yet.
 
     Raises:
-        UserError: a bundle or the meters' file is wrong, or the energy that is required is not there; nothing was measured.
+        UserError: a bundle or the meters' file is wrong, or the energy that is required is not there, or ``out`` is of another
+            machine or meter; nothing was measured.
         CutlayerError: a child process failed.
     """
-    for bundle in bundles:
+    for bundle in sweep.bundles:
         read_bundle(bundle)
     profiler, source = choose_profiler(Root(), read_settings(meters), energy)
     profiler.close()
-    settings = [
-        Setting(bundle, batch_size, number, seconds, idle_s)
-        for bundle, batch_size, number in product(bundles, batch_sizes, threads)
-    ]
     console = Console(stderr=as_json, highlight=False)
     console.print(f"energy: {source}", soft_wrap=True)
     profile = BoardProfile(machine=_machine(), python=platform.python_version(), energy=source, steps=[])
+    if resume and out is not None and out.exists():
+        profile = _begun(out, profile)
+    known = {(cost.bundle, cost.batch_size, cost.threads) for cost in profile.steps}
+    settings = [each for each in sweep.settings() if (str(each.bundle), each.batch_size, each.threads) not in known]
     for number, cost in enumerate(_measured(settings, energy, meters), 1):
         profile.steps.append(cost)
+        profile.steps.sort(key=lambda each: (each.bundle, each.batch_size, each.threads))
         about = f"{cost.cut}, batch {cost.batch_size}, {_threads(cost.threads)}"
         console.print(f"{number}/{len(settings)}  {about}: {cost.step_ms:.2f} ms a step", soft_wrap=True)
         if out is not None:  # after each, so that breaking off loses nothing
@@ -70,7 +91,21 @@ def profile_clients(
     if as_json:
         print(msgspec.json.encode(profile).decode())
     else:
-        console.print(_table(profile.steps))
+        print_wide(_table(profile.steps))
+
+
+def _begun(path: Path, like: BoardProfile) -> BoardProfile:
+    """What was measured earlier on this machine, with this meter."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=BoardProfile)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"--resume: {path} is no board profile: {error}") from error
+    if (found.machine, found.energy) != (like.machine, like.energy):
+        raise UserError(
+            f"--resume: {path} is of {found.machine}, energy {found.energy}; here it is {like.machine}, energy {like.energy}: "
+            "write to another --out"
+        )
+    return found
 
 
 def _measured(settings: Sequence[Setting], energy: str, meters: Path | None) -> Iterator[StepCost]:
@@ -105,6 +140,7 @@ def _table(costs: Sequence[StepCost]) -> Table:
         "ms a step",
         *phases,
         "core ms",
+        "kB up",
         "MiB",
         *(["joules a step"] if metered else []),
     ):
@@ -117,6 +153,7 @@ def _table(costs: Sequence[StepCost]) -> Table:
             f"{cost.step_ms:.2f}",
             *(f"{cost.phases_ms[name]:.2f}" if name in cost.phases_ms else "" for name in phases),
             f"{cost.cpu_ms:.2f}",
+            f"{cost.payload_bytes / 1e3:.1f}",
             f"{cost.rss_peak_bytes / 2**20:.0f}",
             *([str(cost.energy or "")] if metered else []),
         )

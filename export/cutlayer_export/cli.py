@@ -10,15 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from cutlayer import toml
-from cutlayer.bundle import Manifest, read_bundle
+from cutlayer.bundle import Client, Manifest, read_bundle
+from cutlayer.console import print_wide
 from cutlayer.errors import UserError
 from cutlayer.optimizers import Optimizer, Sgd
 from cutlayer.recipe import TRAINABLE, WHOLE, Model, Recipe
 from cutlayer.trial import read_trial
-from cutlayer_cut import build_model, check_input, example_batch, list_cuts
+from cutlayer_cut import build_model, check_input, client_of, cut_model, example_batch, list_cuts
+from cutlayer_export.certificate import CertificateError
 from cutlayer_export.export import export_bundle
 
-__all__ = ["Options", "export"]
+__all__ = ["Options", "export", "export_all"]
 
 _EXAMPLE = re.compile(r"(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<low>\d+)\.\.(?P<high>\d+))?)?")
 _OPTIMIZER = "sgd:learning_rate=0.01,momentum=0.9"
@@ -54,6 +56,50 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
     console.print(f"  certificate         worst relative error against torch {certificate.worst:.1e}")
 
 
+def export_all(trial_file: Path | None, options: Options, folder: Path, as_json: bool) -> None:
+    """A bundle of every possible cut, numbered in the model's order; those that are there already stay.
+
+    What cannot be exported is said, and left out. Raises `UserError` if the model or its input is wrong.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    recipe = _recipe(trial_file, options, needs_cut=False)
+    model = build_model(recipe.model, recipe.seed)
+    check_input(recipe, model)
+    with console.status(f"trying every module of {recipe.model.factory}"):
+        names = [each.cut for each in list_cuts(model, example_batch(recipe))]
+    done = []
+    for number, name in enumerate(names, 1):
+        own = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, cut=name))
+        path = folder / f"{number:03}-{name}.zip"
+        with console.status(f"{number}/{len(names)}  {name}"):
+            how = _exported(own, path)
+        console.print(f"{number}/{len(names)}  {name}: {how}", soft_wrap=True)
+        done.append({"cut": name, "bundle": str(path) if path.exists() else None, "how": how})
+    if as_json:
+        print(msgspec.json.encode(done).decode())
+
+
+def _exported(recipe: Recipe, path: Path) -> str:
+    """Export one of many cuts, and say how it went."""
+    try:
+        client, _ = client_of(recipe, cut_model(recipe))
+        if _is_of(path, client):
+            return f"{path} is there"
+        path.unlink(missing_ok=True)
+        export_bundle(recipe, path)
+    except (UserError, CertificateError) as error:
+        return f"left out: {error}"
+    return str(path)
+
+
+def _is_of(path: Path, client: Client) -> bool:
+    """Whether there is a whole bundle of this client."""
+    try:
+        return path.exists() and read_bundle(path).manifest.client == client
+    except UserError:
+        return False
+
+
 def _describe(manifest: Manifest) -> str:
     client = manifest.client
     what = "whole" if client.cut == WHOLE else f"cut at {client.cut!r}"
@@ -79,17 +125,13 @@ def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
         return
     titles = ("cut", "smashed data", "raw bytes", "fp8 bytes", "parameters", "MFLOP forward", "backward")
     table = Table(*titles, box=None, pad_edge=False)
-    for column in table.columns:
-        column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
         numbers = (f"{row.raw_bytes:,}", f"{row.fp8_bytes:,}", f"{row.client_parameters:,}")
         shape = "x".join(map(str, row.smashed_shape))
         table.add_row(row.cut, shape, *numbers, f"{row.forward_mflop:,.2f}", f"{row.backward_mflop:,.2f}")
-    # As wide as it is: a terminal may wrap it, but nothing is left out.
-    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(highlight=False, width=width).print(table)
+    print_wide(table)
     console.print("all a sample; a multiplication with its addition counts as two FLOP")
 
 

@@ -12,7 +12,7 @@ from cutlayer.usage import Usage
 
 __all__ = ["Account", "Baseline", "accounts_of", "baselines_of", "began_s"]
 
-_MOST_DRIFT = 0.05
+_MOST_DRIFT, _MOST_DRIFT_C = 0.03, 5.0
 
 
 class Account(NamedTuple):
@@ -42,9 +42,10 @@ class Baseline(NamedTuple):
 
     @property
     def drifted(self) -> bool:
-        """Whether it drew more than 5 % more or less after than before, so that something else than the training changed."""
+        """Whether it drew over 3 % more or less after than before, or was 5 C hotter or colder: then not the training alone changed it."""
         before, after = self.watts
-        return bool(before and after and abs(after - before) > _MOST_DRIFT * before)
+        hotter_c = _between(self.before and self.before.temperature_c, self.after and self.after.temperature_c)
+        return bool(before and after and abs(after - before) > _MOST_DRIFT * before) or hotter_c > _MOST_DRIFT_C
 
     def over(self, seconds: float) -> Energy | None:
         """Joules of doing nothing for so long; None without a rest."""
@@ -104,6 +105,11 @@ def baselines_of(run: Run) -> list[Baseline]:
         if isinstance(event, Settled) and event.idle is not None:
             rests[event.device][trained] = event.idle
     return [Baseline(device, both.get(False), both.get(True)) for device, both in sorted(rests.items())]
+
+
+def _between(one: float | None, other: float | None) -> float:
+    """How far they are apart; 0 if not both are known."""
+    return 0.0 if one is None or other is None else abs(one - other)
 
 
 def _watts(rest: Usage | None) -> float | None:

@@ -1,7 +1,8 @@
 """What a board draws, by coefficients: for boards without a meter, and always with bounds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from cutlayer.energy import Energy, Kind, Scope
 from cutlayer.errors import UserError
 from cutlayer_profiles.meters import Root
 
-__all__ = ["Activity", "Board", "Coefficient", "board_named", "board_of", "boards", "estimate"]
+__all__ = ["Activity", "Board", "Coefficient", "board_named", "board_of", "boards", "corners", "estimate"]
 
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 _WIDER = 1.5
@@ -79,6 +80,16 @@ def board_of(root: Root) -> Board | None:
     except OSError:
         return None
     return next((board for board in boards().values() if model.startswith(board.models)), None)
+
+
+def corners(board: Board) -> Iterator[Board]:
+    """The boards whose coefficients are each at one of their bounds; whatever is monotonic in each is worst at one of these."""
+    names = ("idle_w", "core_w", "sent_j_mb", "received_j_mb")
+    for bounds in product(("low", "high"), repeat=len(names)):
+        ends = {name: getattr(getattr(board, name), bound) for name, bound in zip(names, bounds, strict=True)}
+        yield msgspec.structs.replace(
+            board, **{name: msgspec.structs.replace(getattr(board, name), value=end) for name, end in ends.items()}
+        )
 
 
 def estimate(

@@ -120,7 +120,7 @@ def doubts_of(run: Run) -> list[str]:
     if held := {what for usage in usages for what in usage.throttled}:
         doubts.append(f"the processor was held back: {', '.join(sorted(held))}")
     doubts += [
-        f"{rest.device} drew {rest}, while it did nothing: something else than the training changed"
+        f"{rest.device} drew {rest}, while it did nothing, or became hotter: something else than the training changed"
         for rest in baselines_of(run)
         if rest.drifted
     ]

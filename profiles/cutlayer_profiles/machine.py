@@ -22,6 +22,7 @@ __all__ = [
     "parse_iw_station",
     "parse_net_dev",
     "parse_peak_bytes",
+    "parse_pss_bytes",
     "parse_residency_s",
     "parse_throttled",
     "read_machine",
@@ -43,6 +44,7 @@ class Machine(NamedTuple):
         cpu_s: core seconds of this process.
         busy_s: core seconds of the machine.
         rss_peak_bytes: the most memory that this process had.
+        pss_bytes: the memory that it has now, with its share of what it shares with other processes.
         sent_bytes, received_bytes: over all interfaces but the loopback.
         residency_s: seconds by clock in MHz, over all cores.
         temperature_c: the hottest zone.
@@ -55,6 +57,7 @@ class Machine(NamedTuple):
     cpu_s: float
     busy_s: float | None
     rss_peak_bytes: int | None
+    pss_bytes: int | None
     sent_bytes: int | None
     received_bytes: int | None
     residency_s: dict[float, float]
@@ -91,6 +94,14 @@ def parse_peak_bytes(text: str) -> int:
     match = re.search(r"VmHWM:\s*(\d+) kB", text)
     if match is None:
         raise ValueError("no line 'VmHWM'")
+    return int(match[1]) * 1024
+
+
+def parse_pss_bytes(text: str) -> int:
+    """Of ``/proc/self/smaps_rollup``: pages that several processes have count as their share. Raises `ValueError`."""
+    match = re.search(r"^Pss:\s*(\d+) kB", text, re.MULTILINE)
+    if match is None:
+        raise ValueError("no line 'Pss'")
     return int(match[1]) * 1024
 
 
@@ -141,6 +152,7 @@ def read_machine(root: Root) -> Machine:
         cpu_s=time.process_time(),
         busy_s=_try(lambda: parse_busy_s(root.read("proc/stat"))),
         rss_peak_bytes=_try(lambda: parse_peak_bytes(Path("/proc/self/status").read_text())),
+        pss_bytes=_try(lambda: parse_pss_bytes(Path("/proc/self/smaps_rollup").read_text())),
         sent_bytes=net[0] if net else None,
         received_bytes=net[1] if net else None,
         residency_s=_residency(root),

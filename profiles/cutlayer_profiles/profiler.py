@@ -135,6 +135,7 @@ def _usage(before: Machine, now: Machine, counted: Counts | None, counted_now: C
         cpu_s=now.cpu_s - before.cpu_s,
         busy_core_s=passed(before.busy_s, now.busy_s),
         rss_peak_bytes=now.rss_peak_bytes,
+        pss_bytes=now.pss_bytes,
         sent_bytes=None if sent is None else int(sent),
         received_bytes=None if received is None else int(received),
         cycles=cycles,

@@ -22,7 +22,7 @@ _MOST_LETTERS = 200
 class Sampler:
     """Reads a meter until it is stopped; what goes wrong with a reading is kept, and the reading left out.
 
-    The moment of a reading is the middle of the time that it took. One that took more than half a period says too little
+    The moment of a reading is the middle of the time that it took, or when it was told, of a meter that speaks by itself. One that took more than half a period says too little
     about when it was.
 
     Args:
@@ -96,8 +96,10 @@ class Sampler:
                 ended = self._clock()
                 if ended - began > _SLOW_SHARE * self._meter.period_s:
                     self._note(f"{self._meter.name} took more than half a period")
-                elif not self._at_s or (began + ended) / 2 > self._at_s[-1]:
-                    self._at_s.append((began + ended) / 2)
+                    return False
+                at_s = self._meter.told_at_s or (began + ended) / 2
+                if not self._at_s or at_s > self._at_s[-1]:
+                    self._at_s.append(at_s)
                     self._values.append(value)
                     if len(self._at_s) > _MOST_SAMPLES:  # of hours without a report
                         self._at_s, self._values = self._at_s[::2], self._values[::2]

@@ -33,10 +33,44 @@ def test_every_setting_is_measured_in_a_process_of_its_own(digits, tmp_path):
         assert each["energy"] is None
 
 
+TINY = """
+from torch import nn
+
+def tiny():
+    return nn.Sequential(nn.ReLU(), nn.Linear(8, 4), nn.Linear(4, 2))
+"""
+
+
+def test_every_cut_of_a_folder_is_measured_once(tmp_path):
+    (tmp_path / "own.py").write_text(TINY)
+    cuts, out = tmp_path / "cuts", tmp_path / "board.json"
+    cuts.mkdir()
+    (cuts / "002-1.zip").write_bytes(b"half written when the power went")
+    words = ["export", "--model", "own:tiny", "--example", "8", "--all-cuts", "--out", "cuts", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cutlayer", *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    before, cut = json.loads(done.stdout)
+    assert (before["cut"], before["bundle"]) == ("0", None)
+    assert "left out: model.trainable: the part before the cut has nothing to train" in before["how"]
+    assert cut == {"cut": "1", "bundle": "cuts/002-1.zip", "how": "cuts/002-1.zip"}
+    first = profile("--all-cuts", cuts, "--batch-size", 2, "--seconds", 0.1, "--out", out)
+    assert first.returncode == 0, first.stderr
+    sizes = ["--batch-size", 2, "--batch-size", 1]
+    more = profile("--all-cuts", cuts, *sizes, "--seconds", 0.1, "--out", out, "--resume", "--json")
+    assert "1/1  1, batch 1" in more.stderr
+    assert [(each["cut"], each["batch_size"]) for each in json.loads(more.stdout)["steps"]] == [("1", 1), ("1", 2)]
+
+
 def test_a_mistake_is_named_before_anything_is_measured(digits, tmp_path):
     for words, message in (
         ([tmp_path / "nothing"], "nothing"),
         ([digits / "client.bundle", "--energy", "require=measured"], "--energy: require=measured cannot be had here"),
+        ([], "give bundles, or --all-cuts FOLDER"),
+        (["--all-cuts", tmp_path], "has no bundles"),
+        ([digits / "client.bundle", "--resume"], "--resume: goes on with the file of --out"),
+        ([digits / "client.bundle", "--resume", "--out", digits / "trial.toml"], "is no board profile"),
     ):
         done = profile(*words, "--seconds", 0.1)
         assert done.returncode == 2

@@ -9,10 +9,10 @@ import pytest
 from cutlayer.errors import UserError
 from cutlayer_profiles.calibration import Stretch, _busy, calibrate, fit, plan_of
 from cutlayer_profiles.coefficients import Activity, board_named
-from cutlayer_profiles.meters import Accuracy, Meter, Root
+from cutlayer_profiles.meters import Root
 from cutlayer_profiles.own_board import calibrate_board, toml_of
 from cutlayer_profiles.profiler import Profiler
-from profiles.boards import board
+from profiles.boards import Known, board
 
 
 def stretches(noise=0.0, sends=True):
@@ -62,16 +62,8 @@ def test_what_is_written_can_be_used_as_a_board(tmp_path):
     assert board_named(str(path)) == fit(stretches(), board_named("pi4"), 'My "Pi"', "here")
 
 
-class Simple(Meter):
-    def __init__(self):
-        super().__init__(Root(), "simple", "measured", "dc_input", Accuracy(gain=0.0), period_s=0.01)
-
-    def read(self):
-        return 3.0
-
-
 def test_loads_are_real_and_each_is_reported():
-    profiler, shown = Profiler(Root(), Simple()), []
+    profiler, shown = Profiler(Root(), Known(lambda at: 3.0, period_s=0.05)), []
     sent = []
     found = calibrate(
         plan_of(1, sends=True), 0.5, profiler.report, lambda: (sent.append(1), time.sleep(0.01)), shown.append

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from cutlayer.energy import Energy
@@ -12,8 +13,8 @@ from cutlayer.errors import UserError
 from cutlayer.events import ClientPass, Ended, EpochDone, Started, Step
 from cutlayer.record import Record, read_run
 from cutlayer.usage import Usage
-from cutlayer_profiles.coefficients import board_named
-from cutlayer_profiles.comparison.savings import compare_groups, ratio, series_of
+from cutlayer_profiles.coefficients import board_named, corners
+from cutlayer_profiles.comparison.savings import compare_groups, ratio, series_of, spread
 from cutlayer_profiles.costs import costs_of, doubts_of, repeats
 
 MODES = {"every": ("exchange",) * 4, "gated": ("exchange", "exchange", "forward", "silent")}
@@ -117,6 +118,31 @@ def test_an_estimate_is_made_from_core_seconds_bytes_and_time(tmp_path):
     assert cost.energy["energy_estimated_prior_dc_input_j"].energy_j == pytest.approx((2 * 10 + 6) * 2.7 + active)
 
 
+def test_a_ratio_is_bounded_over_all_that_the_coefficients_may_be(tmp_path):
+    """Against every choice on a grid within their bounds."""
+    runs = [write_run(tmp_path / name, modes) for name, modes in MODES.items()]
+    board = board_named("pi4")
+
+    def compared(each):
+        return compare_groups({run.path.name: [series_of(run, each)] for run in runs})
+
+    low, high = spread([compared(each) for each in corners(board)])["gated"]["energy_estimated_prior_dc_input_j"]
+    value = compared(board).whole["gated"]["energy_estimated_prior_dc_input_j"].value
+    assert low < value < high
+    for share in (0.0, 0.3, 1.0):
+        for other in (0.0, 0.6, 1.0):
+            moved = [
+                (board.idle_w, share),
+                (board.core_w, other),
+                (board.sent_j_mb, other),
+                (board.received_j_mb, share),
+            ]
+            ends = [msgspec.structs.replace(c, value=c.low + part * (c.high - c.low)) for c, part in moved]
+            names = ("idle_w", "core_w", "sent_j_mb", "received_j_mb")
+            one = compared(msgspec.structs.replace(board, **dict(zip(names, ends, strict=True))))
+            assert low * 0.999999 <= one.whole["gated"]["energy_estimated_prior_dc_input_j"].value <= high * 1.000001
+
+
 def test_a_pass_without_a_reading_takes_all_joules_away_and_says_so(tmp_path):
     def usages(epoch, device):
         lost = epoch == 1 and device == "b"
@@ -125,7 +151,7 @@ def test_a_pass_without_a_reading_takes_all_joules_away_and_says_so(tmp_path):
     run = write_run(tmp_path / "run", MODES["every"], usages=usages)
     assert all(cost.energy == {} for cost in costs_of(run))
     assert doubts_of(run) == [
-        "run: the meter told nothing in 1 of 8 passes, so there are no joules",
+        "run: the meter told nothing in 1 of 8 reports, so there are no joules",
         "run: 3 times: the bus was busy",
         "run: the processor was held back: throttled",
     ]

@@ -10,6 +10,7 @@ from cutlayer_profiles.machine import (
     parse_iw_link,
     parse_iw_station,
     parse_net_dev,
+    parse_pss_bytes,
     parse_residency_s,
     parse_throttled,
     read_machine,
@@ -48,6 +49,15 @@ def test_busy_is_everything_but_idle_and_waiting_for_disks():
 def test_bytes_by_interface():
     assert parse_net_dev(NET_DEV)["wlan0"] == (2000, 1000)
     assert parse_net_dev(NET_DEV)["eth0"] == (40, 30)
+
+
+def test_memory_with_the_share_of_what_is_shared():
+    text = "5581-7ffc ---p 00000000 00:00 0    [rollup]\nRss:   11084 kB\nPss:    4321 kB\nPss_Dirty: 99 kB\n"
+    assert parse_pss_bytes(text) == 4321 * 1024
+    with pytest.raises(ValueError, match="no line 'Pss'"):
+        parse_pss_bytes("Rss: 1 kB")
+    now = read_machine(Root())
+    assert 0 < now.pss_bytes <= now.rss_peak_bytes
 
 
 def test_time_by_clock():

@@ -72,7 +72,10 @@ def test_a_plug_at_a_broker(broker, plug, topic, text, joules):
     (found,) = probe(Root(), Settings(plug=named))
     assert found.status == "found", found.detail
     assert (found.meter.kind, found.meter.scope, found.meter.counts) == ("measured", "wall_ac", True)
+    told = time.monotonic()
+    time.sleep(0.2)
     assert found.meter.read() == pytest.approx(joules)
+    assert found.meter.told_at_s < told, "a reading is as old as the message that brought it"
     if isinstance(plug, Zigbee2Mqtt):
         maker.publish_retained(topic, b'{"power":4.2}')
         with pytest.raises(ValueError, match="did not say what it has counted"):

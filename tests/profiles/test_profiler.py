@@ -42,6 +42,28 @@ def test_known_power_through_the_real_thread_is_known_energy():
     assert 0 < usage.meter_cpu_s < 0.3
 
 
+class Speaking(Known):
+    """Speaks by itself, three times a second; whoever reads it hears what it said last."""
+
+    told_at_s = None
+
+    def read(self):
+        self.told_at_s = math.floor(time.monotonic() * 3) / 3
+        return self._power(self.told_at_s)
+
+
+def test_what_a_meter_said_by_itself_is_of_when_it_was_said():
+    began = time.monotonic()
+    sampler = Sampler(Speaking(lambda at: 100.0 * (at - began), counts=True))
+    sampler.start()
+    time.sleep(1.2)
+    samples, problems, _ = sampler.take()
+    sampler.stop()
+    assert problems == {}
+    assert 3 <= len(samples.at_s) <= 6, "a message counts once"
+    assert samples.values == pytest.approx(100.0 * (samples.at_s - began))
+
+
 @pytest.mark.parametrize("counts", [False, True])
 def test_reports_follow_each_other_without_a_hole(counts):
     began = time.monotonic()

@@ -62,6 +62,7 @@ def test_a_rest_that_drifts_is_doubted(digits, tmp_path):
     trial = digits_trial(digits, epochs=1, idle_s=0.3)
     run, _ = run_trial(digits, trial, tmp_path / "r", profilers=profilers(trial.devices, lambda at: 4.0 + at - began))
     assert all(rest.drifted for rest in baselines_of(run))
+    assert all(rest.watts[0] < rest.watts[1] for rest in baselines_of(run))
     assert any("something else than the training changed" in doubt for doubt in doubts_of(run))
 
 

@@ -1,19 +1,21 @@
 """``cutlayer profile trial`` and ``cutlayer profile compare``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from cutlayer.console import print_wide
 from cutlayer.energy import Energy
 from cutlayer.errors import UserError
 from cutlayer.events import EpochDone
+from cutlayer.record import Run
 from cutlayer_profiles.accounts import baselines_of
-from cutlayer_profiles.coefficients import Board, board_named
+from cutlayer_profiles.coefficients import Board, board_named, corners
 from cutlayer_profiles.comparison.page import label_of, write_page
-from cutlayer_profiles.comparison.savings import Comparison, compare_groups, series_of
+from cutlayer_profiles.comparison.savings import Comparison, Series, compare_groups, series_of, spread
 from cutlayer_profiles.costs import Cost, costs_of, doubts_of, recorded_costs, repeats
 from cutlayer_profiles.recordings import Recording
 
@@ -53,22 +55,29 @@ def compare_runs(
     if len(folders) < 2 or len(runs) < len(folders):
         raise UserError("profile compare: give two or more folders of different names, first the one to compare with")
     coefficients = _board(board)
-    groups = {name: [series_of(run, coefficients, slower) for run in each] for name, each in runs.items()}
+    groups = _groups(runs, coefficients, slower)
     doubts = [doubt for each in runs.values() for run in each for doubt in doubts_of(run)]
     doubts += _cautions(coefficients, slower)
     comparison = compare_groups(groups, accuracy)
+    if coefficients is not None:
+        others = [compare_groups(_groups(runs, corner, slower), accuracy) for corner in corners(coefficients)]
+        comparison = comparison._replace(spread=spread(others))
     if as_json:
         print(msgspec.json.encode({**comparison._asdict(), "doubts": doubts}).decode())
     else:
         console = Console(highlight=False, markup=False)
         for name in comparison.whole:
-            console.print(_savings(next(iter(groups)), name, comparison))
+            print_wide(_savings(next(iter(groups)), name, comparison))
         for doubt in doubts:
             console.print(f"note: {doubt}", soft_wrap=True)
     if page is not None:
         mark = "estimated, not measured" if coefficients else "not measured"
         write_page(page, groups, comparison, doubts, mark)
         Console(stderr=True, highlight=False).print(f"page: {page}", soft_wrap=True)
+
+
+def _groups(runs: Mapping[str, Sequence[Run]], board: Board | None, slower: float) -> dict[str, list[Series]]:
+    return {name: [series_of(run, board, slower) for run in each] for name, each in runs.items()}
 
 
 def _board(name: str) -> Board | None:
@@ -114,7 +123,12 @@ def _savings(base: str, name: str, comparison: Comparison) -> Table:
     table.add_column("")
     table.add_column("whole run", justify="right")
     table.add_column(f"until {comparison.accuracy:.1%}", justify="right")
+    spread = comparison.spread.get(name, {})
+    if spread:
+        table.add_column("whole run, any coefficients", justify="right")
     for what, ratio in comparison.whole[name].items():
         equal = comparison.to_accuracy[name].get(what)
-        table.add_row(label_of(what), str(ratio), str(equal) if equal else "not reached")
+        bounds = "{:.2f}x to {:.2f}x".format(*spread[what]) if what in spread else ""
+        cells = (str(ratio), str(equal) if equal else "not reached", *([bounds] if spread else []))
+        table.add_row(label_of(what), *cells)
     return table

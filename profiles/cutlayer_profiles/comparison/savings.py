@@ -12,7 +12,7 @@ from cutlayer.record import Run
 from cutlayer_profiles.coefficients import Board
 from cutlayer_profiles.costs import Cost, costs_of
 
-__all__ = ["Comparison", "Ratio", "Series", "compare_groups", "ratio", "series_of"]
+__all__ = ["Comparison", "Ratio", "Series", "compare_groups", "ratio", "series_of", "spread"]
 
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """97.5 % of Student's t, with 1 to 10 degrees of freedom."""
@@ -50,11 +50,13 @@ class Comparison(NamedTuple):
         accuracy: the test accuracy of ``to_accuracy``, as a share of 1.
         whole: ratios of the whole runs, by setting and by what they are of.
         to_accuracy: of what it had cost when a run was first so accurate; empty where one never was.
+        spread: of whole runs, the least and the greatest ratio of joules that a board's coefficients within their bounds give.
     """
 
     accuracy: float
     whole: dict[str, dict[str, Ratio]]
     to_accuracy: dict[str, dict[str, Ratio]]
+    spread: dict[str, dict[str, tuple[float, float]]]
 
 
 def series_of(run: Run, board: Board | None = None, slower: float = 1.0) -> Series:
@@ -83,7 +85,21 @@ def compare_groups(groups: Mapping[str, Sequence[Series]], accuracy: float | Non
         one, two = ([cost for cost in reached[each] if cost is not None] for each in (base, name))
         complete = len(one) == len(reached[base]) and len(two) == len(reached[name])
         equal[name] = _compare(one, two) if complete else {}
-    return Comparison(accuracy, whole, equal)
+    return Comparison(accuracy, whole, equal, {})
+
+
+def spread(others: Sequence[Comparison]) -> dict[str, dict[str, tuple[float, float]]]:
+    """See `Comparison`; of comparisons of the same runs, one a choice of coefficients.
+
+    A ratio of two runs' estimates with the same coefficients is monotonic in each of them, so its extremes are at their bounds;
+    of repeats that are alike this holds for their means.
+    """
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, ratios in others[0].whole.items() if others else ():
+        columns = [what for what in ratios if what.startswith("energy_")]
+        values = {what: [each.whole[name][what].value for each in others] for what in columns}
+        found[name] = {what: (min(each), max(each)) for what, each in values.items()}
+    return found
 
 
 def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:

@@ -84,6 +84,11 @@ class Meter(ABC):
         except OSError:
             return f"{self._root.path} {self.name}"
 
+    @property
+    def told_at_s(self) -> float | None:
+        """When the last reading was told, on the monotonic clock, by a meter that speaks by itself; None: when it was read."""
+        return None
+
     @abstractmethod
     def read(self) -> float:
         """Watts now; or joules since some moment, never less than before.

@@ -107,16 +107,21 @@ def parse_zigbee2mqtt(text: str | bytes) -> PlugReading:
 class _Plug(Meter):
     """Counts joules where the plug does; otherwise it tells watts."""
 
-    def __init__(self, root: Root, name: str, ask: Callable[[], PlugReading], step_j: float, period_s: float) -> None:
-        counts = ask().energy_j is not None
-        self._ask = ask
-        accuracy = Accuracy(gain=0.02, step=step_j if counts else 1.0, window_s=period_s)
-        super().__init__(root, name, "measured", "wall_ac", accuracy, period_s, counts=counts)
+    def __init__(self, root: Root, way: "_Way") -> None:
+        counts = way.ask().energy_j is not None
+        self._ask, self._messages = way.ask, way.messages
+        accuracy = Accuracy(gain=0.02, step=way.step_j if counts else 1.0, window_s=way.period_s)
+        super().__init__(root, way.name, "measured", "wall_ac", accuracy, way.period_s, counts=counts)
 
     @property
     def place(self) -> str:
         """See `Meter`; several machines may be on one plug."""
         return self.name
+
+    @property
+    def told_at_s(self) -> float | None:
+        """See `Meter`."""
+        return self._messages.told_at_s if self._messages else None
 
     def read(self) -> float:
         reading = self._ask()
@@ -127,19 +132,29 @@ class _Plug(Meter):
         return reading.energy_j
 
 
-def _asker(plug: Plug) -> tuple[str, Callable[[], PlugReading], float, float]:
-    """A name, what asks the plug, its step in J, and its period."""
+class _Way(NamedTuple):
+    """How a plug is asked, its step in J, how often it is worth to be asked; and its messages, if it speaks by itself."""
+
+    name: str
+    ask: Callable[[], PlugReading]
+    step_j: float
+    period_s: float
+    messages: Subscription | None = None
+
+
+def _way_to(plug: Plug) -> _Way:
     if isinstance(plug, Shelly):
         path = "/status" if plug.generation == 1 else "/rpc/Switch.GetStatus?id=0"
         address = f"http://{plug.host}{path}"
         step_j = _WATT_MINUTE_J if plug.generation == 1 else _WH_J / 1000
-        return f"Shelly {plug.host}", lambda: parse_shelly(_get(address), plug.generation), step_j, 1.0
+        return _Way(f"Shelly {plug.host}", lambda: parse_shelly(_get(address), plug.generation), step_j, 1.0)
     if isinstance(plug, Tasmota):
         messages = Subscription(plug.broker, f"tele/{plug.topic}/SENSOR")
-        return f"Tasmota {plug.topic}", lambda: parse_tasmota(messages.newest()), _WH_J, 10.0
+        return _Way(f"Tasmota {plug.topic}", lambda: parse_tasmota(messages.newest()), _WH_J, 10.0, messages)
     assert isinstance(plug, Zigbee2Mqtt)
     messages = Subscription(plug.broker, f"zigbee2mqtt/{plug.name}")
-    return f"Zigbee2MQTT {plug.name}", lambda: parse_zigbee2mqtt(messages.newest()), _WH_J * 10, 10.0
+    name, step_j = f"Zigbee2MQTT {plug.name}", 10 * _WH_J
+    return _Way(name, lambda: parse_zigbee2mqtt(messages.newest()), step_j, 10.0, messages)
 
 
 def _get(address: str) -> bytes:
@@ -161,12 +176,12 @@ def probe(root: Root, settings: Settings) -> list[Finding]:
     if settings.plug is None:
         return [Finding("smart plug", "absent", "none is named in the file of --meters")]
     try:
-        name, ask, step_j, period_s = _asker(settings.plug)
-        reading = ask()
-        meter = _Plug(root, name, ask, step_j, period_s)
+        way = _way_to(settings.plug)
+        reading = way.ask()
+        meter = _Plug(root, way)
     except (OSError, ValueError, CutlayerError) as error:
         mend = "check the address, and that the plug reports: for Tasmota TelePeriod 10, EnergyRes 5, WattRes 3"
         return [Finding("smart plug", "unfit", f"{msgspec.json.encode(settings.plug).decode()}: {error}", mend)]
     blind = f"; below {_BLIND_BELOW_W:g} W plugs are blind: put several boards, or a lamp, on it"
     detail = f"{reading.power_w:.1f} W{blind if reading.power_w < _BLIND_BELOW_W else ''}"
-    return [Finding(name, "found", detail, meter=meter)]
+    return [Finding(way.name, "found", detail, meter=meter)]

@@ -26,7 +26,9 @@ class Subscription:
 
     def __init__(self, broker: str, topic: str) -> None:
         host, port = split_address(broker)
-        self._topic, self._newest, self._heard_at = topic, b"", 0.0
+        self._topic, self._newest = topic, b""
+        self.told_at_s = 0.0
+        """When the newest message arrived, on the monotonic clock."""
         self._transport = MqttTransport(host, port, f"cutlayer-meter-{os.getpid()}-{time.monotonic_ns():x}")
         self._transport.subscribe(topic)
 
@@ -38,7 +40,7 @@ class Subscription:
         """
         wait_s = 0.0 if self._newest else _FIRST_S
         while (packet := self._transport.receive(wait_s)) is not None:
-            self._newest, self._heard_at, wait_s = packet.payload, time.monotonic(), 0.0
-        if not self._newest or time.monotonic() - self._heard_at > _STALE_S:
+            self._newest, self.told_at_s, wait_s = packet.payload, packet.arrived_at, 0.0
+        if not self._newest or time.monotonic() - self.told_at_s > _STALE_S:
             raise OSError(f"nothing came on {self._topic} for {_STALE_S if self._newest else _FIRST_S:g} s")
         return self._newest
