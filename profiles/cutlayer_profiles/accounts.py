@@ -44,8 +44,9 @@ class Baseline(NamedTuple):
     def drifted(self) -> bool:
         """Whether it drew over 3 % more or less after than before, or was 5 C hotter or colder: then not the training alone changed it."""
         before, after = self.watts
-        hotter_c = _between(self.before and self.before.temperature_c, self.after and self.after.temperature_c)
-        return bool(before and after and abs(after - before) > _MOST_DRIFT * before) or hotter_c > _MOST_DRIFT_C
+        cold_c, hot_c = (rest.temperature_c if rest else None for rest in (self.before, self.after))
+        hotter = cold_c is not None and hot_c is not None and abs(hot_c - cold_c) > _MOST_DRIFT_C
+        return hotter or bool(before and after and abs(after - before) > _MOST_DRIFT * before)
 
     def over(self, seconds: float) -> Energy | None:
         """Joules of doing nothing for so long; None without a rest."""
@@ -105,11 +106,6 @@ def baselines_of(run: Run) -> list[Baseline]:
         if isinstance(event, Settled) and event.idle is not None:
             rests[event.device][trained] = event.idle
     return [Baseline(device, both.get(False), both.get(True)) for device, both in sorted(rests.items())]
-
-
-def _between(one: float | None, other: float | None) -> float:
-    """How far they are apart; 0 if not both are known."""
-    return 0.0 if one is None or other is None else abs(one - other)
 
 
 def _watts(rest: Usage | None) -> float | None:

@@ -19,7 +19,7 @@ IDLE_S = 0.6
 
 
 def profilers(names, power):
-    meters = {name: Known(power, period_s=0.05) for name in names}
+    meters = {name: Known(power, period_s=0.2) for name in names}
     for name, meter in meters.items():
         meter.name = name  # of its own each
     return {name: Profiler(Root(), meter) for name, meter in meters.items()}
