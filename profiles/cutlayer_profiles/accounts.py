@@ -1,11 +1,12 @@
 """What devices said that they spent, in order, and what they draw when they do nothing."""
 
 from collections import defaultdict
+from statistics import fmean
 from typing import NamedTuple
 
 import msgspec
 
-from cutlayer.energy import Energy
+from cutlayer.energy import Energy, total
 from cutlayer.events import ClientPass, EpochDone, Settled, Started
 from cutlayer.record import Run
 from cutlayer.usage import Usage
@@ -49,13 +50,14 @@ class Baseline(NamedTuple):
         return hotter or bool(before and after and abs(after - before) > _MOST_DRIFT * before)
 
     def over(self, seconds: float) -> Energy | None:
-        """Joules of doing nothing for so long; None without a rest."""
-        rests = [rest for rest in (self.before, self.after) if rest and rest.energy and rest.seconds]
-        found = [rest.energy for rest in rests if rest.energy]
+        """Joules of doing nothing for so long, by the mean of both rests; None without a rest."""
+        found = [rest.energy for rest in (self.before, self.after) if rest and rest.energy and rest.energy.energy_j > 0]
+        watts = [each for each in self.watts if each]
         if not found or len({energy.column for energy in found}) > 1:
             return None
-        whole = found[0] if len(found) == 1 else found[0] + found[1]
-        factor = seconds / sum(rest.seconds for rest in rests)
+        whole = total(found)
+        assert whole is not None
+        factor = fmean(watts) * seconds / whole.energy_j
         bounds = {name: factor * getattr(whole, name) for name in ("energy_j", "low_j", "high_j")}
         return msgspec.structs.replace(whole, **bounds)
 
@@ -109,4 +111,7 @@ def baselines_of(run: Run) -> list[Baseline]:
 
 
 def _watts(rest: Usage | None) -> float | None:
-    return rest.energy.energy_j / rest.seconds if rest and rest.energy and rest.seconds else None
+    """The mean power of a rest: of its trace, which is of the very time in which the meter was read."""
+    if rest is None or rest.energy is None or not rest.seconds:
+        return None
+    return fmean(slot.power_w for slot in rest.trace) if rest.trace else rest.energy.energy_j / rest.seconds

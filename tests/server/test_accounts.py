@@ -49,11 +49,11 @@ def test_what_comes_after_the_last_pass_is_accounted_for(metered):
 
 def test_rests_tell_what_a_device_draws_anyway(metered):
     for rest in baselines_of(metered):
-        assert rest.watts == (pytest.approx(4.0, rel=0.02), pytest.approx(4.0, rel=0.02))
-        assert rest.before.seconds == pytest.approx(IDLE_S, abs=0.2)
+        assert rest.watts == (pytest.approx(4.0), pytest.approx(4.0))
+        assert rest.before.seconds == pytest.approx(IDLE_S, abs=0.4)
         assert not rest.drifted
     whole = sum(costs_of(metered)[1:], costs_of(metered)[0])
-    assert whole.energy["energy_measured_dc_active_j"].energy_j == pytest.approx(0.0, abs=0.5)
+    assert whole.energy["energy_measured_dc_active_j"].energy_j == pytest.approx(0.0, abs=4.0)
     assert began_s(metered) > metered.all(Started)[0].time_s + IDLE_S
 
 
