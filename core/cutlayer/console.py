@@ -76,6 +76,6 @@ def print_wide(table: "Table") -> None:
 
     for column in table.columns:
         column.no_wrap = True
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may come over a network
     width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(highlight=False, width=width).print(table)
+    Console(highlight=False, markup=False, width=width).print(table)

@@ -48,10 +48,14 @@ class Usage(_Report, frozen=True):
     sent_bytes: int | None = None
     """Over all interfaces but the loopback, with TCP, IP and others' traffic."""
     received_bytes: int | None = None
+    sent_packets: int | None = None
+    received_packets: int | None = None
     cycles: int | None = None
     instructions: int | None = None
+    clocks_s: dict[str, float] = {}
+    """Core seconds at each clock in MHz, idle ones too."""
     mean_mhz: float | None = None
-    """Of the cores, weighted by how long each had which clock."""
+    """Of the cores, weighted by these."""
     temperature_c: float | None = None
     throttled: tuple[str, ...] = ()
     """What held the processor back since the last report."""

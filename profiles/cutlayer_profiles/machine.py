@@ -17,6 +17,7 @@ from cutlayer_profiles.meters import Root
 
 __all__ = [
     "Machine",
+    "Traffic",
     "parse_busy_s",
     "parse_iw_link",
     "parse_iw_station",
@@ -36,6 +37,15 @@ _THROTTLED = ("under-voltage", "frequency capped", "throttled", "soft temperatur
 _DISCONNECTED_C = -200.0
 
 
+class Traffic(NamedTuple):
+    """Of an interface, or of several, since the machine was started."""
+
+    sent_bytes: int
+    received_bytes: int
+    sent_packets: int
+    received_packets: int
+
+
 class Machine(NamedTuple):
     """At one moment; what grows does so since the machine, or the process, was started.
 
@@ -45,7 +55,7 @@ class Machine(NamedTuple):
         busy_s: core seconds of the machine.
         rss_peak_bytes: the most memory that this process had.
         pss_bytes: the memory that it has now, with its share of what it shares with other processes.
-        sent_bytes, received_bytes: over all interfaces but the loopback.
+        traffic: over all interfaces that are hardware.
         residency_s: seconds by clock in MHz, over all cores.
         temperature_c: the hottest zone.
         throttled: what holds the processor back now.
@@ -58,8 +68,7 @@ class Machine(NamedTuple):
     busy_s: float | None
     rss_peak_bytes: int | None
     pss_bytes: int | None
-    sent_bytes: int | None
-    received_bytes: int | None
+    traffic: Traffic | None
     residency_s: dict[float, float]
     temperature_c: float | None
     throttled: frozenset[str]
@@ -76,13 +85,13 @@ def parse_busy_s(text: str) -> float:
     return (user + nice + system + irq + softirq + (rest[0] if rest else 0)) / _TICKS_S
 
 
-def parse_net_dev(text: str) -> dict[str, tuple[int, int]]:
-    """Bytes sent and received by each interface, of ``/proc/net/dev``."""
+def parse_net_dev(text: str) -> dict[str, Traffic]:
+    """By interface, of ``/proc/net/dev``."""
     found = {}
     for line in text.splitlines()[2:]:
         name, _, counts = line.partition(":")
         words = counts.split()
-        found[name.strip()] = int(words[8]), int(words[0])
+        found[name.strip()] = Traffic(int(words[8]), int(words[0]), int(words[9]), int(words[1]))
     return found
 
 
@@ -145,7 +154,6 @@ def parse_iw_station(text: str) -> int | None:
 
 def read_machine(root: Root) -> Machine:
     """Now. Whatever cannot be read is None, or empty."""
-    net = _try(lambda: _traffic(root))
     throttled, throttled_ever = _throttled(root)
     return Machine(
         at_s=time.monotonic(),
@@ -153,8 +161,7 @@ def read_machine(root: Root) -> Machine:
         busy_s=_try(lambda: parse_busy_s(root.read("proc/stat"))),
         rss_peak_bytes=_try(lambda: parse_peak_bytes(Path("/proc/self/status").read_text())),
         pss_bytes=_try(lambda: parse_pss_bytes(Path("/proc/self/smaps_rollup").read_text())),
-        sent_bytes=net[0] if net else None,
-        received_bytes=net[1] if net else None,
+        traffic=_try(lambda: _traffic(root)),
         residency_s=_residency(root),
         temperature_c=_temperature(root),
         throttled=throttled,
@@ -188,11 +195,11 @@ def _temperature(root: Root) -> float | None:
     return max((zone for zone in zones if zone > _DISCONNECTED_C), default=None)
 
 
-def _traffic(root: Root) -> tuple[int, int]:
+def _traffic(root: Root) -> Traffic:
     """Over interfaces that are hardware: what goes through a tunnel or a bridge goes through one of these, too."""
     counts = parse_net_dev(root.read("proc/net/dev"))
-    own = [both for name, both in counts.items() if root.exists(f"sys/class/net/{name}/device")]
-    return sum(sent for sent, _ in own), sum(received for _, received in own)
+    own = [each for name, each in counts.items() if root.exists(f"sys/class/net/{name}/device")]
+    return Traffic(*(sum(column) for column in zip(*own, strict=True))) if own else Traffic(0, 0, 0, 0)
 
 
 def _throttled(root: Root) -> tuple[frozenset[str], frozenset[str]]:

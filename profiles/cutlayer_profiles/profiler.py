@@ -10,7 +10,7 @@ from cutlayer.errors import UserError
 from cutlayer.usage import Slot, Usage
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 from cutlayer_profiles.curve import Curve
-from cutlayer_profiles.machine import Machine, read_machine, wifi_since
+from cutlayer_profiles.machine import Machine, Traffic, read_machine, wifi_since
 from cutlayer_profiles.meters import Meter, Root
 from cutlayer_profiles.perf import Counts, PerfCounters
 from cutlayer_profiles.sampler import Sampler
@@ -125,26 +125,35 @@ def _usage(before: Machine, now: Machine, counted: Counts | None, counted_now: C
 
     spent = {mhz: now.residency_s[mhz] - before.residency_s.get(mhz, 0.0) for mhz in now.residency_s}
     whole = sum(spent.values())
+    net = _traffic_since(before.traffic, now.traffic)
     cycles = instructions = None
     if counted and counted_now:
         cycles, instructions = counted_now.cycles - counted.cycles, counted_now.instructions - counted.instructions
-    sent = passed(before.sent_bytes, now.sent_bytes)
-    received = passed(before.received_bytes, now.received_bytes)
     return Usage(
         seconds=now.at_s - before.at_s,
         cpu_s=now.cpu_s - before.cpu_s,
         busy_core_s=passed(before.busy_s, now.busy_s),
         rss_peak_bytes=now.rss_peak_bytes,
         pss_bytes=now.pss_bytes,
-        sent_bytes=None if sent is None else int(sent),
-        received_bytes=None if received is None else int(received),
+        sent_bytes=net.sent_bytes if net else None,
+        received_bytes=net.received_bytes if net else None,
+        sent_packets=net.sent_packets if net else None,
+        received_packets=net.received_packets if net else None,
         cycles=cycles,
         instructions=instructions,
+        clocks_s={f"{mhz:g}": seconds for mhz, seconds in sorted(spent.items()) if seconds > 0},
         mean_mhz=sum(mhz * seconds for mhz, seconds in spent.items()) / whole if whole > 0 else None,
         temperature_c=now.temperature_c,
         throttled=tuple(sorted((now.throttled_ever - before.throttled_ever) | before.throttled | now.throttled)),
         wifi=wifi_since(before.wifi, now.wifi),
     )
+
+
+def _traffic_since(before: Traffic | None, now: Traffic | None) -> Traffic | None:
+    """None where it is not told, or an interface was set up anew."""
+    if before is None or now is None or any(later < earlier for earlier, later in zip(before, now, strict=True)):
+        return None
+    return Traffic(*(later - earlier for earlier, later in zip(before, now, strict=True)))
 
 
 def _id_of(place: str) -> str:

@@ -113,6 +113,7 @@ class Trainer:
         for device in list(self._fleet.devices):
             if (message := self._hear(device, rested)) is not None:
                 note(self._record, device, message)
+        self._ledger.open(self._round.epoch)  # the rest is no part of the epoch
 
     def take_in(self, epoch: int) -> None:
         """Let the devices that came since the training began take part from this epoch on."""

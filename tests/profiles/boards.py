@@ -121,7 +121,7 @@ def pi5(folder: Path, text: str = PMIC) -> Root:
 class Known(Meter):
     """So many watts at so many seconds; or joules."""
 
-    def __init__(self, power, counts=False, period_s=0.005):
+    def __init__(self, power, counts=False, period_s=0.02):
         accuracy = Accuracy(gain=0.01, step=0.1)
         super().__init__(Root(), "known", "measured", "dc_input", accuracy, period_s, counts=counts)
         self._power, self.reads = power, 0

@@ -47,8 +47,8 @@ def test_busy_is_everything_but_idle_and_waiting_for_disks():
 
 
 def test_bytes_by_interface():
-    assert parse_net_dev(NET_DEV)["wlan0"] == (2000, 1000)
-    assert parse_net_dev(NET_DEV)["eth0"] == (40, 30)
+    assert parse_net_dev(NET_DEV)["wlan0"] == (2000, 1000, 20, 10)
+    assert parse_net_dev(NET_DEV)["eth0"] == (40, 30, 1, 1)
 
 
 def test_memory_with_the_share_of_what_is_shared():
@@ -121,14 +121,14 @@ def test_a_board_is_read_whole_and_a_bare_one_says_nothing(tmp_path):
         },
     )
     machine = read_machine(full)
-    assert (machine.sent_bytes, machine.received_bytes) == (2000, 1000), "of hardware, not of tunnels and loops"
+    assert machine.traffic == (2000, 1000, 20, 10), "of hardware, not of tunnels and loops"
     assert machine.temperature_c == 45.123
     assert machine.residency_s == {600.0: 1.5}
     assert (machine.throttled, machine.throttled_ever) == (set(), {"under-voltage", "throttled"})
     assert machine.rss_peak_bytes < 1e9
     assert (machine.wifi.retries, machine.wifi.power_save) == (5, True)
     bare = read_machine(Root(tmp_path / "nothing"))
-    assert (bare.busy_s, bare.sent_bytes, bare.temperature_c, bare.wifi) == (None, None, None, None)
+    assert (bare.busy_s, bare.traffic, bare.temperature_c, bare.wifi) == (None, None, None, None)
 
 
 def test_the_kernel_understands_how_counters_are_asked_for():

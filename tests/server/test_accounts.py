@@ -54,6 +54,7 @@ def test_rests_tell_what_a_device_draws_anyway(metered):
         assert not rest.drifted
     whole = sum(costs_of(metered)[1:], costs_of(metered)[0])
     assert whole.energy["energy_measured_dc_active_j"].energy_j == pytest.approx(0.0, abs=4.0)
+    assert metered.all(EpochDone)[0].duration_s < metered.all(EpochDone)[0].time_s - began_s(metered) + 0.01
     assert began_s(metered) > metered.all(Started)[0].time_s + IDLE_S
 
 

@@ -32,10 +32,11 @@ def profile_trial(run_dir: Path, board: str, slower: float, recording: Recording
     doubts = doubts_of(run) + _cautions(coefficients, slower)
     if as_json:
         lines = [{"epoch": epoch.epoch, **cost._asdict()} for epoch, cost in zip(epochs, costs, strict=True)]
-        print(msgspec.json.encode({"epochs": lines, "doubts": doubts}).decode())
+        idle_w = {rest.device: rest.watts for rest in baselines_of(run)}
+        print(msgspec.json.encode({"epochs": lines, "idle_w": idle_w, "doubts": doubts}).decode())
         return
     console = Console(highlight=False, markup=False)  # phases and notes came over a network
-    console.print(_rounds(epochs, costs))
+    print_wide(_rounds(epochs, costs))
     whole = sum(costs[1:], costs[0])
     for phase, energies in whole.phases.items():
         console.print(f"{phase:<10} {', '.join(map(str, energies.values()))}")
