@@ -9,6 +9,7 @@ from cutlayer import __version__
 from cutlayer.broker import split_address
 from cutlayer.console import command
 from cutlayer.errors import UserError
+from cutlayer.flash_cli import flash_app
 from cutlayer.profile_cli import profile_app
 
 __all__ = ["main"]
@@ -23,6 +24,7 @@ app = typer.Typer(
 trial_app = typer.Typer(help="Run a trial in the lab, or watch one.", no_args_is_help=True)
 app.add_typer(trial_app, name="trial")
 app.add_typer(profile_app, name="profile")
+app.add_typer(flash_app, name="flash")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 _Trial = Annotated[Path, typer.Argument(help="The trial file.", metavar="TRIAL.TOML")]

@@ -20,7 +20,6 @@ __all__ = ["Agent", "Connect", "birth_of"]
 
 Connect = Callable[[LastWill, float], Transport]
 """Makes a connection with this last will, waiting so many seconds for a broker."""
-_FIRST_WAIT_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -43,6 +42,7 @@ class Agent:
         states: where its states are kept, and found after a crash.
         threads: threads that the engine may use, 0 for as many as it likes.
         profiler: keeps an account of what each pass cost, if there is to be one.
+        first_wait_s: for the broker, the first time.
 
     Raises:
         UserError: the bundle may not train.
@@ -57,9 +57,11 @@ class Agent:
         states: States,
         threads: int = 0,
         profiler: Profiler | None = None,
+        first_wait_s: float = 10.0,
     ) -> None:
         bundle.require_certificate()
         self._birth, self._connect, self._states = birth, connect, states
+        self._first_wait_s = first_wait_s
         self._board = Board(bundle, load_engine(bundle, threads), samples, states, profiler)
 
     def run(self) -> str:
@@ -74,7 +76,7 @@ class Agent:
             TransportError: there is no broker.
             OSError: a state cannot be written; those before it are still there.
         """
-        wait_s = _FIRST_WAIT_S
+        wait_s = self._first_wait_s
         while True:
             birth = msgspec.structs.replace(
                 self._birth, epoch=new_epoch(), run=self._states.run, held=self._states.held

@@ -1,6 +1,7 @@
 """Options of the board's program; ``cutlayer device`` is the same."""
 
 import logging
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -10,26 +11,27 @@ from typing import Annotated
 
 import typer
 
-from cutlayer import data, topics
+from cutlayer import topics
 from cutlayer.broker import split_address
 from cutlayer.bundle import Bundle, read_bundle
 from cutlayer.console import exit_status, stop_on_sigterm
-from cutlayer.endpoint import new_epoch, will_of
+from cutlayer.endpoint import will_of
 from cutlayer.inputs import read_inputs
-from cutlayer.transports import LastWill, MqttTransport, load_tls
-from cutlayer_device.agent import Agent, birth_of
+from cutlayer.release import DeviceConfig
+from cutlayer.transports import MqttTransport, load_tls
+from cutlayer_device.agent import birth_of
+from cutlayer_device.ending import end_within
 from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
+from cutlayer_device.membership import Membership
 from cutlayer_device.ranking import Ranking
-from cutlayer_device.states import States
-from cutlayer_profiles.choice import choose_profiler
-from cutlayer_profiles.meters import Root, read_settings
+from cutlayer_device.service import check_release, serve
 
-__all__ = ["app", "forbid_torch", "infer", "main", "run"]
+__all__ = ["app", "check", "forbid_torch", "infer", "main", "run", "service"]
 
 app = typer.Typer(
     help="Runs on the board: trains the client-side model of a bundle, without torch.", no_args_is_help=True
 )
-_log = logging.getLogger(__name__)
+_LONGEST_END_S = 1.5
 
 
 _Bundle = Annotated[Path, typer.Option(help="What `cutlayer export` wrote: a directory or a .zip.")]
@@ -62,32 +64,40 @@ def run(
     meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
 ) -> None:
     """Join a trial and train until its server ends it."""
-    forbid_torch()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    with exit_status(), stop_on_sigterm():
-        loaded = read_bundle(bundle)
-        loaded.require_certificate()
-        manifest = loaded.manifest
-        device_name = topics.check_name(name or platform.node(), "the device name")
-        trial_name = topics.check_name(trial or manifest.trial, "the trial name")
-        training = data.load(samples, manifest.client.input, manifest.client.classes)
-        host, port = split_address(broker, tls is not None)
-        secured = load_tls(tls) if tls else None
-        birth = birth_of(loaded, trial_name, device_name, len(training.y))
-        states = States(state / trial_name / device_name, manifest.client.fingerprint)
+    config = DeviceConfig(
+        name=name or platform.node(),
+        broker=broker,
+        data=str(samples),
+        bundle=str(bundle),
+        trial=trial,
+        tls=str(tls or ""),
+        threads=threads,
+        energy=energy,
+        meters=str(meters or ""),
+    )
+    with _board_program():
+        Membership(config, Path(), state).run()
 
-        profiler, source = choose_profiler(Root(), read_settings(meters), energy)
 
-        def connect(will: LastWill, wait_s: float) -> MqttTransport:
-            transport = MqttTransport(host, port, f"cutlayer-{new_epoch():x}", will, wait_s, secured)
-            about = (device_name, len(training.y), manifest.engine, host, port)
-            _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
-            _log.info("energy: %s", source)
-            return transport
+@app.command()
+def service(
+    config: Annotated[Path, typer.Argument(help="config.toml, as `cutlayer flash build` writes it.")],
+    state: Annotated[Path, typer.Option(help="A folder for what the board needs to go on after a crash.")] = Path(
+        "/var/lib/cutlayer"
+    ),
+) -> None:
+    """What systemd runs on a board: take part in trial after trial, until it is stopped."""
+    with _board_program():
+        serve(config, state)
 
-        with closing(states), closing(profiler):
-            reason = Agent(loaded, training, birth, connect, states, threads, profiler).run()
-        _log.info("the trial is over: %s", reason)
+
+@app.command()
+def check(
+    config: Annotated[Path, typer.Argument(help="config.toml, as `cutlayer flash build` writes it.")],
+) -> None:
+    """Whether this board can do what it is to do: load everything, and train a few steps on random samples."""
+    with _board_program():
+        print(check_release(config))
 
 
 @app.command()
@@ -105,9 +115,7 @@ def infer(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Classify files with a whole model, or with the part before the cut here and the rest on a server."""
-    forbid_torch()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    with exit_status(), stop_on_sigterm():
+    with _board_program():
         loaded = read_bundle(bundle)
         found = read_inputs(inputs, loaded.manifest.client.input)
         with _classifier(loaded, broker, name, trial, tls, patience_s, threads) as classifier:
@@ -132,6 +140,16 @@ def _classifier(
     transport = MqttTransport(host, port, f"cutlayer-{birth.epoch:x}", will, tls=secured)
     with closing(transport), closing(SplitClassifier(bundle, birth, transport, patience_s, threads)) as classifier:
         yield classifier
+
+
+@contextmanager
+def _board_program() -> Iterator[None]:
+    """What every program of a board has in common: no torch, lines for a log, and an end within 2 s of being asked to."""
+    forbid_torch()
+    stamped = "%(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=stamped, datefmt="%H:%M:%S", stream=sys.stderr)
+    with exit_status(), stop_on_sigterm(), end_within(_LONGEST_END_S):
+        yield
 
 
 def forbid_torch() -> None:

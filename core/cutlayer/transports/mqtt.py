@@ -10,6 +10,7 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -45,6 +46,7 @@ class MqttTransport:
         will: what the broker publishes if this process vanishes.
         connect_timeout_s: how long to wait for the first connection.
         tls: from `load_tls`; without it everything travels in the clear.
+        waiting: called several times a second while there is no first connection.
 
     Raises:
         TransportError: no broker answered in time, or it refused, or takes no packets of a useful size.
@@ -58,7 +60,9 @@ class MqttTransport:
         will: LastWill | None = None,
         connect_timeout_s: float = 10.0,
         tls: ssl.SSLContext | None = None,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
+        self._waiting = waiting
         self._inbox = Inbox()
         self._filters: list[str] = []
         self._retained: dict[str, bytes] = {}
@@ -148,6 +152,7 @@ class MqttTransport:
             except (OSError, ValueError) as error:  # ValueError: a host that can be no host's name
                 if isinstance(error, ValueError) or time.monotonic() > deadline:
                     raise TransportError(f"no MQTT broker answers at {host}:{port} ({error})") from error
+                self._waiting()
                 time.sleep(0.2)
         self._client.loop_start()
         newest = self._client.protocol == paho.MQTTv5

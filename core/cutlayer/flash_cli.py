@@ -1,0 +1,82 @@
+"""``cutlayer flash``: like `cutlayer.cli`, each command imports its package when it is called."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cutlayer.console import command
+from cutlayer.errors import UserError
+from cutlayer.release import DeviceConfig
+
+__all__ = ["flash_app"]
+
+flash_app = typer.Typer(help="Put the runtime onto a board, with nothing to be fetched there.", no_args_is_help=True)
+
+_Release = Annotated[Path, typer.Argument(help="What `cutlayer flash build` wrote.", metavar="RELEASE.TAR.GZ")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+
+
+@flash_app.command("build")
+def flash_build(
+    board: Annotated[str, typer.Option(help="pi3, pi4, pi5, pi-zero2w, jetson-orin, ...")],
+    os: Annotated[str, typer.Option("--os", help="bookworm, trixie, noble, jp6, ...")],
+    bundle: Annotated[Path, typer.Option(help="What `cutlayer export` wrote.")],
+    broker: Annotated[str, typer.Option(help="The MQTT broker as the board reaches it, HOST or HOST:PORT.")],
+    device_id: Annotated[str, typer.Option(help="Name of the device in the trial file.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; default: DEVICE_ID.tar.gz.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Training samples that come along: an .npz, or a folder.")] = None,
+    data_on_board: Annotated[str, typer.Option(help="Or where on the board they are: an absolute path.")] = "",
+    trial: Annotated[str, typer.Option(help="Name of the trial; default: the one the bundle was exported for.")] = "",
+    tls: Annotated[Path | None, typer.Option(help="The device's folder that `cutlayer certs` made.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Of the engine; 0: as many as it likes.")] = 0,
+    energy: Annotated[str, typer.Option(help="auto, none, or require=measured.")] = "auto",
+    meters: Annotated[Path | None, typer.Option(help="What you know of the board's meters, as a TOML file.")] = None,
+    lock: Annotated[
+        Path | None, typer.Option(help="An earlier lock.txt: the very same packages instead of the newest.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Build a release for a board: runtime, packages, bundle, certificates, configuration and service, in one file."""
+    with command("flash", "uv", "packaging", "tomli_w"):
+        from cutlayer_flash.cli import build_release as run
+
+        if (data is None) is (not data_on_board):
+            raise UserError("flash build: give --data, or --data-on-board with where the samples are there")
+        if data_on_board and not data_on_board.startswith("/"):
+            raise UserError(f"--data-on-board: found {data_on_board!r}, allowed: an absolute path")
+        config = DeviceConfig(
+            name=device_id, broker=broker, data=data_on_board, trial=trial, threads=threads, energy=energy
+        )
+        run((board, os), config, (bundle, tls, data, meters), out or Path(f"{device_id}.tar.gz"), lock, as_json)
+
+
+@flash_app.command("ssh")
+def flash_ssh(
+    release: _Release,
+    address: Annotated[str, typer.Argument(help="The board, as ssh takes it: user@host.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where its sshd listens.")] = 22,
+    identity: Annotated[Path | None, typer.Option(help="The private key to log in with.")] = None,
+    ssh_option: Annotated[list[str] | None, typer.Option(help="Another -o option of ssh; repeatable.")] = None,
+    no_start: Annotated[bool, typer.Option("--no-start", help="Install it, and start it with the board only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look the board over, and only print each command that would change it.")
+    ] = False,
+) -> None:
+    """Put a release onto a board that runs: looked at first, taken back if the device does not come up with it."""
+    with command("flash"):
+        from cutlayer_flash.cli import deploy_release as run
+
+        options = ["-p", str(port), *(["-i", str(identity)] if identity else [])]
+        for each in ssh_option or []:
+            options += ["-o", each]
+        run(release, address, tuple(options), start=not no_start, dry_run=dry_run)
+
+
+@flash_app.command("tar")
+def flash_tar(release: _Release, as_json: _Json = False) -> None:
+    """Check a release, and say how to install it by hand, on whatever way it gets to the board."""
+    with command("flash"):
+        from cutlayer_flash.cli import explain_release as run
+
+        run(release, as_json)

@@ -1,0 +1,91 @@
+"""The Python packages of a board, chosen and fetched on the laptop: for the board's Python, libc and processor.
+
+uv does both, since it evaluates the markers of all requirements for the board (pip does so for the laptop), and takes every wheel
+that the board's libc runs, of whichever manylinux tag.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from cutlayer.errors import CutlayerError
+from cutlayer_flash.boards import System
+
+__all__ = ["fetch", "lock", "requirements"]
+
+_NEWEST_GLIBC = 40
+"""Of the platforms that uv knows; wheels for a newer one do not exist yet."""
+_NOT_NEEDED = (
+    "bin",
+    "**/tests",
+    "**/*.pyi",
+    "numpy/_core/include",
+    "numpy/f2py",
+    "onnxruntime/quantization",
+    "onnxruntime/tools",
+    "onnxruntime/transformers",
+    "zstandard/_cffi*",  # the same again, for PyPy
+    # What onnxruntime for Python 3.10 names, and needs for tools of its own only.
+    "sympy*",
+    "isympy.py",
+    "mpmath*",
+    "coloredlogs*",
+    "humanfriendly*",
+)
+"""Half of what the packages weigh on a board's disk, and nothing of it runs there."""
+
+
+def requirements(extra: str = "device") -> list[str]:
+    """What cutlayer with this extra needs, as its distribution says, each with the markers that are the board's to decide."""
+    found = []
+    for text in requires("cutlayer") or ():
+        each = Requirement(text)
+        if each.marker is not None and "extra" in str(each.marker):
+            if not each.marker.evaluate({"extra": extra}):
+                continue
+            each.marker = None
+        found.append(str(each))
+    return found
+
+
+def lock(wanted: Sequence[str], system: System) -> str:
+    """The newest versions that go together there, a line a package with the hashes of its files.
+
+    Raises:
+        CutlayerError: there are none, or no registry can be reached.
+    """
+    words = ["compile", "-", *_platform(system), "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+    return _uv(words, "\n".join(wanted) + "\n")
+
+
+def fetch(locked: str, system: System, site: Path) -> None:
+    """Put the packages of a lock into a folder, without what no board needs.
+
+    Raises:
+        CutlayerError: one cannot be had, or is not what the lock says.
+    """
+    words = ["install", "--requirements", "-", *_platform(system), "--require-hashes", "--no-deps", "--quiet"]
+    _uv([*words, "--target", str(site), "--link-mode", "copy", "--python", sys.executable], locked)
+    for pattern in _NOT_NEEDED:
+        for path in sorted(site.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _platform(system: System) -> list[str]:
+    python = ".".join(map(str, system.python))
+    platform = f"{system.machine}-manylinux_2_{min(system.glibc, _NEWEST_GLIBC)}"
+    return ["--python-version", python, "--python-platform", platform, "--only-binary", ":all:"]
+
+
+def _uv(words: Sequence[str], text: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", "pip", *words], input=text, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise CutlayerError(f"the board's packages cannot be had: {done.stderr.strip()}")
+    return done.stdout
