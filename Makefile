@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow test-versions check lint types imports format bench reproduce clean
+.PHONY: demo test test-arm test-slow test-versions check lint types imports format bench reproduce clean
 
 demo: .venv/demo
 	$(BIN)/cutlayer demo
@@ -13,6 +13,10 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(BIN)/pytest -m slow
+
+# A release as it goes onto a board, on emulated processors: needs qemu-user-static, and the packages of Debian and PyPI.
+test-arm: .venv/dev
+	$(BIN)/pytest -m arm
 
 # The board's and the core's tests on every other Python that this machine has.
 test-versions: .venv/dev
