@@ -6,7 +6,15 @@ import pkgutil
 
 import pytest
 
-PACKAGES = ["cutlayer", "cutlayer_cut", "cutlayer_device", "cutlayer_export", "cutlayer_profiles", "cutlayer_server"]
+PACKAGES = [
+    "cutlayer",
+    "cutlayer_cut",
+    "cutlayer_device",
+    "cutlayer_export",
+    "cutlayer_flash",
+    "cutlayer_profiles",
+    "cutlayer_server",
+]
 MODULES = sorted(
     module.name
     for package in PACKAGES
@@ -32,6 +40,7 @@ def test_every_public_name_is_listed_and_documented(name):
     commands = (
         {
             *("certs", "cutlayer", "demo", "device", "doctor", "export", "report", "run", "serve", "status"),
+            *("flash_build", "flash_sd", "flash_ssh", "flash_tar", "flash_update"),
             *("profile_calibrate", "profile_client", "profile_compare", "profile_trial"),
         }
         if name.endswith("cli")

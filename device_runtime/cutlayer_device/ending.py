@@ -25,17 +25,15 @@ def end_within(seconds: float) -> Iterator[None]:
     before = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
 
     def wait() -> None:
-        while number := hear.recv(1):
-            if number[0] in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                time.sleep(seconds)
-                os._exit(INTERRUPTED)
+        with hear:
+            while number := hear.recv(1):
+                if number[0] in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    time.sleep(seconds)
+                    os._exit(INTERRUPTED)
 
-    thread = threading.Thread(target=wait, name="ending", daemon=True)
-    thread.start()
+    threading.Thread(target=wait, name="ending", daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
         wake.close()
-        thread.join(timeout=0.0)
-        hear.close()
