@@ -80,3 +80,35 @@ def flash_tar(release: _Release, as_json: _Json = False) -> None:
         from cutlayer_flash.cli import explain_release as run
 
         run(release, as_json)
+
+
+@flash_app.command("sd")
+def flash_sd(
+    release: _Release,
+    ssh_key: Annotated[Path, typer.Option(help="The public key that may log in, such as ~/.ssh/id_ed25519.pub.")],
+    boot: Annotated[
+        Path | None, typer.Option(help="Where the card's boot partition is mounted, as /media/you/bootfs.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Or an image file, to be written to a card afterwards.")] = None,
+    hostname: Annotated[str, typer.Option(help="Of the board; default: the device's name in the trial.")] = "",
+    user: Annotated[str, typer.Option(help="Who may log in, by that key alone, and become root.")] = "cutlayer",
+    wifi: Annotated[str, typer.Option(help="Name of the Wi-Fi; its passphrase is asked for, or read.")] = "",
+    wifi_passphrase: Annotated[
+        Path | None,
+        typer.Option(help="A file with the passphrase; never the passphrase itself, which others would see."),
+    ] = None,
+    country: Annotated[
+        str, typer.Option(help="Where the board is, two capitals such as DE: Wi-Fi stays off without.")
+    ] = "",
+    hidden: Annotated[bool, typer.Option("--hidden", help="The Wi-Fi does not say its name.")] = False,
+    no_i2c: Annotated[bool, typer.Option("--no-i2c", help="There is no meter on the I2C bus.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Have an SD card's system set itself up on its first boot, install the release and join the trial."""
+    with command("flash", "yaml", "tomli_w"):
+        from cutlayer_flash.cli import prepare_card as run
+
+        if (boot is None) is (image is None):
+            raise UserError("flash sd: give --boot, or --image")
+        network = (wifi, wifi_passphrase, country, hidden)
+        run(release, (boot, image), (hostname, user, ssh_key), network, i2c=not no_i2c, as_json=as_json)

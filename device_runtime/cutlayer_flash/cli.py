@@ -1,5 +1,6 @@
 """What the commands of ``cutlayer flash`` do and print."""
 
+from getpass import getpass
 from pathlib import Path
 
 import msgspec
@@ -9,10 +10,12 @@ from cutlayer.errors import UserError
 from cutlayer.release import DeviceConfig
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
+from cutlayer_flash.boot import ImageBoot, MountedBoot, first_boot_of
 from cutlayer_flash.building import Contents, build
+from cutlayer_flash.first_boot import Setup, Wifi, write_first_boot
 from cutlayer_flash.ssh import Login, deploy
 
-__all__ = ["build_release", "deploy_release", "explain_release"]
+__all__ = ["build_release", "deploy_release", "explain_release", "prepare_card"]
 
 
 def build_release(
@@ -84,3 +87,55 @@ def explain_release(path: Path, as_json: bool) -> None:
     )
     for step in steps:
         print(f"  {step}")
+
+
+def prepare_card(
+    path: Path,
+    place: tuple[Path | None, Path | None],
+    login: tuple[str, str, Path],
+    network: tuple[str, Path | None, str, bool],
+    *,
+    i2c: bool,
+    as_json: bool,
+) -> None:
+    """Write a card's first-boot files. Raises `UserError`, and `CutlayerError` where they do not fit.
+
+    Args:
+        path: the release.
+        place: a folder where the boot partition is mounted, or an image.
+        login: hostname, user, and the file with the public key.
+        network: name of the Wi-Fi, a file with its passphrase, the country, whether it is hidden.
+        i2c: whether to switch that bus on.
+        as_json: for machines.
+    """
+    archive = read_archive(path)
+    mounted, image = place
+    boot = MountedBoot(mounted) if mounted is not None else ImageBoot(image or Path())
+    hostname, user, key = login
+    setup = Setup(hostname or archive.release.device.lower(), user, _text(key, "--ssh-key"), _wifi(*network), i2c)
+    kind = first_boot_of(boot)
+    names = write_first_boot(boot, kind, setup, archive)
+    if as_json:
+        print(msgspec.json.encode({"first_boot": kind, "files": names, "release": archive.release.release}).decode())
+        return
+    print(f"{mounted or image}: {kind}; wrote {', '.join(names)}")
+    print(
+        f"on its first boot the board becomes {setup.hostname!r}, installs release {archive.release.release} and joins the trial;"
+    )
+    print(f"then: ssh {setup.user}@{setup.hostname}.local, and there: journalctl -fu cutlayer")
+
+
+def _wifi(name: str, passphrase: Path | None, country: str, hidden: bool) -> Wifi | None:
+    if not name:
+        if passphrase is not None or country or hidden:
+            raise UserError("--wifi: is missing, the network's name")
+        return None
+    secret = _text(passphrase, "--wifi-passphrase") if passphrase else getpass(f"passphrase of {name}: ")
+    return Wifi.of(name, secret, country, hidden=hidden)
+
+
+def _text(path: Path, option: str) -> str:
+    try:
+        return path.expanduser().read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: {error}") from error

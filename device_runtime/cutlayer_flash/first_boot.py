@@ -1,0 +1,293 @@
+"""The files that have a card's system set itself up on its first boot: who it is, its Wi-Fi, who may log in, and the release.
+
+One script installs the release, in whatever way it is started: by cloud-init, or by systemd before anything else. Secrets that the
+boot partition has to hold until then (it knows no permissions) are gone from it afterwards.
+"""
+
+import hashlib
+import re
+import shlex
+from typing import NamedTuple
+
+import tomli_w
+import yaml
+
+from cutlayer.errors import UserError
+from cutlayer_flash.archive import Archive
+from cutlayer_flash.boot import Boot, FirstBoot
+
+__all__ = ["Setup", "Wifi", "files_for", "write_first_boot"]
+
+_MOUNTED = "/boot/firmware"
+_FOLDER = "cutlayer"
+_SCRIPT, _PACKED = f"{_FOLDER}/first-boot.sh", f"{_FOLDER}/release.tar.gz"
+_RUN = f"systemd.run={_MOUNTED}/{_SCRIPT} systemd.run_success_action=reboot systemd.run_failure_action=reboot systemd.unit=kernel-command-line.target"
+_I2C = "dtparam=i2c_arm=on"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]+( [^\n]*)?")
+
+# Runs as root, once. What it says is in /var/log/cutlayer-first-boot.log.
+_HEAD = """\
+#!/bin/sh
+# Sets this board up on its first boot, and takes itself and all secrets off the boot partition.
+exec >>/var/log/cutlayer-first-boot.log 2>&1
+set -u
+boot=$(dirname "$(dirname "$(readlink -f "$0")")")
+"""
+_SETUP = """\
+name={hostname}
+user={user}
+key={key}
+
+echo "$name" >/etc/hostname
+sed -i '/^127\\.0\\.1\\.1/d' /etc/hosts
+printf '127.0.1.1\\t%s\\n' "$name" >>/etc/hosts
+
+if ! id "$user" >/dev/null 2>&1; then
+  if [ -x /usr/lib/userconf-pi/userconf ]; then
+    /usr/lib/userconf-pi/userconf "$user" '!'
+  else
+    useradd --create-home --shell /bin/bash "$user"
+  fi
+fi
+home=$(getent passwd "$user" | cut -d: -f6)
+install -d -m 700 -o "$user" -g "$user" "$home/.ssh"
+printf '%s\\n' "$key" >"$home/.ssh/authorized_keys"
+chown "$user:$user" "$home/.ssh/authorized_keys"
+chmod 600 "$home/.ssh/authorized_keys"
+# So that a later release can be sent without anybody at a keyboard; who logs in needs the key.
+printf '%s ALL=(ALL) NOPASSWD:ALL\\n' "$user" >/etc/sudoers.d/010_cutlayer
+chmod 440 /etc/sudoers.d/010_cutlayer
+systemctl enable ssh
+"""
+_WIFI = """
+mkdir -p /etc/NetworkManager/system-connections
+umask 077
+cat >/etc/NetworkManager/system-connections/cutlayer.nmconnection <<'END'
+[connection]
+id=cutlayer
+type=wifi
+
+[wifi]
+mode=infrastructure
+ssid={ssid}
+hidden={hidden}
+
+[wifi-security]
+key-mgmt=wpa-psk
+psk={psk}
+
+[ipv4]
+method=auto
+
+[ipv6]
+method=auto
+END
+umask 022
+if command -v raspi-config >/dev/null; then
+  raspi-config nonint do_wifi_country {country}
+else
+  iw reg set {country}
+fi
+rfkill unblock wifi
+"""
+_I2C_MODULE = """
+printf 'i2c-dev\\n' >/etc/modules-load.d/cutlayer-i2c.conf
+"""
+_INSTALL = """
+# Off this partition first, which everybody can read.
+work=$(mktemp -d /var/tmp/cutlayer.XXXXXX)
+mv "$boot/{packed}" "$work/release.tar.gz"
+{scrub}
+status=1
+if echo '{sha256}  '"$work/release.tar.gz" | sha256sum -c --quiet && tar xzf "$work/release.tar.gz" -C "$work"; then
+  {python} "$work/{folder}/install.py" --no-start
+  status=$?
+fi
+rm -rf "$work" "$boot/{home}"
+sync
+{end}
+"""
+
+
+class Wifi(NamedTuple):
+    """A network with WPA2, whose passphrase is turned into its key at once."""
+
+    ssid: str
+    psk: str
+    country: str
+    hidden: bool = False
+
+    @classmethod
+    def of(cls, ssid: str, passphrase: str, country: str, *, hidden: bool = False) -> "Wifi":
+        """With the key of 64 hexadecimal digits that WPA2 makes of a passphrase (IEEE 802.11, J.4). Raises `UserError`."""
+        if not 1 <= len(ssid.encode()) <= 32 or "\n" in ssid:
+            raise UserError("--wifi: a network's name has 1 to 32 bytes")
+        if not re.fullmatch(r"[A-Z]{2}", country):
+            raise UserError(
+                f"--country: found {country!r}, allowed: two capitals, such as DE; without it the radio stays off"
+            )
+        if re.fullmatch(r"[0-9a-fA-F]{64}", passphrase):
+            return cls(ssid, passphrase.lower(), country, hidden)
+        if not 8 <= len(passphrase) <= 63 or not passphrase.isascii() or not passphrase.isprintable():
+            raise UserError(
+                "the Wi-Fi's passphrase: allowed are 8 to 63 printable ASCII letters, or the key of 64 hexadecimal digits"
+            )
+        psk = hashlib.pbkdf2_hmac("sha1", passphrase.encode(), ssid.encode(), 4096, 32).hex()
+        return cls(ssid, psk, country, hidden)
+
+
+class Setup(NamedTuple):
+    """Who the board is to be.
+
+    Attributes:
+        hostname, user: of the board; the user has no password, and may become root.
+        ssh_key: the public key that may log in.
+        wifi: without it there has to be a cable.
+        i2c: whether meters are on that bus.
+    """
+
+    hostname: str
+    user: str
+    ssh_key: str
+    wifi: Wifi | None = None
+    i2c: bool = True
+
+    def check(self) -> None:
+        """Raise `UserError` if a value cannot be."""
+        for option, value in (("--hostname", self.hostname), ("--user", self.user)):
+            if not _NAME.fullmatch(value):
+                raise UserError(
+                    f"{option}: found {value!r}, allowed: up to 31 lower-case letters, digits and '-', a letter first"
+                )
+        if not _KEY.fullmatch(self.ssh_key):
+            raise UserError("--ssh-key: is no public key of OpenSSH: give a file such as ~/.ssh/id_ed25519.pub")
+
+
+def files_for(kind: FirstBoot, setup: Setup, archive: Archive, cmdline: str, config: str) -> dict[str, str]:
+    """The files of a boot partition that have the system set itself up and install the release.
+
+    Args:
+        kind: what the system obeys.
+        setup: who the board is to be.
+        archive: that will be beside these files.
+        cmdline: of the kernel, as it is.
+        config: of the firmware, as it is.
+    """
+    setup.check()
+    files = {}
+    if setup.i2c and _I2C not in config.splitlines():
+        files["config.txt"] = config.rstrip("\n") + f"\n\n[all]\n{_I2C}\n"
+    if kind == "cloud-init":
+        files |= _cloud_init(setup, archive)
+        files["cmdline.txt"] = _with(cmdline, f"ds=nocloud;i=cutlayer-{archive.release.release}", "ds=")
+        files[_SCRIPT] = (
+            _HEAD
+            + (_I2C_MODULE if setup.i2c else "")
+            + _install(archive, _SCRUB_CLOUD, "systemctl start --no-block cutlayer\nexit $status")
+        )
+        return files
+    own = "" if kind == "rpi-preseed" else _setup_script(setup)
+    if kind == "rpi-preseed":
+        files["rpi-preseed.toml"] = _preseed(setup)
+    files["cmdline.txt"] = _with(cmdline, _RUN, "systemd.")
+    # The system's own first boot may have changed that line meanwhile; what is taken out of it is at its end.
+    restore = "sed -i 's| systemd\\.run=.*||' \"$boot/cmdline.txt\""
+    files[_SCRIPT] = _HEAD + own + (_I2C_MODULE if setup.i2c else "") + _install(archive, restore, "exit $status")
+    return files
+
+
+def write_first_boot(boot: Boot, kind: FirstBoot, setup: Setup, archive: Archive) -> list[str]:
+    """Write everything; the command line last, so that half of it is never obeyed. Returns the names. Raises `CutlayerError`."""
+    cmdline, config = ((boot.read(name) or b"").decode() for name in ("cmdline.txt", "config.txt"))
+    files = files_for(kind, setup, archive, cmdline, config)
+    boot.copy(archive.path, _PACKED)
+    for name in sorted(files, key=lambda name: name == "cmdline.txt"):
+        boot.write(name, files[name].encode())
+    return [_PACKED, *files]
+
+
+_SCRUB_CLOUD = "printf 'network:\\n  version: 2\\n' >\"$boot/network-config\"  # cloud-init has it, and reads it once"
+
+
+def _setup_script(setup: Setup) -> str:
+    text = _SETUP.format(hostname=setup.hostname, user=setup.user, key=shlex.quote(setup.ssh_key))
+    if setup.wifi is None:
+        return text
+    ssid = "".join(f"{byte};" for byte in setup.wifi.ssid.encode())  # NetworkManager's own way of writing any bytes
+    hidden = str(setup.wifi.hidden).lower()
+    return text + _WIFI.format(ssid=ssid, hidden=hidden, psk=setup.wifi.psk, country=setup.wifi.country)
+
+
+def _install(archive: Archive, scrub: str, end: str) -> str:
+    python = f"/usr/bin/python{archive.release.python}"
+    return _INSTALL.format(
+        packed=_PACKED, scrub=scrub, sha256=archive.sha256, folder=archive.folder, python=python, home=_FOLDER, end=end
+    )
+
+
+def _cloud_init(setup: Setup, archive: Archive) -> dict[str, str]:
+    """``user-data``, ``network-config`` and ``meta-data`` (cloud-init's NoCloud; ``rpi`` is Raspberry Pi OS's own)."""
+    user_data = {
+        "hostname": setup.hostname,
+        "manage_etc_hosts": True,
+        "user": {
+            "name": setup.user,
+            "shell": "/bin/bash",
+            "lock_passwd": True,
+            "ssh_authorized_keys": [setup.ssh_key],
+            "sudo": "ALL=(ALL) NOPASSWD:ALL",
+        },
+        "ssh_pwauth": False,
+        "runcmd": [
+            ["systemctl", "enable", "--now", "ssh"],
+            ["rfkill", "unblock", "wifi"],
+            ["sh", f"{_MOUNTED}/{_SCRIPT}"],
+        ],
+    }
+    meta_data = {"dsmode": "local", "instance_id": f"cutlayer-{archive.release.release}"}
+    files = {"user-data": "#cloud-config\n" + _yaml(user_data), "meta-data": _yaml(meta_data)}
+    if setup.wifi is not None:
+        point = {"password": setup.wifi.psk, **({"hidden": True} if setup.wifi.hidden else {})}
+        wlan0 = {
+            "dhcp4": True,
+            "optional": True,
+            "regulatory-domain": setup.wifi.country,
+            "access-points": {setup.wifi.ssid: point},
+        }
+        files["network-config"] = _yaml({"network": {"version": 2, "wifis": {"wlan0": wlan0}}})
+    return files
+
+
+def _preseed(setup: Setup) -> str:
+    """``rpi-preseed.toml``, whose secrets the system takes out itself (raspberrypi/rpi-imager, its tests)."""
+    values = {
+        "config_version": "1.0",
+        "system": {"hostname": setup.hostname},
+        "user": {"name": setup.user, "passwordless_sudo": True},
+        "ssh": {"enabled": True, "password_authentication": False, "authorized_keys": [setup.ssh_key]},
+    }
+    if setup.wifi is not None:
+        wifi = setup.wifi
+        values["wlan"] = {
+            "ssid": wifi.ssid,
+            "password": wifi.psk,
+            "password_encrypted": True,
+            "country": wifi.country,
+            "hidden": wifi.hidden,
+        }
+    return tomli_w.dumps(values)
+
+
+def _yaml(values: object) -> str:
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=False, default_flow_style=False, width=1000)
+    return text
+
+
+def _with(cmdline: str, words: str, prefix: str) -> str:
+    """A command line, which is one line, with these words in the place of earlier ones that begin so."""
+    return f"{_without(cmdline, prefix)} {words}\n"
+
+
+def _without(cmdline: str, prefix: str) -> str:
+    return " ".join(word for word in cmdline.split() if not word.startswith(prefix))
