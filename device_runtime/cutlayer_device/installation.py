@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,7 +162,8 @@ def install(source: Path, places: Places, *, start: bool = True) -> Path:
     installation.switch(place)
     try:
         _put_unit(place, places)
-        _systemctl("daemon-reload")
+        with suppress(CutlayerError) if not start else nullcontext():  # on a first boot systemd may not listen yet
+            _systemctl("daemon-reload")
         _systemctl("enable", _UNIT)
         if start:
             _systemctl("restart", _UNIT)  # returns when the service says that it is ready

@@ -51,9 +51,9 @@ if ! id "$user" >/dev/null 2>&1; then
   fi
 fi
 home=$(getent passwd "$user" | cut -d: -f6)
-install -d -m 700 -o "$user" -g "$user" "$home/.ssh"
+mkdir -p -m 700 "$home/.ssh"
 printf '%s\\n' "$key" >"$home/.ssh/authorized_keys"
-chown "$user:$user" "$home/.ssh/authorized_keys"
+chown -R "$user:$(id -gn "$user")" "$home/.ssh"
 chmod 600 "$home/.ssh/authorized_keys"
 # So that a later release can be sent without anybody at a keyboard; who logs in needs the key.
 printf '%s ALL=(ALL) NOPASSWD:ALL\\n' "$user" >/etc/sudoers.d/010_cutlayer

@@ -7,7 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1", "ca-certificates")
+PACKAGES = (
+    *("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1", "ca-certificates"),
+    *("dash", "bash", "coreutils", "sed", "grep", "tar", "gzip", "libc-bin", "base-passwd", "passwd", "systemd"),
+)
+"""For Python and its packages; and for a first boot's script."""
 NOT_NEEDED = ("doc", "man", "locale", "info", "lintian")
 
 # What onnxruntime reads of the processor; without it, it would read that of this machine, and die.
@@ -67,6 +71,10 @@ def make_root(folder, suite="bookworm"):
         unpack(package, root)
     (root / "proc").mkdir(exist_ok=True)
     (root / "proc" / "cpuinfo").write_text("".join(CPUINFO.format(number=number) for number in range(2)))
+    for name in ("passwd", "group"):
+        shutil.copy(root / "usr" / "share" / "base-passwd" / f"{name}.master", root / "etc" / name)
+    if not (root / "bin" / "sh").exists():
+        (root / "bin" / "sh").symlink_to("dash")
     cpus = root / "sys" / "devices" / "system" / "cpu"
     cpus.mkdir(parents=True)
     for name in ("present", "possible", "online"):

@@ -6,6 +6,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from cutlayer.release import read_release
+
 START, SECTORS = 8192, 131072
 TOOLS = "/usr/sbin:/sbin:" + os.environ["PATH"]
 
@@ -23,21 +25,20 @@ def make_image(path, files):
     with path.open("wb") as file:
         file.write(table)
         file.truncate((START + SECTORS + 16384) * 512)
-    environment = {**os.environ, "PATH": TOOLS, "MTOOLS_SKIP_CHECK": "1"}
-    run = lambda *words, **more: subprocess.run(
-        [*map(str, words)], check=True, capture_output=True, env=environment, **more
-    )  # noqa: E731
     run("mkfs.vfat", "-F", "32", "-s", "1", "-n", "bootfs", f"--offset={START}", path, SECTORS // 2)
     run("mke2fs", "-q", "-t", "ext4", "-L", "rootfs", "-E", f"offset={(START + SECTORS) * 512}", path, "8192k")
     for name, content in files.items():
-        run("mcopy", "-i", f"{path}@@{START * 512}", "-", f"::{name}", input=content.encode())
+        run("mcopy", "-i", f"{path}@@{START * 512}", "-", f"::{name}", content=content.encode())
     return path
+
+
+def run(*words, content=b""):
+    environment = {**os.environ, "PATH": TOOLS, "MTOOLS_SKIP_CHECK": "1"}
+    subprocess.run([*map(str, words)], check=True, input=content, capture_output=True, env=environment)
 
 
 def pack(folder, path):
     """A release's folder as `flash build` packs it, near enough."""
     with tarfile.open(path, "w:gz") as archive:
-        from cutlayer.release import read_release
-
         archive.add(folder, f"cutlayer-{read_release(folder).release}")
     return path
