@@ -51,7 +51,8 @@ if ! id "$user" >/dev/null 2>&1; then
   fi
 fi
 home=$(getent passwd "$user" | cut -d: -f6)
-mkdir -p -m 700 "$home/.ssh"
+mkdir -p "$home/.ssh"
+chmod 700 "$home/.ssh"
 printf '%s\\n' "$key" >"$home/.ssh/authorized_keys"
 chown -R "$user:$(id -gn "$user")" "$home/.ssh"
 chmod 600 "$home/.ssh/authorized_keys"

@@ -45,16 +45,31 @@ def card(digits, tmp_path):
     """A root file system with a boot partition that was prepared for it."""
     root = tmp_path / "root"
     shutil.copytree(make_root(Path(os.environ.get("CUTLAYER_CACHE", "runs/arm"))), root, symlinks=True)
-    for name in ("boot/firmware", "tmp", "var/tmp", "var/log", "dev", "etc/modules-load.d", "etc/sudoers.d", "usr/local/bin"):
+    for name in (
+        "boot/firmware",
+        "tmp",
+        "var/tmp",
+        "var/log",
+        "dev",
+        "etc/modules-load.d",
+        "etc/sudoers.d",
+        "usr/local/bin",
+    ):
         (root / name).mkdir(parents=True, exist_ok=True)
     os.mknod(root / "dev" / "null", 0o20666, os.makedev(1, 3))
     (root / "etc" / "hosts").write_text("127.0.0.1\tlocalhost\n127.0.1.1\traspberrypi\n")
-    (root / "lib" / "systemd" / "system" / "ssh.service").write_text("[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n")
+    (root / "lib" / "systemd" / "system" / "ssh.service").write_text(
+        "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
+    )
     for name in ("raspi-config", "rfkill"):
         (root / "usr" / "local" / "bin" / name).write_text(ASKED)
         (root / "usr" / "local" / "bin" / name).chmod(0o755)
     config = DeviceConfig(name="board-1", broker="10.0.0.2", data="", energy="none", threads=1)
-    built = build(target_of("pi4", "bookworm"), Contents(config, digits / "client.bundle", data=digits / "board-1.npz"), tmp_path / "r.tar.gz")
+    built = build(
+        target_of("pi4", "bookworm"),
+        Contents(config, digits / "client.bundle", data=digits / "board-1.npz"),
+        tmp_path / "r.tar.gz",
+    )
     boot = root / "boot" / "firmware"
     (boot / "cmdline.txt").write_text(CMDLINE + "\n")
     (boot / "config.txt").write_text("")
@@ -71,8 +86,10 @@ def test_the_first_boot_sets_the_board_up_and_leaves_no_secret_where_all_can_rea
     log = (root / "var" / "log" / "cutlayer-first-boot.log").read_text()
     assert done.returncode == 0, log
     assert "cut at 'stem'" in log, "the release trained a little, on the emulated processor"
-    assert os.readlink(root / "opt/cutlayer/current") == f"releases/{release.release}"
-    assert (root / "etc/systemd/system/multi-user.target.wants/cutlayer.service").is_symlink(), "it runs after the reboot"
+    assert (root / "opt/cutlayer/current").readlink() == Path("releases") / release.release
+    assert (root / "etc/systemd/system/multi-user.target.wants/cutlayer.service").is_symlink(), (
+        "it runs after the reboot"
+    )
     assert (root / "etc/hostname").read_text() == "split-07\n"
     assert "127.0.1.1\tsplit-07" in (root / "etc/hosts").read_text()
     keys = root / "home/ops/.ssh/authorized_keys"
