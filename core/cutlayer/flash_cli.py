@@ -32,21 +32,31 @@ def flash_build(
     threads: Annotated[int, typer.Option(min=0, help="Of the engine; 0: as many as it likes.")] = 0,
     energy: Annotated[str, typer.Option(help="auto, none, or require=measured.")] = "auto",
     meters: Annotated[Path | None, typer.Option(help="What you know of the board's meters, as a TOML file.")] = None,
+    update_key: Annotated[
+        Path | None, typer.Option(help="The .pub of `flash key`: its owner may send new bundles and configurations.")
+    ] = None,
     lock: Annotated[
         Path | None, typer.Option(help="An earlier lock.txt: the very same packages instead of the newest.")
     ] = None,
     as_json: _Json = False,
 ) -> None:
     """Build a release for a board: runtime, packages, bundle, certificates, configuration and service, in one file."""
-    with command("flash", "uv", "packaging", "tomli_w"):
+    with command("flash", "uv", "packaging", "tomli_w", "cryptography"):
         from cutlayer_flash.cli import build_release as run
+        from cutlayer_flash.sending import public_key_of
 
         if (data is None) is (not data_on_board):
             raise UserError("flash build: give --data, or --data-on-board with where the samples are there")
         if data_on_board and not data_on_board.startswith("/"):
             raise UserError(f"--data-on-board: found {data_on_board!r}, allowed: an absolute path")
         config = DeviceConfig(
-            name=device_id, broker=broker, data=data_on_board, trial=trial, threads=threads, energy=energy
+            name=device_id,
+            broker=broker,
+            data=data_on_board,
+            trial=trial,
+            threads=threads,
+            energy=energy,
+            update_key=public_key_of(update_key) if update_key else "",
         )
         run((board, os), config, (bundle, tls, data, meters), out or Path(f"{device_id}.tar.gz"), lock, as_json)
 
@@ -112,3 +122,38 @@ def flash_sd(
             raise UserError("flash sd: give --boot, or --image")
         network = (wifi, wifi_passphrase, country, hidden)
         run(release, (boot, image), (hostname, user, ssh_key), network, i2c=not no_i2c, as_json=as_json)
+
+
+@flash_app.command("key")
+def flash_key(
+    path: Annotated[Path, typer.Argument(help="Where to write the private key; its .pub stands beside it.")],
+) -> None:
+    """Make a key to sign updates with: `flash build --update-key` gives devices its public part."""
+    with command("flash", "cryptography"):
+        from cutlayer_flash.sending import make_key as run
+
+        print(f"{path}: keep it to yourself; {run(path)}: for `flash build --update-key`")
+
+
+@flash_app.command("update")
+def flash_update(
+    device: Annotated[str, typer.Argument(help="Name of the device.")],
+    broker: Annotated[str, typer.Option(help="The broker that it is connected to now, HOST or HOST:PORT.")],
+    key: Annotated[Path, typer.Option(help="The private key that `flash key` made.")],
+    tls: Annotated[Path | None, typer.Option(help="The server's folder that `cutlayer certs` made.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A new bundle, a .zip.")] = None,
+    new_broker: Annotated[str | None, typer.Option(help="Another broker for the device.")] = None,
+    trial: Annotated[str | None, typer.Option(help="Another trial.")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="Another number of threads.")] = None,
+    energy: Annotated[str | None, typer.Option(help="auto, none, or require=measured.")] = None,
+    wait_s: Annotated[float, typer.Option(min=1, help="How long the device may take for each step.")] = 300.0,
+) -> None:
+    """Send a device a new bundle or configuration over MQTT: signed, tried there, taken back if it does not work."""
+    with command("flash", "cryptography"):
+        from cutlayer.update import Changes
+        from cutlayer_flash.cli import send_update as run
+
+        changes = Changes(broker=new_broker, trial=trial, threads=threads, energy=energy)
+        if bundle is None and changes == Changes():
+            raise UserError("flash update: give --bundle, or what of the configuration is to change")
+        run(device, (broker, tls), key, bundle, changes, wait_s)

@@ -43,6 +43,8 @@ __all__ = [
     "SharedRows",
     "Smashed",
     "Tensor",
+    "Update",
+    "Updated",
     "Weights",
     "decode",
     "decode_weights",
@@ -229,6 +231,20 @@ class Scores(Header, frozen=True, tag="scores"):
     shape: tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
 
 
+class Update(Header, frozen=True, tag="update"):
+    """Laptop to device, outside of trials: a new bundle or configuration. Payload: what `cutlayer.update` packs."""
+
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    """Ed25519, over the payload."""
+
+
+class Updated(Header, frozen=True, tag="updated"):
+    """Device to laptop: the update works here, and it starts anew with it; or why nothing was changed."""
+
+    ok: bool
+    reason: Annotated[str, msgspec.Meta(max_length=2000)]
+
+
 class End(Header, frozen=True, tag="end"):
     """Server to device: the trial is over, and why; ``ok`` is false if this device failed or was refused."""
 
@@ -237,7 +253,7 @@ class End(Header, frozen=True, tag="end"):
 
 
 _Training = Presence | Assignment | Begin | Keep | Kept | Smashed | Gradient | Lacking | Shared | Weights | End
-_HEADERS = _Training | Settle | Settled | Serve | Query | Scores
+_HEADERS = _Training | Settle | Settled | Serve | Query | Scores | Update | Updated
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_HEADERS)
 
 

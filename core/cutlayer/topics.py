@@ -7,6 +7,7 @@ from cutlayer.errors import UserError
 
 __all__ = [
     "SERVER",
+    "UPDATES",
     "Address",
     "check_name",
     "control",
@@ -23,6 +24,8 @@ __all__ = [
 _ROOT = "cutlayer/1"
 SERVER = "all"
 """Where a device's name stands, this is the server, which speaks to all; no device can have the name."""
+UPDATES = "updates"
+"""Where a trial's name stands: updates of devices; no trial can have the name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 

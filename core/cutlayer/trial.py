@@ -14,7 +14,7 @@ from cutlayer.messages import Augmentation
 from cutlayer.optimizers import Optimizer, Sgd
 from cutlayer.recipe import WHOLE, Model, Recipe
 from cutlayer.schedules import Every, Schedule
-from cutlayer.topics import check_name
+from cutlayer.topics import UPDATES, check_name
 
 __all__ = ["Broker", "Data", "Model", "Optimizers", "Seeds", "Trial", "read_trial"]
 
@@ -139,6 +139,8 @@ def _problems(trial: Trial) -> list[str]:
     found = [*_data_problems(trial), *_optimizer_problems(trial)]
     if len(set(trial.devices)) < len(trial.devices):
         found.append(f"devices: found {list(trial.devices)}, allowed: different names")
+    if trial.name == UPDATES:
+        found.append(f"name: found {UPDATES!r}, allowed: any other; under this one updates of devices travel")
     if trial.min_devices > len(trial.devices):
         found.append(f"min_devices: found {trial.min_devices}, allowed: up to {len(trial.devices)}, one a device")
     if trial.clients_per_round > len(trial.devices):

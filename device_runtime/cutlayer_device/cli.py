@@ -76,7 +76,7 @@ def run(
         meters=str(meters or ""),
     )
     with _board_program():
-        Membership(config, Path(), state).run()
+        Membership(config, Path()).run(state)
 
 
 @app.command()
@@ -85,10 +85,13 @@ def service(
     state: Annotated[Path, typer.Option(help="A folder for what the board needs to go on after a crash.")] = Path(
         "/var/lib/cutlayer"
     ),
+    probation_s: Annotated[
+        float, typer.Option(min=1, help="How long an update may take to reach its broker, before it is taken back.")
+    ] = 180.0,
 ) -> None:
     """What systemd runs on a board: take part in trial after trial, until it is stopped."""
     with _board_program():
-        serve(config, state)
+        serve(config, state, probation_s)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """A device's part in a trial: everything that it needs, loaded and checked, to be taken up once or again and again."""
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cutlayer.broker import split_address
 from cutlayer.bundle import read_bundle
 from cutlayer.endpoint import new_epoch
 from cutlayer.release import DeviceConfig
-from cutlayer.transports import LastWill, MqttTransport, load_tls
+from cutlayer.transports import LastWill, MqttTransport, Transport, load_tls
 from cutlayer_device.agent import Agent, birth_of
 from cutlayer_device.notify import Notifier, WatchedTransport
 from cutlayer_device.states import States
@@ -28,9 +29,9 @@ class Membership:
     Args:
         config: as a person or a laptop wrote it.
         folder: to which its paths are relative.
-        state: a folder for what the board needs to go on after a crash, a sub-folder a device.
         tls: the folder with the certificates, in the place of the configuration's.
-        notifier: hears that the device is alive, and is told where its wait for a broker never ends.
+        notifier: hears that the device is alive; who has one waits for a broker without end.
+        connected: called each time that the broker was reached.
 
     Raises:
         UserError: a file is missing or wrong, or has no valid certificate of parity, or the configuration cannot be.
@@ -40,9 +41,9 @@ class Membership:
         self,
         config: DeviceConfig,
         folder: Path,
-        state: Path,
         tls: Path | None = None,
         notifier: Notifier | None = None,
+        connected: Callable[[], None] = lambda: None,
     ) -> None:
         self._bundle = read_bundle(folder / config.bundle)
         self._bundle.require_certificate()
@@ -53,32 +54,45 @@ class Membership:
         tls = tls or (folder / config.tls if config.tls else None)
         self._address = split_address(config.broker, tls is not None)
         self._tls = load_tls(tls) if tls else None
-        self._state, self._notifier = state / self._trial / self._name, notifier
+        self._notifier, self._connected = notifier, connected
         self._threads, self._energy = config.threads, config.energy
         self._meters = read_settings(folder / config.meters if config.meters else None)
 
-    def run(self) -> str:
-        """Train until the trial is over; returns the server's reason. Raises as `Agent.run` does, and `UserError`."""
-        fingerprint = self._bundle.manifest.client.fingerprint
+    @property
+    def fingerprint(self) -> str:
+        """Of the client-side model: states of one do not fit another."""
+        return self._bundle.manifest.client.fingerprint
+
+    def run(self, state: Path) -> str:
+        """Train until the trial is over; returns the server's reason.
+
+        Args:
+            state: a folder for what the board needs to go on after a crash, a sub-folder a trial and device.
+
+        Raises:
+            UserError: the folder holds states of another bundle, or another process uses it.
+            CutlayerError: as `Agent.run`.
+        """
         profiler, source = choose_profiler(Root(), self._meters, self._energy)
         birth = birth_of(self._bundle, self._trial, self._name, len(self._samples.y))
         wait_s = _FIRST_WAIT_S if self._notifier is None else float("inf")
 
-        def connect(will: LastWill, wait_s: float) -> MqttTransport | WatchedTransport:
-            transport = self._connect(will, wait_s)
+        def connect(will: LastWill, wait_s: float) -> Transport:
+            transport = self.connect(will, wait_s)
+            about = (self._name, len(self._samples.y), self._bundle.manifest.engine, *self._address)
+            _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
             _log.info("energy: %s", source)
-            return transport
+            self._connected()
+            return WatchedTransport(transport, self._notifier) if self._notifier else transport
 
-        with closing(profiler), closing(States(self._state, fingerprint)) as states:
+        with closing(profiler), closing(States(state / self._trial / self._name, self.fingerprint)) as states:
             agent = Agent(self._bundle, self._samples, birth, connect, states, self._threads, profiler, wait_s)
             reason = agent.run()
         _log.info("the trial is over: %s", reason)
         return reason
 
-    def _connect(self, will: LastWill, wait_s: float) -> MqttTransport | WatchedTransport:
+    def connect(self, will: LastWill, wait_s: float) -> MqttTransport:
+        """A connection to the device's broker, waited for so long. Raises `TransportError`."""
         (host, port), name = self._address, f"cutlayer-{new_epoch():x}"
         alive = self._notifier.alive if self._notifier else lambda: None
-        transport = MqttTransport(host, port, name, will, wait_s, self._tls, alive)
-        about = (self._name, len(self._samples.y), self._bundle.manifest.engine, host, port)
-        _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
-        return WatchedTransport(transport, self._notifier) if self._notifier else transport
+        return MqttTransport(host, port, name, will, wait_s, self._tls, alive)

@@ -1,17 +1,23 @@
-"""What systemd runs on a board: trial after trial, through lost networks, refusals and the server's crashes."""
+"""What systemd runs on a board: trial after trial, through lost networks, refusals, updates and the server's crashes."""
 
 import logging
 import os
+import signal
+import threading
 import time
 from pathlib import Path
+
+import msgspec
 
 from cutlayer import toml
 from cutlayer.bundle import read_bundle
 from cutlayer.errors import CutlayerError, UserError
 from cutlayer.release import DeviceConfig
+from cutlayer_device.listening import Listener
 from cutlayer_device.measurement import Setting, measure_step
 from cutlayer_device.membership import Membership
 from cutlayer_device.notify import Notifier
+from cutlayer_device.updates import Updates
 from cutlayer_profiles.meters import Root
 from cutlayer_profiles.profiler import Profiler
 
@@ -22,28 +28,78 @@ _CHECKED_BATCH = 4
 _log = logging.getLogger(__name__)
 
 
-def serve(config_path: Path, state: Path) -> None:
+def serve(config_path: Path, state: Path, probation_s: float) -> None:
     """Take part in trial after trial; does not return.
 
-    What a server or a broker has against this device may change, so it is tried again; what is wrong here ends it.
+    What a server or a broker has against this device may change, so it is tried again; what is wrong here ends it. An update that
+    does not reach its broker is taken back, and this process ends, to be started again.
+
+    Args:
+        config_path: of the installed release.
+        state: a folder for what is to outlive this process.
+        probation_s: how long an update may take to reach its broker.
 
     Raises:
         UserError: the configuration, or something that it names, is wrong.
+        CutlayerError: so it is of an update, which was taken back.
     """
-    notifier = Notifier()
-    path = config_path.resolve()  # another release may take its place meanwhile
-    config = toml.read(path, DeviceConfig)
-    membership = Membership(config, path.parent, state, _credentials(config), notifier)
+    notifier, path = Notifier(), config_path.resolve()  # another release may take its place meanwhile
+    installed = _absolute(toml.read(path, DeviceConfig), path.parent)
+    updates = Updates(state / "updates" / path.parent.name, installed)
+    membership = _membership(updates, notifier)
+    if updates.on_probation:
+        threading.Thread(target=_supervise, args=(updates, probation_s), name="probation", daemon=True).start()
     notifier.ready()
     while True:
         try:
-            notifier.status(f"the last trial ended: {membership.run()}")
+            notifier.status(f"the last trial ended: {membership.run(state / membership.fingerprint[:12])}")
         except UserError:
             raise
         except CutlayerError as error:
             _log.warning("%s; trying again in %g s", error, _AGAIN_S)
             notifier.status(str(error))
             _pause(notifier)
+
+
+def _membership(updates: Updates, notifier: Notifier) -> Membership:
+    """With what is to be run now, which proves itself once it has reached its broker."""
+    listening = False
+
+    def connected() -> None:
+        nonlocal listening
+        updates.confirm()
+        if updates.accepts and not listening:
+            listening = True
+            Listener(config.name, updates, lambda will: membership.connect(will, float("inf")), _end).start()
+
+    config = updates.started()
+    try:
+        membership = Membership(config, Path(), _credentials(config), notifier, connected)
+    except UserError as error:
+        if not updates.on_probation:
+            raise
+        updates.take_back(str(error))
+        raise CutlayerError(f"{updates.last}; starting again without it") from error
+    return membership
+
+
+def _supervise(updates: Updates, probation_s: float) -> None:
+    time.sleep(probation_s)
+    if updates.on_probation:
+        updates.take_back(f"it did not reach its broker within {probation_s:g} s")
+        _log.warning("%s; starting again without it", updates.last)
+        _end()
+
+
+def _end() -> None:
+    """As if systemd had asked for it, which then starts the device again."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _absolute(config: DeviceConfig, folder: Path) -> DeviceConfig:
+    """The configuration with paths that are right from everywhere."""
+    paths = {key: str(folder / value) for key in ("bundle", "data", "tls", "meters") if (value := getattr(config, key))}
+    return msgspec.structs.replace(config, **paths)
 
 
 def _credentials(config: DeviceConfig) -> Path | None:
@@ -65,11 +121,12 @@ def check_release(config_path: Path) -> str:
     Raises:
         UserError: something is wrong with it.
     """
-    config, folder = toml.read(config_path, DeviceConfig), config_path.parent
-    Membership(config, folder, Path(), _credentials(config))
-    bundle = read_bundle(folder / config.bundle)
-    setting = Setting(folder / config.bundle, _CHECKED_BATCH, config.threads, 0.0, 0.0)
-    cost = measure_step(bundle, setting, Profiler(Root()))
+    config = _absolute(toml.read(config_path, DeviceConfig), config_path.parent)
+    Membership(config, Path(), _credentials(config))
+    bundle = read_bundle(Path(config.bundle))
+    cost = measure_step(
+        bundle, Setting(Path(config.bundle), _CHECKED_BATCH, config.threads, 0.0, 0.0), Profiler(Root())
+    )
     return (
         f"{config.name}: {bundle.manifest.client.factory} cut at {cost.cut!r}, {cost.step_ms:.1f} ms a step of {cost.batch_size}, "
         f"{cost.rss_peak_bytes / 2**20:.0f} MiB"

@@ -1,21 +1,30 @@
 """What the commands of ``cutlayer flash`` do and print."""
 
+import time
+from contextlib import closing
 from getpass import getpass
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
+from cutlayer import topics
+from cutlayer.broker import split_address
+from cutlayer.bundle import read_bundle
+from cutlayer.endpoint import new_epoch
 from cutlayer.errors import UserError
 from cutlayer.release import DeviceConfig
+from cutlayer.transports import LastWill, MqttTransport, load_tls
+from cutlayer.update import Changes, Manifest, pack
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.boot import ImageBoot, MountedBoot, first_boot_of
 from cutlayer_flash.building import Contents, build
 from cutlayer_flash.first_boot import Setup, Wifi, write_first_boot
+from cutlayer_flash.sending import Sender, sign
 from cutlayer_flash.ssh import Login, deploy
 
-__all__ = ["build_release", "deploy_release", "explain_release", "prepare_card"]
+__all__ = ["build_release", "deploy_release", "explain_release", "prepare_card", "send_update"]
 
 
 def build_release(
@@ -139,3 +148,35 @@ def _text(path: Path, option: str) -> str:
         return path.expanduser().read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {error}") from error
+
+
+def send_update(
+    device: str, broker: tuple[str, Path | None], key: Path, bundle: Path | None, changes: Changes, wait_s: float
+) -> None:
+    """Sign an update and send it. Raises as `Sender.send` does, and `UserError`.
+
+    Args:
+        device: its name.
+        broker: its address, and the folder with our certificates.
+        key: to sign with.
+        bundle: a new one.
+        changes: of the configuration.
+        wait_s: how long the device may take for each step.
+    """
+    topics.check_name(device, "the device name")
+    if bundle is not None:
+        if bundle.suffix != ".zip":
+            raise UserError(f"--bundle {bundle}: export it as a .zip")
+        read_bundle(bundle).require_certificate()
+    manifest = Manifest(device=device, number=int(time.time()), changes=changes)
+    content = pack(manifest, bundle.read_bytes() if bundle else None)
+    signature = sign(content, key)
+    address, tls = broker
+    host, port = split_address(address, tls is not None)
+    secured = load_tls(tls) if tls else None
+
+    def connect(will: LastWill) -> MqttTransport:
+        return MqttTransport(host, port, f"cutlayer-{new_epoch():x}", will, tls=secured)
+
+    with closing(Sender(connect, wait_s, print)) as sender:
+        print(f"update {manifest.number} runs: {sender.send(device, manifest.number, content, signature)}")

@@ -47,6 +47,8 @@ from cutlayer.messages import (
     SharedRows,
     Smashed,
     Tensor,
+    Update,
+    Updated,
     Weights,
     decode,
     decode_weights,
@@ -199,6 +201,8 @@ def messages():
         Serve(trial="t", device="a"),
         Query(trial="t", device="a", step=0, tensor=tensor),
         Scores(trial="t", device="a", step=0, shape=(2, 3)),
+        Update(trial="t", device="a", signature=bytes(64)),
+        Updated(trial="t", device="a", ok=False, reason="no"),
         End(trial="t", device="a", reason="done"),
     ]
     return [encode(Message(header, bytes(range(24)))) for header in headers]

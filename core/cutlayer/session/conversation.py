@@ -10,6 +10,7 @@ is allowed if it stands in the row of the current state, and if the side that sp
                           ├─ keep ──> KEEPING ── kept ──> IDLE
                           ├─ settle ─> SETTLING ── settled ──> IDLE
                           └─ serve ─> SERVING ── query ─> ASKED ── scores ─> SERVING
+    NEW ── update ─> UPDATING ── updated ─> CLOSED
     end, from the server, closes the conversation in every state.
 """
 
@@ -32,6 +33,8 @@ from cutlayer.messages import (
     Settled,
     Shared,
     Smashed,
+    Update,
+    Updated,
     Weights,
 )
 from cutlayer.schedules import Mode
@@ -64,6 +67,7 @@ class State(Enum):
     SETTLING = "settling"
     SERVING = "serving"
     ASKED = "asked"
+    UPDATING = "updating"
     CLOSED = "closed"
 
 
@@ -85,6 +89,8 @@ class Event(Enum):
     SERVE = (Role.SERVER, "serve")
     QUERY = (Role.DEVICE, "query")
     SCORES = (Role.SERVER, "scores")
+    UPDATE = (Role.SERVER, "update")
+    UPDATED = (Role.DEVICE, "updated")
     END = (Role.SERVER, "end")
 
     @property
@@ -94,7 +100,7 @@ class Event(Enum):
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.NEW: {Event.ASSIGNMENT: State.IDLE, Event.END: State.CLOSED},
+    State.NEW: {Event.ASSIGNMENT: State.IDLE, Event.UPDATE: State.UPDATING, Event.END: State.CLOSED},
     State.IDLE: {
         Event.BEGIN_EXCHANGE: State.TRAINING,
         Event.BEGIN_FORWARD: State.STREAMING,
@@ -116,6 +122,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.SETTLING: {Event.SETTLED: State.IDLE, Event.END: State.CLOSED},
     State.SERVING: {Event.QUERY: State.ASKED, Event.END: State.CLOSED},
     State.ASKED: {Event.SCORES: State.SERVING, Event.END: State.CLOSED},
+    State.UPDATING: {Event.UPDATED: State.CLOSED, Event.END: State.CLOSED},
     State.CLOSED: {},
 }
 
@@ -203,6 +210,8 @@ _EVENTS: dict[type[Header], Event] = {
     Serve: Event.SERVE,
     Query: Event.QUERY,
     Scores: Event.SCORES,
+    Update: Event.UPDATE,
+    Updated: Event.UPDATED,
     End: Event.END,
 }
 
