@@ -40,7 +40,7 @@ def test_every_public_name_is_listed_and_documented(name):
     commands = (
         {
             *("certs", "cutlayer", "demo", "device", "doctor", "export", "report", "run", "serve", "status"),
-            *("flash_build", "flash_sd", "flash_ssh", "flash_tar", "flash_update"),
+            *("flash_build", "flash_key", "flash_sd", "flash_ssh", "flash_tar", "flash_update"),
             *("profile_calibrate", "profile_client", "profile_compare", "profile_trial"),
         }
         if name.endswith("cli")
