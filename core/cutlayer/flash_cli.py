@@ -13,6 +13,7 @@ __all__ = ["flash_app"]
 
 flash_app = typer.Typer(help="Put the runtime onto a board, with nothing to be fetched there.", no_args_is_help=True)
 
+_UNSEEN = ("/home/", "/root/", "/tmp/", "/var/tmp/", "/run/")  # noqa: S108 - of a board, where the unit hides them
 _Release = Annotated[Path, typer.Argument(help="What `cutlayer flash build` wrote.", metavar="RELEASE.TAR.GZ")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 
@@ -49,6 +50,10 @@ def flash_build(
             raise UserError("flash build: give --data, or --data-on-board with where the samples are there")
         if data_on_board and not data_on_board.startswith("/"):
             raise UserError(f"--data-on-board: found {data_on_board!r}, allowed: an absolute path")
+        if data_on_board.startswith(_UNSEEN):
+            raise UserError(
+                f"--data-on-board: {data_on_board} is a place that a service cannot see: use one such as /srv/data, which all can read"
+            )
         config = DeviceConfig(
             name=device_id,
             broker=broker,

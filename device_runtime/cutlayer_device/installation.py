@@ -13,8 +13,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from cutlayer.console import exit_status
+from cutlayer.console import exit_status, stop_on_sigterm
 from cutlayer.errors import CutlayerError, UserError
+from cutlayer.files import replace_file
 from cutlayer.release import CONFIG, Release, check_files, read_release
 
 __all__ = ["Installation", "Places", "check_board", "install", "main"]
@@ -50,7 +51,8 @@ class Installation:
     """
 
     def __init__(self, places: Places) -> None:
-        self._releases, self._link = places.home / "releases", places.home / "current"
+        home = places.home.resolve()  # /opt may be a link to a larger disk
+        self._releases, self._link = home / "releases", home / "current"
 
     @property
     def current(self) -> Path | None:
@@ -68,18 +70,21 @@ class Installation:
             with suppress(UserError):
                 check_files(place, release)
                 return place
-            shutil.rmtree(place)
-        unfinished = place.with_name(f"{place.name}.part")
+        unfinished, damaged = (place.with_name(f"{place.name}{end}.part") for end in ("", "-damaged"))
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             shutil.copytree(source, unfinished)
             check_files(unfinished, release)
+            _set_modes(unfinished)
             os.sync()  # or a power cut could leave names without content
+            if place.exists():
+                place.rename(damaged)
             unfinished.rename(place)
         except OSError as error:
             raise UserError(f"{place}: cannot be written, nothing was changed: {error}") from error
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            for path in (unfinished, damaged):
+                shutil.rmtree(path, ignore_errors=True)
         return place
 
     def switch(self, release: Path) -> None:
@@ -159,29 +164,52 @@ def install(source: Path, places: Places, *, start: bool = True) -> Path:
         if place != before:
             shutil.rmtree(place)
         raise
-    installation.switch(place)
     try:
-        _put_unit(place, places)
-        with suppress(CutlayerError) if not start else nullcontext():  # on a first boot systemd may not listen yet
-            _systemctl("daemon-reload")
-        _systemctl("enable", _UNIT)
-        if start:
-            _systemctl("restart", _UNIT)  # returns when the service says that it is ready
-            time.sleep(_SETTLES_S)
-            _systemctl("is-active", _UNIT)
-    except CutlayerError as error:
+        _bring_up(installation, place, places, start=start)
+    except BaseException as error:  # also a line that is cut, Ctrl-C, and a full disk
         _take_back(installation, before, place, places, start=start)
+        if not isinstance(error, CutlayerError | OSError):
+            raise
         back = f"release {before.name} runs again" if before else "nothing is installed"
         raise CutlayerError(f"release {release.release} does not come up, {back}: {error}") from error
     installation.prune(before)
     return place
 
 
+def _bring_up(installation: Installation, place: Path, places: Places, *, start: bool) -> None:
+    """Switch to a release, and wait until its service is ready, and is still there a moment later."""
+    _put_unit(place, places)
+    installation.switch(place)
+    with suppress(CutlayerError) if not start else nullcontext():  # on a first boot systemd may not listen yet
+        _systemctl("daemon-reload")
+    _systemctl("enable", _UNIT)
+    if start:
+        _restart()
+        time.sleep(_SETTLES_S)
+        _systemctl("is-active", _UNIT)
+
+
+def _restart() -> None:
+    """Returns when the service says that it is ready; one that was given up after many tries is tried again."""
+    with suppress(CutlayerError):
+        _systemctl("reset-failed", _UNIT)
+    _systemctl("restart", _UNIT)
+
+
+def _set_modes(root: Path) -> None:
+    """The service's user has to read all but the keys, whatever the umask was when this was unpacked and copied."""
+    for path in (root.parent.parent, root.parent, root, *root.rglob("*")):
+        secret = "tls" in path.relative_to(root.parent.parent).parts
+        program = path.is_dir() or path.parent.name == "bin"
+        path.chmod((0o700 if secret else 0o755) if program else (0o600 if secret else 0o644))
+
+
 def _tried(place: Path) -> str:
     """Run the release's own check in a process of its own, which may die of what the processor does not know."""
     words = [str(place / "bin" / "cutlayer"), "device", "check", str(place / CONFIG)]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_CHECK_S)
+        # In its own folder: in another's, anybody's file could pass for a module.
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_CHECK_S, cwd=place)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CutlayerError(f"the release cannot be run here: {error}") from error
     if done.returncode:
@@ -208,7 +236,7 @@ def _take_back(installation: Installation, before: Path | None, place: Path, pla
         with suppress(CutlayerError):
             _systemctl("daemon-reload")
             if start:
-                _systemctl("restart", _UNIT)
+                _restart()
     if place != before:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -220,7 +248,7 @@ def _put_unit(place: Path, places: Places) -> None:
     known = {group.gr_name for group in grp.getgrall()}
     groups = [name for name in line.partition("=")[2].split() if name in known]
     places.units.mkdir(parents=True, exist_ok=True)
-    (places.units / _UNIT).write_text(text.replace(line, f"SupplementaryGroups={' '.join(groups)}"), "utf-8")
+    replace_file(places.units / _UNIT, text.replace(line, f"SupplementaryGroups={' '.join(groups)}").encode())
 
 
 def _systemctl(*words: str) -> None:
@@ -240,8 +268,9 @@ def main(source: Path, words: Sequence[str]) -> None:
     """``python3 install.py [--no-start]``, as root, in the folder of an unpacked release."""
     if unknown := set(words) - {"--no-start"}:
         raise SystemExit(f"install.py: found {unknown.pop()!r}, allowed: --no-start")
+    os.umask(0o022)  # whoever unpacked it may have had another
     if os.geteuid() != 0:
         raise SystemExit("install.py: has to write to /opt and /etc: run it with sudo")
-    with exit_status():
+    with exit_status(), stop_on_sigterm():
         place = install(source, Places(), start="--no-start" not in words)
         print(f"{place}: installed{'' if words else ' and running; see journalctl -u cutlayer'}")

@@ -44,7 +44,7 @@ class Listener(threading.Thread):
         while True:
             try:
                 self._listen()
-            except CutlayerError as error:
+            except (CutlayerError, OSError) as error:
                 _log.warning("updates: %s; listening again in %g s", error, _AGAIN_S)
             time.sleep(_AGAIN_S)
 

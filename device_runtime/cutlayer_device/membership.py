@@ -78,7 +78,7 @@ class Membership:
         wait_s = _FIRST_WAIT_S if self._notifier is None else float("inf")
 
         def connect(will: LastWill, wait_s: float) -> Transport:
-            transport = self.connect(will, wait_s)
+            transport = self.connect(will, wait_s, self._notifier.alive if self._notifier else lambda: None)
             about = (self._name, len(self._samples.y), self._bundle.manifest.engine, *self._address)
             _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
             _log.info("energy: %s", source)
@@ -91,8 +91,7 @@ class Membership:
         _log.info("the trial is over: %s", reason)
         return reason
 
-    def connect(self, will: LastWill, wait_s: float) -> MqttTransport:
-        """A connection to the device's broker, waited for so long. Raises `TransportError`."""
+    def connect(self, will: LastWill, wait_s: float, waiting: Callable[[], None] = lambda: None) -> MqttTransport:
+        """A connection to the device's broker, waited for so long; ``waiting`` is called meanwhile. Raises `TransportError`."""
         (host, port), name = self._address, f"cutlayer-{new_epoch():x}"
-        alive = self._notifier.alive if self._notifier else lambda: None
-        return MqttTransport(host, port, name, will, wait_s, self._tls, alive)
+        return MqttTransport(host, port, name, will, wait_s, self._tls, waiting)

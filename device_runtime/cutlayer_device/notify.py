@@ -31,7 +31,9 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """A line for `systemctl status`."""
-        self._say(f"STATUS={text}")
+        self._say(
+            f"STATUS={' '.join(text.split())[:200]}"
+        )  # it may come from a network, and a line of its own would be an order
 
     def alive(self) -> None:
         """It does what it should; said again after 5 s at the earliest."""

@@ -5,7 +5,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -18,11 +20,13 @@ from cutlayer_device.measurement import Setting, measure_step
 from cutlayer_device.membership import Membership
 from cutlayer_device.notify import Notifier
 from cutlayer_device.updates import Updates
-from cutlayer_profiles.meters import Root
+from cutlayer_profiles.choice import choose_profiler
+from cutlayer_profiles.meters import Root, read_settings
 from cutlayer_profiles.profiler import Profiler
 
 __all__ = ["check_release", "serve"]
 
+_T = TypeVar("_T")
 _AGAIN_S = 15.0
 _CHECKED_BATCH = 4
 _log = logging.getLogger(__name__)
@@ -46,19 +50,33 @@ def serve(config_path: Path, state: Path, probation_s: float) -> None:
     notifier, path = Notifier(), config_path.resolve()  # another release may take its place meanwhile
     installed = _absolute(toml.read(path, DeviceConfig), path.parent)
     updates = Updates(state / "updates" / path.parent.name, installed)
-    membership = _membership(updates, notifier)
+    membership = _on_probation(updates, lambda: _membership(updates, notifier))
     if updates.on_probation:
         threading.Thread(target=_supervise, args=(updates, probation_s), name="probation", daemon=True).start()
     notifier.ready()
     while True:
         try:
-            notifier.status(f"the last trial ended: {membership.run(state / membership.fingerprint[:12])}")
+            reason = _on_probation(updates, lambda: membership.run(state / membership.fingerprint[:12]))
+            notifier.status(f"the last trial ended: {reason}")
         except UserError:
             raise
-        except CutlayerError as error:
+        except (CutlayerError, OSError) as error:
+            if updates.taken_back:
+                raise
             _log.warning("%s; trying again in %g s", error, _AGAIN_S)
             notifier.status(str(error))
             _pause(notifier)
+
+
+def _on_probation(updates: Updates, act: Callable[[], _T]) -> _T:
+    """What is wrong with an update that has not proved itself is no reason to stop, but to take it back."""
+    try:
+        return act()
+    except UserError as error:
+        if not updates.on_probation:
+            raise
+        updates.take_back(str(error))
+        raise CutlayerError(f"{updates.last}; starting again without it") from error
 
 
 def _membership(updates: Updates, notifier: Notifier) -> Membership:
@@ -73,13 +91,7 @@ def _membership(updates: Updates, notifier: Notifier) -> Membership:
             Listener(config.name, updates, lambda will: membership.connect(will, float("inf")), _end).start()
 
     config = updates.started()
-    try:
-        membership = Membership(config, Path(), _credentials(config), notifier, connected)
-    except UserError as error:
-        if not updates.on_probation:
-            raise
-        updates.take_back(str(error))
-        raise CutlayerError(f"{updates.last}; starting again without it") from error
+    membership = Membership(config, Path(), _credentials(config), notifier, connected)
     return membership
 
 
@@ -123,6 +135,8 @@ def check_release(config_path: Path) -> str:
     """
     config = _absolute(toml.read(config_path, DeviceConfig), config_path.parent)
     Membership(config, Path(), _credentials(config))
+    profiler, _ = choose_profiler(Root(), read_settings(Path(config.meters) if config.meters else None), config.energy)
+    profiler.close()
     bundle = read_bundle(Path(config.bundle))
     cost = measure_step(
         bundle, Setting(Path(config.bundle), _CHECKED_BATCH, config.threads, 0.0, 0.0), Profiler(Root())

@@ -19,9 +19,9 @@ from cutlayer.release import CONFIG, DeviceConfig
 
 __all__ = ["Updates"]
 
-_STATE = "state.json"
+_STATE, _HIGHEST = "state.json", "highest"
 _MOST_STARTS = 3
-_CHECK_S = 600.0
+_CHECK_S = 240.0
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,14 +30,12 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         current: is run.
         before: was run before it, and is run again if ``current`` does not work.
-        highest: number of the newest that was ever taken.
         starts: how often ``current`` was started on probation; None once it has proved itself.
         last: what became of the last update.
     """
 
     current: int = 0
     before: int = 0
-    highest: int = 0
     starts: int | None = None
     last: str = ""
 
@@ -49,7 +47,7 @@ class Updates:
     on probation until `confirm`; one that is not confirmed in three starts is taken back.
 
     Args:
-        folder: theirs alone.
+        folder: theirs alone; beside it, ``highest`` has the number of the newest that any release of this device ever took.
         installed: the configuration that came with the release, with absolute paths.
 
     Raises:
@@ -63,6 +61,8 @@ class Updates:
             self._state = msgspec.json.decode((folder / _STATE).read_bytes(), type=_State)
         except (OSError, msgspec.MsgspecError):
             self._state = _State()
+        self._running = 0
+        """Which one this process runs."""
 
     @property
     def accepts(self) -> bool:
@@ -80,24 +80,34 @@ class Updates:
         return self._state.last
 
     @property
+    def taken_back(self) -> bool:
+        """Whether this process runs what the next one will not."""
+        return self._running != self._state.current
+
+    @property
     def on_probation(self) -> bool:
         """Whether the current one has yet to prove itself."""
         return self._state.starts is not None
 
     def started(self) -> DeviceConfig:
-        """The configuration to run; an update on probation that was started too often is taken back first."""
+        """The configuration to run; an update on probation that was started too often is taken back first.
+
+        Raises:
+            UserError: that of the current one is gone.
+        """
         if self._state.starts is not None and self._state.starts >= _MOST_STARTS:
             self.take_back("the device did not come up with it")
         elif self._state.starts is not None:
             self._write(starts=self._state.starts + 1)
-        if not self._state.current:
+        self._running = self._state.current
+        if not self._running:
             return self._installed
-        return toml.read(self._folder / str(self._state.current) / CONFIG, DeviceConfig)
+        return toml.read(self._folder / str(self._running) / CONFIG, DeviceConfig)
 
     def confirm(self) -> None:
-        """The current one works."""
+        """What this process runs works."""
         with self._lock:
-            if self.on_probation:
+            if self.on_probation and self._running == self._state.current:
                 self._write(starts=None, before=self._state.current, last=f"update {self._state.current} runs")
                 self._prune()
 
@@ -105,7 +115,7 @@ class Updates:
         """Run what was run before, from the next start on; one that has proved itself stays."""
         with self._lock:
             if self.on_probation:
-                text = f"update {self._state.current} was taken back: {why}"
+                text = f"update {self._state.current} was taken back: {why}"[:500]
                 self._write(current=self._state.before, starts=None, last=text)
                 self._prune()
 
@@ -125,10 +135,10 @@ class Updates:
         manifest, bundle = update.unpack(content)
         if manifest.device != self._installed.name:
             raise RemoteError(f"it is for {manifest.device}, this is {self._installed.name}")
-        if manifest.number <= self._state.highest:
-            raise RemoteError(
-                f"it has the number {manifest.number}, and {self._state.highest} was here before: sign it anew"
-            )
+        if manifest.number <= (highest := self._highest()):
+            raise RemoteError(f"it has the number {manifest.number}, and {highest} was here before: sign it anew")
+        if self.on_probation:
+            raise RemoteError(f"update {self._state.current} has yet to prove itself: wait for that")
         folder = self._folder / str(manifest.number)
         try:
             said = self._tried(folder, manifest, bundle)
@@ -137,10 +147,13 @@ class Updates:
             raise (
                 error if isinstance(error, RemoteError) else RemoteError(f"it cannot be kept here: {error}")
             ) from error
-        with self._lock:
-            before = self._state.before if self.on_probation else self._state.current
-            number = manifest.number
-            self._write(current=number, before=before, highest=number, starts=0, last=f"update {number} is tried")
+        number = manifest.number
+        try:
+            with self._lock:
+                replace_file(self._folder.parent / _HIGHEST, str(number).encode())
+                self._write(current=number, before=self._state.current, starts=0, last=f"update {number} is tried")
+        except OSError as error:
+            raise RemoteError(f"it cannot be kept here: {error}") from error
         return said
 
     def _tried(self, folder: Path, manifest: update.Manifest, bundle: bytes | None) -> str:
@@ -159,9 +172,20 @@ class Updates:
         except subprocess.TimeoutExpired as error:
             raise RemoteError("it does not work here: its check never ends") from error
         if done.returncode:
-            why = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+            killed = (
+                f"its check was killed by signal {-done.returncode}"
+                if done.returncode < 0
+                else f"status {done.returncode}"
+            )
+            why = (done.stderr.strip() or killed).splitlines()[-1]
             raise RemoteError(f"it does not work here: {why[:1500]}")
         return done.stdout.strip()[:1500]
+
+    def _highest(self) -> int:
+        try:
+            return int((self._folder.parent / _HIGHEST).read_text("ascii"))
+        except (OSError, ValueError):
+            return 0
 
     def _write(self, **changes: int | str | None) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)

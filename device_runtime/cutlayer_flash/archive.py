@@ -9,6 +9,7 @@ import msgspec
 
 from cutlayer.errors import UserError
 from cutlayer.release import MANIFEST, Release, hash_of
+from cutlayer_flash.boards import BOARDS
 
 __all__ = ["Archive", "read_archive"]
 
@@ -41,6 +42,10 @@ def read_archive(path: Path) -> Archive:
             release = msgspec.json.decode(file.read() if file else b"", type=Release)
             for _ in archive:  # to its end, or half a download would do
                 pass
+        if release.board not in BOARDS:
+            raise UserError(
+                f"{path}: is a release of cutlayer for the board {release.board!r}, which this cutlayer does not know"
+            )
     except (OSError, EOFError, tarfile.TarError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: is not a whole release of cutlayer: {error}") from error
     return Archive(path, release, hash_of(path))

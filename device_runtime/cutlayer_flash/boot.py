@@ -64,6 +64,7 @@ class MountedBoot:
                 file.write(content)
                 os.fsync(file.fileno())  # cards are pulled out early
         except OSError as error:
+            path.unlink(missing_ok=True)  # half of a release still has a key in it
             raise CutlayerError(f"{path}: {error.strerror}") from error
 
     def copy(self, source: Path, name: str) -> None:

@@ -119,11 +119,22 @@ def build(
                 "board by other means (--data-on-board)"
             )
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_name(f"{out.name}.part")
-        shutil.copyfile(packed, unfinished)
-        unfinished.chmod(0o600 if contents.tls else 0o644)
-        unfinished.replace(out)
+        _put(packed, out, 0o600 if contents.tls else 0o644)
     return Built(out, release, size)
+
+
+def _put(packed: Path, out: Path, mode: int) -> None:
+    """Copy a file into its place, which at no moment others can read if they may not."""
+    unfinished = out.with_name(f"{out.name}.part")
+    unfinished.unlink(missing_ok=True)
+    try:
+        unfinished.touch(mode=mode)
+        with packed.open("rb") as source, unfinished.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        unfinished.chmod(mode)  # whatever the umask
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _check(contents: Contents) -> str:

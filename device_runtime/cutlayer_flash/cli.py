@@ -11,6 +11,7 @@ from rich.console import Console
 from cutlayer import topics
 from cutlayer.broker import split_address
 from cutlayer.bundle import read_bundle
+from cutlayer.chunks import MAX_MESSAGE_BYTES
 from cutlayer.endpoint import new_epoch
 from cutlayer.errors import UserError
 from cutlayer.release import DeviceConfig
@@ -170,6 +171,10 @@ def send_update(
         read_bundle(bundle).require_certificate()
     manifest = Manifest(device=device, number=int(time.time()), changes=changes)
     content = pack(manifest, bundle.read_bytes() if bundle else None)
+    if len(content) > MAX_MESSAGE_BYTES // 2:
+        raise UserError(
+            f"--bundle {bundle}: has {len(content) / 1e6:.0f} MB, allowed: {MAX_MESSAGE_BYTES // 2 / 1e6:.0f} MB over the air; send it by flash ssh"
+        )
     signature = sign(content, key)
     address, tls = broker
     host, port = split_address(address, tls is not None)
@@ -179,4 +184,9 @@ def send_update(
         return MqttTransport(host, port, f"cutlayer-{new_epoch():x}", will, tls=secured)
 
     with closing(Sender(connect, wait_s, print)) as sender:
-        print(f"update {manifest.number} runs: {sender.send(device, manifest.number, content, signature)}")
+        said = sender.send(device, manifest.number, content, signature, comes_back=changes.broker is None)
+    if changes.broker is None:
+        print(f"update {manifest.number} runs: {said}")
+    else:
+        print(f"update {manifest.number} works there: {said}")
+        print(f"{device} goes to {changes.broker} now; if it does not reach it, it is back here within a few minutes")

@@ -9,6 +9,7 @@ import re
 import shlex
 from typing import NamedTuple
 
+import msgspec
 import tomli_w
 import yaml
 
@@ -96,16 +97,19 @@ _I2C_MODULE = """
 printf 'i2c-dev\\n' >/etc/modules-load.d/cutlayer-i2c.conf
 """
 _INSTALL = """
-# Off this partition first, which everybody can read.
+# On this partition until it is done, so that a power cut only has it begin anew.
+rm -rf /var/tmp/cutlayer.*
 work=$(mktemp -d /var/tmp/cutlayer.XXXXXX)
-mv "$boot/{packed}" "$work/release.tar.gz"
-{scrub}
 status=1
-if echo '{sha256}  '"$work/release.tar.gz" | sha256sum -c --quiet && tar xzf "$work/release.tar.gz" -C "$work"; then
+if echo '{sha256}  '"$boot/{packed}" | sha256sum -c --quiet && tar xzf "$boot/{packed}" -C "$work"; then
   {python} "$work/{folder}/install.py" --no-start
   status=$?
 fi
-rm -rf "$work" "$boot/{home}"
+rm -rf "$work"
+sync
+# Off this partition, which everybody can read.
+{scrub}
+rm -rf "$boot/{home}"
 sync
 {end}
 """
@@ -181,17 +185,18 @@ def files_for(kind: FirstBoot, setup: Setup, archive: Archive, cmdline: str, con
         files["config.txt"] = config.rstrip("\n") + f"\n\n[all]\n{_I2C}\n"
     if kind == "cloud-init":
         files |= _cloud_init(setup, archive)
-        files["cmdline.txt"] = _with(cmdline, f"ds=nocloud;i=cutlayer-{archive.release.release}", "ds=")
+        scrub = _SCRUB_CLOUD if setup.wifi else ""
+        files["cmdline.txt"] = _with(cmdline, f"ds=nocloud;i={_instance(setup, archive)}", ("ds=",))
         files[_SCRIPT] = (
             _HEAD
             + (_I2C_MODULE if setup.i2c else "")
-            + _install(archive, _SCRUB_CLOUD, "systemctl start --no-block cutlayer\nexit $status")
+            + _install(archive, scrub, "systemctl start --no-block cutlayer\nexit $status")
         )
         return files
     own = "" if kind == "rpi-preseed" else _setup_script(setup)
     if kind == "rpi-preseed":
         files["rpi-preseed.toml"] = _preseed(setup)
-    files["cmdline.txt"] = _with(cmdline, _RUN, "systemd.")
+    files["cmdline.txt"] = _with(cmdline, _RUN, ("systemd.run", "systemd.unit=kernel-command-line"))
     # The system's own first boot may have changed that line meanwhile; what is taken out of it is at its end.
     restore = "sed -i 's| systemd\\.run=.*||' \"$boot/cmdline.txt\""
     files[_SCRIPT] = _HEAD + own + (_I2C_MODULE if setup.i2c else "") + _install(archive, restore, "exit $status")
@@ -200,7 +205,7 @@ def files_for(kind: FirstBoot, setup: Setup, archive: Archive, cmdline: str, con
 
 def write_first_boot(boot: Boot, kind: FirstBoot, setup: Setup, archive: Archive) -> list[str]:
     """Write everything; the command line last, so that half of it is never obeyed. Returns the names. Raises `CutlayerError`."""
-    cmdline, config = ((boot.read(name) or b"").decode() for name in ("cmdline.txt", "config.txt"))
+    cmdline, config = ((boot.read(name) or b"").decode(errors="replace") for name in ("cmdline.txt", "config.txt"))
     files = files_for(kind, setup, archive, cmdline, config)
     boot.copy(archive.path, _PACKED)
     for name in sorted(files, key=lambda name: name == "cmdline.txt"):
@@ -246,7 +251,8 @@ def _cloud_init(setup: Setup, archive: Archive) -> dict[str, str]:
             ["sh", f"{_MOUNTED}/{_SCRIPT}"],
         ],
     }
-    meta_data = {"dsmode": "local", "instance_id": f"cutlayer-{archive.release.release}"}
+    instance = _instance(setup, archive)
+    meta_data = {"dsmode": "local", "instance-id": instance, "instance_id": instance}
     files = {"user-data": "#cloud-config\n" + _yaml(user_data), "meta-data": _yaml(meta_data)}
     if setup.wifi is not None:
         point = {"password": setup.wifi.psk, **({"hidden": True} if setup.wifi.hidden else {})}
@@ -285,10 +291,16 @@ def _yaml(values: object) -> str:
     return text
 
 
-def _with(cmdline: str, words: str, prefix: str) -> str:
+def _instance(setup: Setup, archive: Archive) -> str:
+    """cloud-init takes a card for a new one, and obeys its files again, when this is another: after any correction."""
+    text = msgspec.json.encode([archive.sha256, *setup])
+    return f"cutlayer-{hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def _with(cmdline: str, words: str, prefix: tuple[str, ...]) -> str:
     """A command line, which is one line, with these words in the place of earlier ones that begin so."""
     return f"{_without(cmdline, prefix)} {words}\n"
 
 
-def _without(cmdline: str, prefix: str) -> str:
+def _without(cmdline: str, prefix: tuple[str, ...]) -> str:
     return " ".join(word for word in cmdline.split() if not word.startswith(prefix))

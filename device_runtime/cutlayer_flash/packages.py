@@ -22,6 +22,8 @@ _NEWEST_GLIBC = 40
 """Of the platforms that uv knows; wheels for a newer one do not exist yet."""
 _NOT_NEEDED = (
     "bin",
+    ".lock",
+    "*.dist-info/RECORD",  # has hashes of programs in bin, which name the laptop's Python
     "**/tests",
     "**/*.pyi",
     "numpy/_core/include",

@@ -81,8 +81,8 @@ class Sender:
         self._endpoint.leave(self._birth)
         self._transport.close()
 
-    def send(self, device: str, number: int, content: bytes, signature: bytes) -> str:
-        """Send one; returns what the device said of it once it runs it.
+    def send(self, device: str, number: int, content: bytes, signature: bytes, *, comes_back: bool) -> str:
+        """Send one; returns what the device said of it, once it runs it if it comes back to this broker.
 
         Raises:
             PeerLost: the device is not there, or does not come back.
@@ -105,6 +105,8 @@ class Sender:
             raise CutlayerError(f"{device} refuses the update, and nothing was changed: {answer.reason}")
         endpoint.drain(timeout_s=2.0)
         endpoint.close(device)
+        if not comes_back:
+            return answer.reason
         self._tell(f"waiting for {device} to run it")
         then = self._await(
             device, lambda found: found.epoch != first.epoch, "did not come back: it takes the update back by itself"

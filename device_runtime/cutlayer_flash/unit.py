@@ -13,25 +13,26 @@ _UNIT = """\
 Description=cutlayer, the device's part of split learning
 After=network-online.target time-sync.target
 Wants=network-online.target
-# Twenty times in ten minutes, then something is wrong that a restart does not mend.
-StartLimitIntervalSec=600
-StartLimitBurst=20
+# Never given up: a disk may have room again, a meter answer, and nobody is there to start it.
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 NotifyAccess=main
 ExecStart={home}/bin/cutlayer device service {home}/config.toml --state /var/lib/cutlayer
 Restart=always
-RestartSec=5
+RestartSec=10
+# Reading many images from a card takes its time.
+TimeoutStartSec=900
 # It ends within 2 s of SIGTERM, with all that it needs on the disk, and says 130.
 SuccessExitStatus=130
-# 2 is a mistake in what it was given.
-RestartPreventExitStatus=2
 TimeoutStopSec=5
-# The training loop itself says that it is alive: also while it waits for a network that is gone.
-WatchdogSec=60
+# The training loop itself says that it is alive: once a step, and also while it waits for a network that is gone.
+WatchdogSec=300
 MemoryHigh=70%
 MemoryMax=85%
+# An update is tried beside the training; if that takes too much memory, the update is at fault.
+OOMPolicy=continue
 
 DynamicUser=yes
 # video may ask a Raspberry Pi's firmware for its power, i2c read sensors; who installs this leaves out what the board does not have.

@@ -13,6 +13,7 @@ from cutlayer_device import installation
 from cutlayer_device.installation import Installation, Places, check_board, install
 from device.releases import make_release
 
+ASKED = ["daemon-reload", *(f"{word} cutlayer.service" for word in ("enable", "reset-failed", "restart", "is-active"))]
 STAND_IN = Path(__file__).parents[1] / "systemctl.py"
 
 
@@ -66,12 +67,7 @@ def test_a_release_is_put_in_its_place_and_runs(board, capsys):
     unit = (board.places.units / "cutlayer.service").read_text()
     assert "SupplementaryGroups=video i2c" not in unit, "groups that this machine lacks are left out"
     asked = (board.folder / "run" / "asked").read_text().splitlines()
-    assert asked == [
-        "daemon-reload",
-        "enable cutlayer.service",
-        "restart cutlayer.service",
-        "is-active cutlayer.service",
-    ]
+    assert asked == ASKED
 
 
 def test_the_next_one_takes_over_and_only_the_one_before_is_kept(board):
@@ -164,3 +160,41 @@ def test_a_half_finished_copy_of_before_a_power_cut_is_no_obstacle(board):
     (unfinished / "rubbish").write_text("x")
     install(source, board.places)
     assert (board.runs, board.left_over) == ("one", [])
+
+
+def test_a_tight_umask_on_the_way_does_not_keep_the_services_user_out(board, monkeypatch):
+    source = make_release(board.folder, "one")
+    (source / "tls").mkdir()
+    for path in (source, *source.rglob("*")):
+        path.chmod(0o700 if path.is_dir() or path.parent.name == "bin" else 0o600)
+    before = os.umask(0o077)
+    try:
+        place = Installation(board.places).add(source, read_release(source))
+    finally:
+        os.umask(before)
+    for path in (place, place.parent, board.places.home, place / "bin", place / "bin" / "cutlayer"):
+        assert path.stat().st_mode & 0o777 == 0o755, path
+    assert (place / "config.toml").stat().st_mode & 0o777 == 0o644
+    assert (place / "tls").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_opt_that_is_a_link_to_a_larger_disk(board):
+    (board.folder / "nvme").mkdir()
+    board.places.home.symlink_to(board.folder / "nvme")
+    for name in ("one", "two", "three"):
+        place = install(make_release(board.folder, name), board.places)
+    assert (board.runs, board.current) == ("three", place)
+    assert place.exists()
+    assert len(list(place.parent.iterdir())) == 2
+
+
+def test_who_breaks_it_off_gets_back_what_ran(board, monkeypatch):
+    before = install(make_release(board.folder, "good"), board.places)
+
+    def interrupt(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(installation.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        install(make_release(board.folder, "next"), board.places)
+    assert (board.runs, board.current, board.left_over) == ("good", before, [])

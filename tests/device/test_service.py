@@ -112,6 +112,7 @@ def test_it_ends_within_two_seconds_whatever_it_is_doing(tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "deaf\n"
+        time.sleep(0.5)  # until it is
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == 130

@@ -61,7 +61,7 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(updates, installed, digits,
     updates.take(*signed(bundle=buffer.getvalue()))
     config = Updates(tmp_path / "updates", installed).started()
     assert config.bundle == str(tmp_path / "updates" / "1" / "client.zip")
-    updates.confirm()
+    proven(updates)
     updates.take(*signed(2, threads=2))
     assert Updates(tmp_path / "updates", installed).started().bundle == installed.bundle, (
         "an update is of what was installed"
@@ -88,20 +88,39 @@ def test_one_that_is_wrong_changes_nothing(updates, installed, tmp_path, spoil, 
     assert not (tmp_path / "updates").exists() or [path.name for path in (tmp_path / "updates").iterdir()] == []
 
 
-def test_an_old_one_cannot_be_sent_again(updates):
+def proven(updates):
+    """As the process that is started with it does once it has reached its broker."""
+    updates.started()
+    updates.confirm()
+
+
+def test_an_old_one_cannot_be_sent_again_not_even_to_another_release(updates, installed, tmp_path):
     old = signed(5, threads=1)
     updates.take(*old)
-    updates.confirm()
+    proven(updates)
     updates.take(*signed(6, threads=2))
+    proven(updates)
+    for device in (updates, Updates(tmp_path / "another release", installed)):
+        for again in (old, signed(6, threads=3)):
+            with pytest.raises(RemoteError, match="and 6 was here before: sign it anew"):
+                device.take(*again)
+
+
+def test_only_the_process_that_was_started_with_one_can_say_that_it_works(updates, installed, tmp_path):
+    updates.started()
+    updates.take(*signed(1, threads=1))
     updates.confirm()
-    for again in (old, signed(6, threads=3)):
-        with pytest.raises(RemoteError, match="and 6 was here before: sign it anew"):
-            updates.take(*again)
+    assert updates.on_probation, "this process runs what came before"
+    assert updates.taken_back or updates.on_probation
+    with pytest.raises(RemoteError, match="has yet to prove itself"):
+        updates.take(*signed(2, threads=2))
+    proven(Updates(tmp_path / "updates", installed))
+    assert not Updates(tmp_path / "updates", installed).on_probation
 
 
 def test_one_that_never_proves_itself_is_taken_back_in_the_end(updates, installed, tmp_path):
     updates.take(*signed(1, threads=1))
-    updates.confirm()
+    proven(updates)
     updates.take(*signed(2, threads=2))
     for _ in range(3):
         assert Updates(tmp_path / "updates", installed).started().threads == 2
@@ -109,6 +128,16 @@ def test_one_that_never_proves_itself_is_taken_back_in_the_end(updates, installe
     assert last.started().threads == 1, "not what was installed, but what was run before"
     assert "update 2 was taken back: the device did not come up with it" in last.last
     assert not (tmp_path / "updates" / "2").exists()
+
+
+def test_a_full_disk_refuses_an_update_and_changes_nothing(updates, installed, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cutlayer_device.updates.replace_file", full)
+    with pytest.raises(RemoteError, match="cannot be kept here"):
+        updates.take(*signed())
+    assert Updates(tmp_path / "updates", installed).started() == installed
 
 
 def test_without_a_key_nobody_may(installed, tmp_path):

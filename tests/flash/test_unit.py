@@ -28,7 +28,7 @@ def test_systemd_knows_every_line_of_it(unit):
     about_it = [line for line in done.stderr.splitlines() if "cutlayer" in line]
     assert about_it == [], "its status is 0 also for keys that do not exist"
     wrong = unit.with_name("wrong.service")
-    wrong.write_text(unit.read_text().replace("WatchdogSec=60", "WatchdogSec=often\nNoSuchKey=1"))
+    wrong.write_text(unit.read_text().replace("WatchdogSec=300", "WatchdogSec=often\nNoSuchKey=1"))
     assert "NoSuchKey" in analyze("verify", "--man=no", wrong).stderr
 
 
