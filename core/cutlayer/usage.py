@@ -10,8 +10,8 @@ _MOST_LETTERS, _MOST_PARTS, _MOST = 400, 64, 1e18
 _SIGNED = ("signal_dbm", "temperature_c")
 
 
-class _Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Nothing else goes in; what a machine does not tell is None, never 0."""
+class _Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine does not tell is None, never 0; what a later cutlayer adds is left out."""
 
 
 class Wifi(_Report, frozen=True):

@@ -70,8 +70,7 @@ def profile_clients(
             machine or meter; nothing was measured.
         CutlayerError: a child process failed.
     """
-    for bundle in sweep.bundles:
-        read_bundle(bundle)
+    models = {str(bundle): read_bundle(bundle).manifest.client.fingerprint for bundle in sweep.bundles}
     profiler, source = choose_profiler(Root(), read_settings(meters), energy)
     profiler.close()
     console = Console(stderr=as_json, highlight=False)
@@ -79,6 +78,8 @@ def profile_clients(
     profile = BoardProfile(machine=_machine(), python=platform.python_version(), energy=source, steps=[])
     if resume and out is not None and out.exists():
         profile = _begun(out, profile)
+    # What was measured of another model under the same name is measured anew.
+    profile.steps[:] = [cost for cost in profile.steps if models.get(cost.bundle, cost.fingerprint) == cost.fingerprint]
     known = {(cost.bundle, cost.batch_size, cost.threads) for cost in profile.steps}
     settings = [each for each in sweep.settings() if (str(each.bundle), each.batch_size, each.threads) not in known]
     for number, cost in enumerate(_measured(settings, energy, meters), 1):

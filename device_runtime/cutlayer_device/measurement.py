@@ -47,6 +47,8 @@ class StepCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A line of a board profile: medians over many steps on random samples, with FP8 both ways."""
 
     bundle: str
+    fingerprint: str = ""
+    """Of the client-side model in it."""
     cut: str
     batch_size: int
     threads: int
@@ -118,6 +120,7 @@ def measure_step(bundle: Bundle, setting: Setting, profiler: Profiler) -> StepCo
     number = len(took_ms)
     return StepCost(
         bundle=str(setting.bundle),
+        fingerprint=bundle.manifest.client.fingerprint,
         cut=bundle.manifest.client.cut,
         batch_size=setting.batch_size,
         threads=setting.threads,

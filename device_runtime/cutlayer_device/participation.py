@@ -138,7 +138,7 @@ class Participation:
         state = EngineState(bundle.arrays(), 0) if restore is None else states.read(restore, engine.state())
         engine.restore(state)
         self._memory = state.memory
-        if self._board.profiler is not None:
+        if self._board.profiler is not None and restore is None:
             self._board.profiler.report()  # what came before was waiting for a server
         where = "" if restore is None else f", after step {restore.steps} of epoch {restore.epoch + 1}"
         _log.info("joined the trial %r as client %d%s", self._birth.trial, assignment.client, where)

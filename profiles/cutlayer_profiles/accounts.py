@@ -1,6 +1,8 @@
 """What devices said that they spent, in order, and what they draw when they do nothing."""
 
+import itertools
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ from cutlayer.events import ClientPass, EpochDone, Settled, Started
 from cutlayer.record import Run
 from cutlayer.usage import Usage
 
-__all__ = ["Account", "Baseline", "accounts_of", "baselines_of", "began_s"]
+__all__ = ["Account", "Baseline", "Spent", "accounts_of", "baselines_of", "began_s", "spent_by_epoch"]
 
 _MOST_DRIFT, _MOST_DRIFT_C = 0.03, 5.0
 
@@ -27,6 +29,13 @@ class Account(NamedTuple):
     epoch: int
     usage: Usage
     passed: bool
+
+
+class Spent(NamedTuple):
+    """Of one epoch: energies of all devices, and of the phases that every pass has."""
+
+    whole: list[Energy]
+    phases: dict[str, list[Energy]]
 
 
 class Baseline(NamedTuple):
@@ -57,9 +66,7 @@ class Baseline(NamedTuple):
             return None
         whole = total(found)
         assert whole is not None
-        factor = fmean(watts) * seconds / whole.energy_j
-        bounds = {name: factor * getattr(whole, name) for name in ("energy_j", "low_j", "high_j")}
-        return msgspec.structs.replace(whole, **bounds)
+        return _scaled(whole, fmean(watts) * seconds / whole.energy_j)
 
     def added(self, usage: Usage) -> Energy | None:
         """What was spent beyond doing nothing for as long; None without a rest, or of a meter that is not at the input."""
@@ -110,8 +117,52 @@ def baselines_of(run: Run) -> list[Baseline]:
     return [Baseline(device, both.get(False), both.get(True)) for device, both in sorted(rests.items())]
 
 
+def spent_by_epoch(accounts: Sequence[Account], rests: Mapping[str, Baseline], edges_s: Sequence[float]) -> list[Spent]:
+    """The energy of each epoch, which lasts from one edge to the next; ``dc_active`` too, if every device has a rest for it."""
+    metered = [account for account in accounts if account.usage.energy is not None]
+    added = [rests[each.device].added(each.usage) if each.device in rests else None for each in metered]
+    everywhere = set.intersection(*(set(each.usage.phases) for each in metered if each.passed)) if metered else set()
+    spent = [Spent([], {name: [] for name in sorted(everywhere)}) for _ in edges_s[1:]]
+    for account, more in zip(metered, added, strict=True):
+        assert account.usage.energy is not None
+        for epoch, share in enumerate(_shares(account, edges_s)):
+            if not share:
+                continue
+            spent[epoch].whole.append(_scaled(account.usage.energy, share))
+            if more is not None and None not in added:
+                spent[epoch].whole.append(_scaled(more, share))
+            for name in everywhere & account.usage.phases.keys():
+                spent[epoch].phases[name].append(_scaled(account.usage.phases[name], share))
+    return spent
+
+
+def _shares(account: Account, edges_s: Sequence[float]) -> list[float]:
+    """Which part of an account's energy belongs to each epoch: by its trace of power, or evenly."""
+    slots = [slot.power_w for slot in account.usage.trace] or [1.0]
+    length_s = account.usage.seconds / len(slots)
+    starts_s = [account.time_s - account.usage.seconds + number * length_s for number in range(len(slots))]
+    weights = [
+        sum(
+            watts * max(min(end, start + length_s) - max(begin, start), 0.0)
+            for start, watts in zip(starts_s, slots, strict=True)
+        )
+        for begin, end in itertools.pairwise(edges_s)
+    ]
+    whole = sum(weights)
+    if whole > 0:
+        return [weight / whole for weight in weights]
+    return [float(number == account.epoch) for number in range(len(edges_s) - 1)]  # of no time, or of none of the run's
+
+
+def _scaled(energy: Energy, share: float) -> Energy:
+    bounds = {name: share * getattr(energy, name) for name in ("energy_j", "low_j", "high_j")}
+    return msgspec.structs.replace(energy, **bounds)
+
+
 def _watts(rest: Usage | None) -> float | None:
     """The mean power of a rest: of its trace, which is of the very time in which the meter was read."""
     if rest is None or rest.energy is None or not rest.seconds:
         return None
-    return fmean(slot.power_w for slot in rest.trace) if rest.trace else rest.energy.energy_j / rest.seconds
+    # The first slot may still have something of what came before: a slow meter's reading is as old as its period.
+    slots = rest.trace[1:] or rest.trace
+    return fmean(slot.power_w for slot in slots) if slots else rest.energy.energy_j / rest.seconds

@@ -1,6 +1,7 @@
 """What a run cost its devices, epoch by epoch, from the run record alone."""
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ from cutlayer.energy import Energy, total
 from cutlayer.errors import UserError
 from cutlayer.events import ClientPass, EpochDone, Resumed, Step
 from cutlayer.record import Run, read_run
-from cutlayer_profiles.accounts import Account, Baseline, accounts_of, baselines_of, began_s
+from cutlayer.usage import Usage
+from cutlayer_profiles.accounts import Account, accounts_of, baselines_of, began_s, spent_by_epoch
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 from cutlayer_profiles.recordings import Recording
 from cutlayer_profiles.windows import energy_of
@@ -76,6 +78,9 @@ def repeats(path: Path) -> list[Run]:
 def costs_of(run: Run, board: Board | None = None, slower: float = 1.0) -> list[Cost]:
     """One a finished epoch.
 
+    Core seconds are those of the epoch's passes. Joules are of all the time from the end of the epoch before to its own end, with the
+    evaluation, in which devices wait: a report that covers several epochs is shared out among them.
+
     Args:
         run: with devices that reported what they spent.
         board: to estimate joules by its coefficients; without one they are those that the devices reported.
@@ -88,13 +93,31 @@ def costs_of(run: Run, board: Board | None = None, slower: float = 1.0) -> list[
     passes: list[ClientPass] = run.all(ClientPass)
     if not passes or any(each.usage is None for each in passes):
         raise UserError(f"{run.path}: its devices did not report what they spent; they are of an older cutlayer")
-    devices = len({each.device for each in passes})
     samples: Counter[tuple[int, str]] = Counter()
     for step in run.all(Step):
         samples[step.epoch, step.device] += step.samples
-    metered, accounts = not _metering_problem(run), accounts_of(run)
-    baselines = {rest.device: rest for rest in baselines_of(run)}
-    return [_cost(epoch, accounts, baselines, samples, devices, board, slower, metered=metered) for epoch in epochs]
+    accounts, edges = accounts_of(run), [began_s(run), *(epoch.time_s for epoch in epochs)]
+    own: defaultdict[int, list[Account]] = defaultdict(list)
+    for account in accounts:
+        own[account.epoch].append(account)
+    costs = [_worked(epoch, own[epoch.epoch], samples) for epoch in epochs]
+    if board is not None:
+        devices = len({account.device for account in accounts})
+        lengths_s = [end - begin for begin, end in itertools.pairwise(edges)]
+        estimates = [
+            _estimated(cost, devices * seconds, board, slower, own[epoch.epoch])
+            for cost, seconds, epoch in zip(costs, lengths_s, epochs, strict=True)
+        ]
+        return [cost._replace(energy=_by_column(found)) for cost, found in zip(costs, estimates, strict=True)]
+    if not _metering_problem(run):
+        spent = spent_by_epoch(accounts, {rest.device: rest for rest in baselines_of(run)}, edges)
+        costs = [
+            cost._replace(
+                energy=_by_column(each.whole), phases={name: _by_column(found) for name, found in each.phases.items()}
+            )
+            for cost, each in zip(costs, spent, strict=True)
+        ]
+    return costs
 
 
 def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
@@ -103,6 +126,10 @@ def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
     Raises:
         UserError: as `costs_of`; or the recording is not of all the time that the run took.
     """
+    if any(isinstance(fault, Resumed) and "server" in fault.reason for fault in run.faults):
+        raise UserError(
+            f"{run.path}: its server was away in between, so the times of a recording are not those of the run"
+        )
     begins = [began_s(run), *(epoch.time_s for epoch in run.all(EpochDone))]
     costs = []
     for cost, begin_s, end_s in zip(costs_of(run), begins, begins[1:], strict=False):
@@ -120,22 +147,31 @@ def doubts_of(run: Run) -> list[str]:
     if held := {what for usage in usages for what in usage.throttled}:
         doubts.append(f"the processor was held back: {', '.join(sorted(held))}")
     doubts += [
+        f"{rest.device} did nothing only {'after' if rest.before is None else 'before'} the training, or was not read the other time"
+        for rest in baselines_of(run)
+        if None in rest.watts and any(rest.watts)
+    ]
+    doubts += [
         f"{rest.device} drew {rest}, while it did nothing, or became hotter: something else than the training changed"
         for rest in baselines_of(run)
         if rest.drifted
     ]
     if again := sum(isinstance(fault, Resumed) for fault in run.faults):
-        doubts.append(f"a side started anew {again} times; what was done twice is not counted")
+        doubts.append(
+            f"a side started anew {again} times; what was done twice, or before a board itself started anew, is not counted"
+        )
     return [f"{run.path.name}: {doubt}" for doubt in doubts if doubt]
 
 
 def _metering_problem(run: Run) -> str:
     """Why the joules that were reported are not those of the whole run and of all devices alike; empty if they are."""
-    accounts = accounts_of(run)
-    usages = {each.device: [other.usage for other in accounts if other.device == each.device] for each in accounts}
+    usages: defaultdict[str, list[Usage]] = defaultdict(list)
+    for account in accounts_of(run):
+        usages[account.device].append(account.usage)
     every = [usage for own in usages.values() for usage in own]
-    if unmetered := sum(usage.energy is None for usage in every):
-        return f"the meter told nothing in {unmetered} of {len(every)} reports, so there are no joules"
+    unmetered = [usage for usage in every if usage.energy is None]
+    if sum(usage.seconds for usage in unmetered) > (1 - _LEAST_REPORTED) * sum(usage.seconds for usage in every):
+        return f"the meter told nothing in {len(unmetered)} of {len(every)} reports, so there are no joules"
     if len({usage.energy.column for usage in every if usage.energy}) > 1:
         return "its devices have joules of different kinds or scopes, so there is no sum of them"
     meters = [own[-1].meter_id for own in usages.values() if own[-1].meter_id]
@@ -154,44 +190,27 @@ def _metering_problem(run: Run) -> str:
     return ""
 
 
-def _cost(
-    epoch: EpochDone,
-    accounts: list[Account],
-    baselines: dict[str, Baseline],
-    samples: Counter[tuple[int, str]],
-    devices: int,
-    board: Board | None,
-    slower: float,
-    *,
-    metered: bool,
-) -> Cost:
-    own = [each for each in accounts if each.epoch == epoch.epoch]
-    usages = [each.usage for each in own]
+def _worked(epoch: EpochDone, own: list[Account], samples: Counter[tuple[int, str]]) -> Cost:
+    """What an epoch's passes took, without joules."""
     modes = {each.device: epoch.modes.get(each.device, epoch.mode) for each in own if each.passed}
-    forward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode != "silent")
-    backward = sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode == "exchange")
-    cpu_s = sum(usage.cpu_s for usage in usages)
-    energies = [usage.energy for usage in usages if usage.energy and metered]
-    added = [baselines[each.device].added(each.usage) for each in own if each.device in baselines and metered]
-    if len(added) == len(own):  # of all devices or of none
-        energies += [energy for energy in added if energy is not None]
-    whole = [each.usage.phases.keys() for each in accounts if each.passed and metered]
-    phases = set.intersection(*map(set, whole)) if whole else set()
-    if board is not None:
-        seconds = devices * epoch.duration_s + max(slower - 1.0, 0.0) * cpu_s  # what is computed longer, on one core
-        activity = Activity(seconds, slower * cpu_s, epoch.up_bytes, epoch.down_bytes)
-        energies, phases = list(estimate(board, activity)), set()
     return Cost(
         epochs=1,
         seconds=epoch.duration_s,
-        client_cpu_s=cpu_s,
+        client_cpu_s=sum(each.usage.cpu_s for each in own),
         sent_bytes=epoch.up_bytes,
         received_bytes=epoch.down_bytes,
-        samples_forward=forward,
-        samples_backward=backward,
-        energy=_by_column(energies),
-        phases={name: _by_column([u.phases[name] for u in usages if name in u.phases]) for name in sorted(phases)},
+        samples_forward=sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode != "silent"),
+        samples_backward=sum(samples[epoch.epoch, device] for device, mode in modes.items() if mode == "exchange"),
+        energy={},
+        phases={},
     )
+
+
+def _estimated(cost: Cost, seconds: float, board: Board, slower: float, own: list[Account]) -> list[Energy]:
+    """By coefficients; what is computed longer, on one core."""
+    seconds += max(slower - 1.0, 0.0) * cost.client_cpu_s
+    activity = Activity(seconds, slower * cost.client_cpu_s, cost.sent_bytes, cost.received_bytes)
+    return list(estimate(board, activity, throttled=any(each.usage.throttled for each in own)))
 
 
 def _by_column(energies: list[Energy]) -> dict[str, Energy]:

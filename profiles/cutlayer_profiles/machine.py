@@ -195,11 +195,11 @@ def _temperature(root: Root) -> float | None:
     return max((zone for zone in zones if zone > _DISCONNECTED_C), default=None)
 
 
-def _traffic(root: Root) -> Traffic:
+def _traffic(root: Root) -> Traffic | None:
     """Over interfaces that are hardware: what goes through a tunnel or a bridge goes through one of these, too."""
     counts = parse_net_dev(root.read("proc/net/dev"))
     own = [each for name, each in counts.items() if root.exists(f"sys/class/net/{name}/device")]
-    return Traffic(*(sum(column) for column in zip(*own, strict=True))) if own else Traffic(0, 0, 0, 0)
+    return Traffic(*(sum(column) for column in zip(*own, strict=True))) if own else None
 
 
 def _throttled(root: Root) -> tuple[frozenset[str], frozenset[str]]:

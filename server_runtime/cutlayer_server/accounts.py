@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from cutlayer.errors import CutlayerError
+from cutlayer.errors import CutlayerError, PeerLost
 from cutlayer.events import Settled
 from cutlayer.messages import Message, Settle
 from cutlayer.messages import Settled as Answer
@@ -36,7 +36,11 @@ def settle_at_the_end(fleet: Fleet, record: Record, idle_s: float) -> None:
     devices = fleet.online
     rested = ask(fleet, devices, idle_s)
     for device in devices:
-        try:
-            note(record, device, fleet.hear(device, rested))
-        except CutlayerError as error:
-            _log.warning("%s did not say what it spent last: %s", device, error)
+        for _ in devices:  # another one's fault may come up while this one is heard
+            try:
+                note(record, device, fleet.hear(device, rested))
+                break
+            except CutlayerError as error:
+                _log.warning("while %s was to say what it spent last: %s", device, error)
+                if isinstance(error, PeerLost) or getattr(error, "device", "") == device:
+                    break

@@ -162,7 +162,7 @@ class Coordinator:
         for name in fleet.missing:
             record.write(Missed(time_s=record.now(), epoch=state.epoch, device=name, reason="it has not joined"))
         fleet.assign(run, checkpoint.positions if checkpoint else {})
-        if checkpoint is None:
+        if state.epoch == 0 and not state.steps and not state.returned:  # also after a crash in the middle of it
             trainer.rest()
         reason = self._train(trainer, halves, state, record)
         settle_at_the_end(fleet, record, self._trial.idle_s)

@@ -191,10 +191,14 @@ def test_an_opt_that_is_a_link_to_a_larger_disk(board):
 def test_who_breaks_it_off_gets_back_what_ran(board, monkeypatch):
     before = install(make_release(board.folder, "good"), board.places)
 
-    def interrupt(_seconds):
-        raise KeyboardInterrupt
+    asked = installation._systemctl
 
-    monkeypatch.setattr(installation.time, "sleep", interrupt)
+    def interrupted(*words):
+        if words[0] == "is-active":
+            raise KeyboardInterrupt
+        asked(*words)
+
+    monkeypatch.setattr(installation, "_systemctl", interrupted)
     with pytest.raises(KeyboardInterrupt):
         install(make_release(board.folder, "next"), board.places)
     assert (board.runs, board.current, board.left_over) == ("good", before, [])

@@ -10,7 +10,7 @@ import pytest
 
 from cutlayer.energy import Energy
 from cutlayer.errors import UserError
-from cutlayer.events import ClientPass, Ended, EpochDone, Started, Step
+from cutlayer.events import ClientPass, Ended, EpochDone, Settled, Started, Step
 from cutlayer.record import Record, read_run
 from cutlayer.usage import Usage
 from cutlayer_profiles.coefficients import board_named, corners
@@ -44,16 +44,23 @@ def write_run(path, modes, scale=1.0, usages=None):
                 )  # fmt: skip
             if mode != "silent":
                 spent = scale * (3.0 if mode == "exchange" else 1.0)
-                own = usages(epoch, device) if usages else usage(spent, joules(10 * spent))
-                record.write(ClientPass(time_s=0.2, epoch=epoch, device=device, steps=2, phases_s={}, usage=own))
+                own = usages(epoch, device) if usages else usage(spent, joules(10 * spent), seconds=10.0 * scale)
+                record.write(
+                    ClientPass(
+                        time_s=10.0 * scale * (epoch + 1), epoch=epoch, device=device, steps=2, phases_s={}, usage=own
+                    )
+                )
         sent = 0 if mode == "silent" else 1000
         record.write(
             EpochDone(
-                time_s=0.3 * (epoch + 1), epoch=epoch, mode=mode, loss=1.0, accuracy=0.5, test_loss=1.0, test_accuracy=0.5 + 0.1 * epoch,
+                time_s=10.0 * scale * (epoch + 1), epoch=epoch, mode=mode, loss=1.0, accuracy=0.5, test_loss=1.0, test_accuracy=0.5 + 0.1 * epoch,
                 steps=4, duration_s=10.0 * scale, up_bytes=sent, down_bytes=sent if mode == "exchange" else 0, phases_s={},
             )
         )  # fmt: skip
-    record.write(Ended(time_s=1.0, ok=True, reason="done"))
+    for device in ("a", "b") if modes[-1] == "silent" and not usages else ():
+        nothing = usage(0.0, joules(0.0), seconds=10.0 * scale)
+        record.write(Settled(time_s=10.0 * scale * len(modes), device=device, usage=nothing))
+    record.write(Ended(time_s=50.0, ok=True, reason="done"))
     record.close("t")
     return read_run(path)
 
@@ -72,6 +79,33 @@ def test_costs_are_summed_over_devices_and_epochs(tmp_path):
     assert whole.energy["energy_measured_dc_input_j"].energy_j == pytest.approx(140)
     assert whole.phases["forward"]["energy_measured_dc_input_j"].energy_j == pytest.approx(140)
     assert whole.passes_of_3 == 3 * 256 + 128
+
+
+def test_joules_of_silent_epochs_are_theirs_and_not_those_of_the_report_that_comes_later(tmp_path):
+    """4 W all the time, and one pass in four epochs: until the second one it is half of it all."""
+    path = tmp_path / "run"
+    write_run(path, ("exchange", "silent", "silent", "silent"), usages=lambda *_: usage(3.0, joules(40)))
+    lines = (path / "events.jsonl").read_bytes().splitlines()
+    later = usage(0.1, joules(120), seconds=30.0)
+    settled = [msgspec.json.encode(Settled(time_s=40.0, device=device, usage=later)) for device in ("a", "b")]
+    (path / "events.jsonl").write_bytes(b"\n".join([*lines[:-1], *settled, lines[-1], b""]))
+    run = read_run(path)
+    costs = costs_of(run)
+    assert [cost.energy["energy_measured_dc_input_j"].energy_j for cost in costs] == pytest.approx([80, 80, 80, 80])
+    assert [cost.client_cpu_s for cost in costs] == pytest.approx([6.0, 0, 0, 0.2])
+    reached = series_of(run).until(0.6)
+    assert reached.energy["energy_measured_dc_input_j"].energy_j == pytest.approx(160)
+    assert doubts_of(run) == []
+
+
+def test_a_short_report_without_a_reading_is_no_reason_to_have_no_joules(tmp_path):
+    """As of a plug that speaks every ten seconds, at a settling that comes soon after a pass."""
+
+    def usages(epoch, device):
+        return usage(3.0, joules(40), seconds=10.0) if epoch else usage(3.0, None, seconds=0.02)
+
+    run = write_run(tmp_path / "run", MODES["every"], usages=usages)
+    assert not any("the meter told nothing" in doubt for doubt in doubts_of(run))
 
 
 def test_savings_are_those_of_the_formula_and_to_equal_accuracy(tmp_path):
@@ -164,7 +198,7 @@ def test_joules_that_are_nobodys_alone_or_not_of_the_whole_are_left_out(tmp_path
     for name, usages, problem in (
         ("kinds", differing, "its devices have joules of different kinds or scopes"),
         ("shared", lambda *_: usage(3.0, joules(30), meter_id="x"), "several devices read one meter"),
-        ("early", lambda *_: usage(3.0, joules(30), seconds=0.01), "its devices last reported after 0 of 1 s"),
+        ("early", lambda *_: usage(3.0, joules(30), seconds=0.01), "its devices last reported after 0 of 40 s"),
     ):
         run = write_run(tmp_path / name, MODES["every"], usages=usages)
         assert all(cost.energy == {} and cost.phases == {} for cost in costs_of(run)), name
@@ -208,12 +242,12 @@ def test_a_recording_gives_the_joules_between_the_ends_of_epochs(tmp_path):
     run = write_run(tmp_path / "run", MODES["gated"])
     assert run.all(Started)[0].time_s == 0.0
     path = tmp_path / "power.csv"
-    path.write_text("time,power\n" + "".join(f"{1000 + at / 100},{2.0 + at / 100}\n" for at in range(150)))
+    path.write_text("time,power\n" + "".join(f"{1000 + at / 100},{2.0 + at / 100}\n" for at in range(0, 4500, 10)))
     found = cutlayer("profile", "trial", tmp_path / "run", "--power", path, "--offset-s", -1000, "--json")
     assert found.returncode == 0, found.stderr
     first, *_ = json.loads(found.stdout)["epochs"]
     energy = first["energy"]["energy_measured_dc_input_j"]
-    assert energy["energy_j"] == pytest.approx(2.0 * 0.3 + 0.3**2 / 2, rel=1e-6)
+    assert energy["energy_j"] == pytest.approx(2.0 * 10 + 10**2 / 2, rel=1e-6)
     done = cutlayer("profile", "trial", tmp_path / "run", "--power", path)
     assert done.returncode == 2
     assert "let the meter run longer on both sides" in done.stderr

@@ -72,6 +72,8 @@ def test_a_plug_at_a_broker(broker, plug, topic, text, joules):
     (found,) = probe(Root(), Settings(plug=named))
     assert found.status == "found", found.detail
     assert (found.meter.kind, found.meter.scope, found.meter.counts) == ("measured", "wall_ac", True)
+    assert "desk" not in found.meter.name, "its name may be its serial number, and goes into reports"
+    assert "desk" in found.meter.place
     told = time.monotonic()
     time.sleep(0.2)
     assert found.meter.read() == pytest.approx(joules)

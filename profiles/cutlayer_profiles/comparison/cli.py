@@ -12,7 +12,7 @@ from cutlayer.energy import Energy
 from cutlayer.errors import UserError
 from cutlayer.events import EpochDone
 from cutlayer.record import Run
-from cutlayer_profiles.accounts import baselines_of
+from cutlayer_profiles.accounts import accounts_of, baselines_of
 from cutlayer_profiles.coefficients import Board, board_named, corners
 from cutlayer_profiles.comparison.page import label_of, write_page
 from cutlayer_profiles.comparison.savings import Comparison, Series, compare_groups, series_of, spread
@@ -41,7 +41,9 @@ def profile_trial(run_dir: Path, board: str, slower: float, recording: Recording
     for phase, energies in whole.phases.items():
         console.print(f"{phase:<10} {', '.join(map(str, energies.values()))}")
     for rest in baselines_of(run):
-        console.print(f"idle       {rest.device}: {str(rest) or 'no meter'}")
+        console.print(f"idle       {rest.device}: {str(rest) or 'not read'}")
+    for device, (readings, cpu_s) in _overhead(run).items():
+        console.print(f"meter      {device}: {readings} readings took {cpu_s:.2f} of its core seconds")
     for energy in whole.energy.values():
         console.print(f"whole run  {energy}")
     for doubt in doubts:
@@ -75,6 +77,15 @@ def compare_runs(
         mark = "estimated, not measured" if coefficients else "not measured"
         write_page(page, groups, comparison, doubts, mark)
         Console(stderr=True, highlight=False).print(f"page: {page}", soft_wrap=True)
+
+
+def _overhead(run: Run) -> dict[str, tuple[int, float]]:
+    """How often each device's meter was read, and what that took; of those that have one."""
+    found: dict[str, tuple[int, float]] = {}
+    for account in accounts_of(run):
+        readings, cpu_s = found.get(account.device, (0, 0.0))
+        found[account.device] = readings + account.usage.samples, cpu_s + account.usage.meter_cpu_s
+    return {device: both for device, both in found.items() if both[0]}
 
 
 def _groups(runs: Mapping[str, Sequence[Run]], board: Board | None, slower: float) -> dict[str, list[Series]]:

@@ -140,5 +140,6 @@ def _compare(base: Sequence[Cost], other: Sequence[Cost]) -> dict[str, Ratio]:
     found = {what: ratio([read(cost) for cost in base], [read(cost) for cost in other]) for what, read in whats.items()}
     for column in sorted(columns):
         joules = [[cost.energy[column].energy_j for cost in costs] for costs in (base, other)]
-        found[column] = ratio(*joules)
+        if min(min(each) for each in joules) > 0:  # who adds nothing, as far as a meter can tell, is no times less
+            found[column] = ratio(*joules)
     return found

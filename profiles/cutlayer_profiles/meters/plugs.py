@@ -111,12 +111,16 @@ class _Plug(Meter):
         counts = way.ask().energy_j is not None
         self._ask, self._messages = way.ask, way.messages
         accuracy = Accuracy(gain=0.02, step=way.step_j if counts else 1.0, window_s=way.period_s)
-        super().__init__(root, way.name, "measured", "wall_ac", accuracy, way.period_s, counts=counts)
+        self._place = way.name
+        # Its name may be its serial number; that stays here.
+        super().__init__(
+            root, f"{way.name.split()[0]} plug", "measured", "wall_ac", accuracy, way.period_s, counts=counts
+        )
 
     @property
     def place(self) -> str:
         """See `Meter`; several machines may be on one plug."""
-        return self.name
+        return self._place
 
     @property
     def told_at_s(self) -> float | None:

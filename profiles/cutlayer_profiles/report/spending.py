@@ -4,9 +4,10 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from cutlayer.energy import Energy
+from cutlayer.events import EpochDone
 from cutlayer.record import Run
 from cutlayer.usage import Usage
-from cutlayer_profiles.accounts import Account, accounts_of, baselines_of
+from cutlayer_profiles.accounts import Account, accounts_of, baselines_of, began_s, spent_by_epoch
 from cutlayer_profiles.report.charts import joules_chart, power_chart
 
 __all__ = ["Spending", "energy_charts", "spending_of"]
@@ -57,26 +58,27 @@ def energy_charts(run: Run) -> dict[str, str]:
     """Charts by title, one of each for every kind and scope of joules that the devices reported."""
     accounts = [(each, each.usage.energy) for each in accounts_of(run) if each.usage.energy]
     charts: dict[str, str] = {}
+    edges_s = [began_s(run), *(epoch.time_s for epoch in run.all(EpochDone))]
     for column in sorted({energy.column for _, energy in accounts}):
-        own = [(each, energy) for each, energy in accounts if energy.column == column]
+        own = [each for each, energy in accounts if energy.column == column]
         label = column.removeprefix("energy_").removesuffix("_j").replace("_", " ")
         mark = "" if label.startswith("measured") else label.split(" ", 1)[0] + ", not measured"
-        charts[f"Joules a round, {label}"] = joules_chart(_rounds(own), label, mark)
-        traces = _traces([each for each, _ in own])
+        if rounds := _rounds(own, edges_s):
+            charts[f"Joules a round, {label}"] = joules_chart(rounds, label, mark)
+        traces = _traces(own)
         if any(traces.values()):
             charts[f"Power, {label}"] = power_chart(traces, label)
     return charts
 
 
-def _rounds(accounts: list[tuple[Account, Energy]]) -> dict[int, dict[str, float]]:
+def _rounds(accounts: list[Account], edges_s: list[float]) -> dict[int, dict[str, float]]:
     """Joules by phase, by epoch; what no phase has, for want of samples, is of all."""
-    rounds: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for each, whole in accounts:
-        parts = {phase: energy.energy_j for phase, energy in each.usage.phases.items()}
-        for phase, joules in {**parts, _ALL: whole.energy_j - sum(parts.values())}.items():
-            if joules > 0:
-                rounds[each.epoch + 1][phase] += joules
-    return {number: dict(phases) for number, phases in rounds.items()}
+    rounds = {}
+    for number, spent in enumerate(spent_by_epoch(accounts, {}, edges_s), 1):
+        parts = {phase: sum(each.energy_j for each in found) for phase, found in spent.phases.items()}
+        rest = sum(each.energy_j for each in spent.whole) - sum(parts.values())
+        rounds[number] = {phase: joules for phase, joules in {**parts, _ALL: rest}.items() if joules > 0}
+    return {number: phases for number, phases in rounds.items() if phases}
 
 
 def _traces(accounts: list[Account]) -> dict[str, list[tuple[float, float, float, str]]]:
