@@ -77,11 +77,11 @@ def main() -> None:
             if not (run_dir / "summary.json").exists():
                 run(name, seed, options.epochs, inputs, run_dir)
     folders = [str(RUNS / name) for name in SCHEDULES]
-    for board in ("pi4", "pi5"):
-        page = ["--page", str(RUNS / f"savings-{board}.html")]
-        command = [sys.executable, "-m", "cutlayer", "profile", "compare", *folders, "--board", board, *page]
-        print(f"$ cutlayer profile compare {' '.join(folders)} --board {board}", flush=True)
-        subprocess.run(command, check=True)
+    for board, slower in (("pi4", "1"), ("pi5", "1"), ("pi4", "6")):
+        page = ["--page", str(RUNS / f"savings-{board}-{slower}.html")]
+        options = ["--board", board, "--slower", slower]
+        print(f"$ cutlayer profile compare {' '.join([*folders, *options])}", flush=True)
+        subprocess.run([sys.executable, "-m", "cutlayer", "profile", "compare", *folders, *options, *page], check=True)
 
 
 if __name__ == "__main__":

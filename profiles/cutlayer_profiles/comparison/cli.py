@@ -133,7 +133,10 @@ def _with_bounds(energy: Energy | None) -> str:
 def _savings(base: str, name: str, comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, title=f"{name}: how many times less than {base}", title_justify="left")
     table.add_column("")
-    table.add_column("whole run", justify="right")
+    apart = comparison.per_round[name]["seconds"] != comparison.whole[name]["seconds"]
+    table.add_column("whole run" if apart else "whole run, and a round", justify="right")
+    if apart:
+        table.add_column("a round", justify="right")
     table.add_column(f"until {comparison.accuracy:.1%}", justify="right")
     spread = comparison.spread.get(name, {})
     if spread:
@@ -141,6 +144,7 @@ def _savings(base: str, name: str, comparison: Comparison) -> Table:
     for what, ratio in comparison.whole[name].items():
         equal = comparison.to_accuracy[name].get(what)
         bounds = "{:.2f}x to {:.2f}x".format(*spread[what]) if what in spread else ""
-        cells = (str(ratio), str(equal) if equal else "not reached", *([bounds] if spread else []))
+        a_round = [str(comparison.per_round[name][what])] if apart else []
+        cells = (str(ratio), *a_round, str(equal) if equal else "not reached", *([bounds] if spread else []))
         table.add_row(label_of(what), *cells)
     return table

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from statistics import NormalDist, fmean, variance
 from typing import NamedTuple
@@ -49,12 +50,14 @@ class Comparison(NamedTuple):
     Attributes:
         accuracy: the test accuracy of ``to_accuracy``, as a share of 1.
         whole: ratios of the whole runs, by setting and by what they are of.
+        per_round: likewise, of what a round cost in the mean; others where runs have different numbers of rounds.
         to_accuracy: of what it had cost when a run was first so accurate; empty where one never was.
         spread: of whole runs, the least and the greatest ratio of joules that a board's coefficients within their bounds give.
     """
 
     accuracy: float
     whole: dict[str, dict[str, Ratio]]
+    per_round: dict[str, dict[str, Ratio]]
     to_accuracy: dict[str, dict[str, Ratio]]
     spread: dict[str, dict[str, tuple[float, float]]]
 
@@ -78,14 +81,16 @@ def compare_groups(groups: Mapping[str, Sequence[Series]], accuracy: float | Non
     if accuracy is None:
         accuracy = min(max(each.accuracies) for series in groups.values() for each in series)
     base, *others = groups
-    whole = {name: _compare(*([each.costs[-1] for each in groups[one]] for one in (base, name))) for name in others}
+    ends = {name: [each.costs[-1] for each in series] for name, series in groups.items()}
+    whole = {name: _compare(ends[base], ends[name]) for name in others}
+    per_round = {name: _compare(ends[base], ends[name], per_round=True) for name in others}
     reached = {name: [each.until(accuracy) for each in series] for name, series in groups.items()}
     equal: dict[str, dict[str, Ratio]] = {}
     for name in others:
         one, two = ([cost for cost in reached[each] if cost is not None] for each in (base, name))
         complete = len(one) == len(reached[base]) and len(two) == len(reached[name])
         equal[name] = _compare(one, two) if complete else {}
-    return Comparison(accuracy, whole, equal, {})
+    return Comparison(accuracy, whole, per_round, equal, {})
 
 
 def spread(others: Sequence[Comparison]) -> dict[str, dict[str, tuple[float, float]]]:
@@ -125,7 +130,7 @@ def _t95(freedom: float) -> float:
     return _T95[whole - 1] if whole <= len(_T95) else NormalDist().inv_cdf(0.975) * (1 + 1.4 / whole)
 
 
-def _compare(base: Sequence[Cost], other: Sequence[Cost]) -> dict[str, Ratio]:
+def _compare(base: Sequence[Cost], other: Sequence[Cost], *, per_round: bool = False) -> dict[str, Ratio]:
     """How many times less ``other`` cost than ``base``, by what: time, core seconds, bytes, compute by the book, and joules.
 
     Energies are compared column by column, so measured ones with measured ones.
@@ -137,9 +142,18 @@ def _compare(base: Sequence[Cost], other: Sequence[Cost]) -> dict[str, Ratio]:
         "client_compute_by_passes": lambda cost: cost.passes_of_3,
     }
     columns = set.intersection(*(set(cost.energy) for cost in (*base, *other)))
-    found = {what: ratio([read(cost) for cost in base], [read(cost) for cost in other]) for what, read in whats.items()}
     for column in sorted(columns):
-        joules = [[cost.energy[column].energy_j for cost in costs] for costs in (base, other)]
-        if min(min(each) for each in joules) > 0:  # who adds nothing, as far as a meter can tell, is no times less
-            found[column] = ratio(*joules)
+        joules = partial(_joules, column)
+        if (
+            min(joules(cost) for cost in (*base, *other)) > 0
+        ):  # who adds nothing, as far as a meter can tell, is no times less
+            whats[column] = joules
+    found = {}
+    for what, read in whats.items():
+        values = [[read(cost) / (cost.epochs if per_round else 1) for cost in costs] for costs in (base, other)]
+        found[what] = ratio(*values)
     return found
+
+
+def _joules(column: str, cost: Cost) -> float:
+    return cost.energy[column].energy_j
