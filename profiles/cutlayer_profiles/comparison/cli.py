@@ -1,5 +1,6 @@
 """``cutlayer profile trial`` and ``cutlayer profile compare``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -133,7 +134,8 @@ def _with_bounds(energy: Energy | None) -> str:
 def _savings(base: str, name: str, comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, title=f"{name}: how many times less than {base}", title_justify="left")
     table.add_column("")
-    apart = comparison.per_round[name]["seconds"] != comparison.whole[name]["seconds"]
+    whole, a_round = (each[name]["seconds"].value for each in (comparison.whole, comparison.per_round))
+    apart = not math.isclose(whole, a_round)  # they had different numbers of rounds
     table.add_column("whole run" if apart else "whole run, and a round", justify="right")
     if apart:
         table.add_column("a round", justify="right")
@@ -144,7 +146,11 @@ def _savings(base: str, name: str, comparison: Comparison) -> Table:
     for what, ratio in comparison.whole[name].items():
         equal = comparison.to_accuracy[name].get(what)
         bounds = "{:.2f}x to {:.2f}x".format(*spread[what]) if what in spread else ""
-        a_round = [str(comparison.per_round[name][what])] if apart else []
-        cells = (str(ratio), *a_round, str(equal) if equal else "not reached", *([bounds] if spread else []))
+        cells = (
+            str(ratio),
+            *([str(comparison.per_round[name][what])] if apart else []),
+            str(equal) if equal else "not reached",
+            *([bounds] if spread else []),
+        )
         table.add_row(label_of(what), *cells)
     return table
