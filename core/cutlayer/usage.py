@@ -43,8 +43,8 @@ class Usage(_Report, frozen=True):
     busy_core_s: float | None = None
     """Of the whole machine, with what the kernel does for the network."""
     rss_peak_bytes: int | None = None
-    pss_bytes: int | None = None
-    """At the time of the report; what several processes share counts as each one's share."""
+    pss_peak_bytes: int | None = None
+    """Of readings once a second; what several processes share counts as each one's share."""
     sent_bytes: int | None = None
     """Over all interfaces but the loopback, with TCP, IP and others' traffic."""
     received_bytes: int | None = None

@@ -59,8 +59,8 @@ class StepCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cpu_ms: float
     """Core milliseconds a step, from the mean of all."""
     rss_peak_bytes: int
-    pss_bytes: int = 0
-    """After the last step; what the process shares with others counts as its share."""
+    pss_peak_bytes: int = 0
+    """What the process shares with others counts as its share."""
     payload_bytes: int
     """Smashed data up; the cut gradient down has as many."""
     energy: Energy | None = None
@@ -129,7 +129,7 @@ def measure_step(bundle: Bundle, setting: Setting, profiler: Profiler) -> StepCo
         phases_ms={name: 1e3 * median(part[name] for part in parts_ms) for name in parts_ms[0]},
         cpu_ms=1e3 * usage.cpu_s / number,
         rss_peak_bytes=usage.rss_peak_bytes or 0,
-        pss_bytes=usage.pss_bytes or 0,
+        pss_peak_bytes=usage.pss_peak_bytes or 0,
         payload_bytes=client.payload_bytes,
         energy=_share(usage.energy, number),
         idle_w=_mean_w(idle),

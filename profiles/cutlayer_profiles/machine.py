@@ -27,6 +27,7 @@ __all__ = [
     "parse_residency_s",
     "parse_throttled",
     "read_machine",
+    "read_pss_bytes",
     "wifi_since",
 ]
 
@@ -54,7 +55,6 @@ class Machine(NamedTuple):
         cpu_s: core seconds of this process.
         busy_s: core seconds of the machine.
         rss_peak_bytes: the most memory that this process had.
-        pss_bytes: the memory that it has now, with its share of what it shares with other processes.
         traffic: over all interfaces that are hardware.
         residency_s: seconds by clock in MHz, over all cores.
         temperature_c: the hottest zone.
@@ -67,7 +67,6 @@ class Machine(NamedTuple):
     cpu_s: float
     busy_s: float | None
     rss_peak_bytes: int | None
-    pss_bytes: int | None
     traffic: Traffic | None
     residency_s: dict[float, float]
     temperature_c: float | None
@@ -112,6 +111,11 @@ def parse_pss_bytes(text: str) -> int:
     if match is None:
         raise ValueError("no line 'Pss'")
     return int(match[1]) * 1024
+
+
+def read_pss_bytes() -> int | None:
+    """The memory that this process has now, with its share of what it shares with others; None where the kernel does not tell."""
+    return _try(lambda: parse_pss_bytes(Path("/proc/self/smaps_rollup").read_text()))
 
 
 def parse_residency_s(text: str) -> dict[float, float]:
@@ -160,7 +164,6 @@ def read_machine(root: Root) -> Machine:
         cpu_s=time.process_time(),
         busy_s=_try(lambda: parse_busy_s(root.read("proc/stat"))),
         rss_peak_bytes=_try(lambda: parse_peak_bytes(Path("/proc/self/status").read_text())),
-        pss_bytes=_try(lambda: parse_pss_bytes(Path("/proc/self/smaps_rollup").read_text())),
         traffic=_try(lambda: _traffic(root)),
         residency_s=_residency(root),
         temperature_c=_temperature(root),

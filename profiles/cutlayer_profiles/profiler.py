@@ -10,7 +10,7 @@ from cutlayer.errors import UserError
 from cutlayer.usage import Slot, Usage
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 from cutlayer_profiles.curve import Curve
-from cutlayer_profiles.machine import Machine, Traffic, read_machine, wifi_since
+from cutlayer_profiles.machine import Machine, Traffic, read_machine, read_pss_bytes, wifi_since
 from cutlayer_profiles.meters import Meter, Root
 from cutlayer_profiles.perf import Counts, PerfCounters
 from cutlayer_profiles.sampler import Sampler
@@ -20,6 +20,8 @@ __all__ = ["Profiler"]
 
 _DRIFT_C = 5.0
 _MOST_FLAGS = 16
+_WEIGHED_S = 1.0
+"""Between two readings of the memory, which take a millisecond."""
 
 
 class Profiler:
@@ -42,11 +44,15 @@ class Profiler:
         if self._sampler is not None:
             self._sampler.start()
         self._before, self._counted = read_machine(root), self._count()
+        self._pss_peak_bytes: int | None = None
+        self._weighed_at_s = float("-inf")
         self._metered_until_s: float | None = None
 
     def mark(self, phase: str, begin_s: float, end_s: float) -> None:
         """Something was done between these moments of the monotonic clock; phases do not overlap."""
         self._marks[phase].append((begin_s, end_s))
+        if end_s - self._weighed_at_s >= _WEIGHED_S:
+            self._weigh(end_s)
 
     def report(self) -> Usage:
         """Of the time since the last report, or since the start."""
@@ -56,7 +62,9 @@ class Profiler:
             usage = self._with_energy(usage, now)
         elif self._board is not None:
             usage = self._with_estimate(usage)
-        self._before, self._counted = now, counted
+        self._weigh(now.at_s)
+        usage = msgspec.structs.replace(usage, pss_peak_bytes=self._pss_peak_bytes)
+        self._before, self._counted, self._pss_peak_bytes = now, counted, None
         self._marks.clear()
         return usage
 
@@ -66,6 +74,11 @@ class Profiler:
             self._sampler.stop()
         if self._perf is not None:
             self._perf.close()
+
+    def _weigh(self, now_s: float) -> None:
+        self._weighed_at_s = now_s
+        if (pss_bytes := read_pss_bytes()) is not None:
+            self._pss_peak_bytes = max(pss_bytes, self._pss_peak_bytes or 0)
 
     def _count(self) -> Counts | None:
         return self._perf.read() if self._perf else None
@@ -134,7 +147,6 @@ def _usage(before: Machine, now: Machine, counted: Counts | None, counted_now: C
         cpu_s=now.cpu_s - before.cpu_s,
         busy_core_s=passed(before.busy_s, now.busy_s),
         rss_peak_bytes=now.rss_peak_bytes,
-        pss_bytes=now.pss_bytes,
         sent_bytes=net.sent_bytes if net else None,
         received_bytes=net.received_bytes if net else None,
         sent_packets=net.sent_packets if net else None,

@@ -14,6 +14,7 @@ from cutlayer_profiles.machine import (
     parse_residency_s,
     parse_throttled,
     read_machine,
+    read_pss_bytes,
     wifi_since,
 )
 from cutlayer_profiles.meters import Root
@@ -56,8 +57,7 @@ def test_memory_with_the_share_of_what_is_shared():
     assert parse_pss_bytes(text) == 4321 * 1024
     with pytest.raises(ValueError, match="no line 'Pss'"):
         parse_pss_bytes("Rss: 1 kB")
-    now = read_machine(Root())
-    assert 0 < now.pss_bytes <= now.rss_peak_bytes
+    assert 0 < read_pss_bytes() <= read_machine(Root()).rss_peak_bytes
 
 
 def test_time_by_clock():
