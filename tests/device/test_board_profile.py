@@ -8,8 +8,9 @@ import pytest
 
 from cutlayer.bundle import read_bundle
 from cutlayer_device.measurement import Setting, measure_step
-from cutlayer_profiles.meters import Accuracy, Meter, Root
+from cutlayer_profiles.meters import Root
 from cutlayer_profiles.profiler import Profiler
+from profiles.boards import Known
 
 
 def profile(*words):
@@ -78,18 +79,8 @@ def test_a_mistake_is_named_before_anything_is_measured(digits, tmp_path):
         assert "a step" not in done.stdout
 
 
-class Socket(Meter):
-    """Ten watts, always."""
-
-    def __init__(self):
-        super().__init__(Root(), "socket", "measured", "dc_input", Accuracy(gain=0.0), period_s=0.005)
-
-    def read(self):
-        return 10.0
-
-
 def test_a_step_costs_its_share_of_what_the_meter_told(digits):
-    profiler = Profiler(Root(), Socket())
+    profiler = Profiler(Root(), Known(lambda at: 10.0, period_s=0.05))
     cost = measure_step(read_bundle(digits / "client.bundle"), Setting(digits, 32, 1, 0.4, 0.2), profiler)
     profiler.close()
     assert cost.energy.energy_j * cost.steps == pytest.approx(10 * 0.4, rel=0.2)
