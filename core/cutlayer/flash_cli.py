@@ -13,6 +13,7 @@ __all__ = ["flash_app"]
 
 flash_app = typer.Typer(help="Put the runtime onto a board, with nothing to be fetched there.", no_args_is_help=True)
 
+_NEEDED = ("cryptography", "packaging", "tomli_w", "uv", "yaml")
 _UNSEEN = ("/home/", "/root/", "/tmp/", "/var/tmp/", "/run/")  # noqa: S108 - of a board, where the unit hides them
 _Release = Annotated[Path, typer.Argument(help="What `cutlayer flash build` wrote.", metavar="RELEASE.TAR.GZ")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
@@ -42,7 +43,7 @@ def flash_build(
     as_json: _Json = False,
 ) -> None:
     """Build a release for a board: runtime, packages, bundle, certificates, configuration and service, in one file."""
-    with command("flash", "uv", "packaging", "tomli_w", "cryptography"):
+    with command("flash", *_NEEDED):
         from cutlayer_flash.cli import build_release as run
         from cutlayer_flash.sending import public_key_of
 
@@ -79,7 +80,7 @@ def flash_ssh(
     ] = False,
 ) -> None:
     """Put a release onto a board that runs: looked at first, taken back if the device does not come up with it."""
-    with command("flash"):
+    with command("flash", *_NEEDED):
         from cutlayer_flash.cli import deploy_release as run
 
         options = ["-p", str(port), *(["-i", str(identity)] if identity else [])]
@@ -91,7 +92,7 @@ def flash_ssh(
 @flash_app.command("tar")
 def flash_tar(release: _Release, as_json: _Json = False) -> None:
     """Check a release, and say how to install it by hand, on whatever way it gets to the board."""
-    with command("flash"):
+    with command("flash", *_NEEDED):
         from cutlayer_flash.cli import explain_release as run
 
         run(release, as_json)
@@ -120,7 +121,7 @@ def flash_sd(
     as_json: _Json = False,
 ) -> None:
     """Have an SD card's system set itself up on its first boot, install the release and join the trial."""
-    with command("flash", "yaml", "tomli_w"):
+    with command("flash", *_NEEDED):
         from cutlayer_flash.cli import prepare_card as run
 
         if (boot is None) is (image is None):
@@ -134,7 +135,7 @@ def flash_key(
     path: Annotated[Path, typer.Argument(help="Where to write the private key; its .pub stands beside it.")],
 ) -> None:
     """Make a key to sign updates with: `flash build --update-key` gives devices its public part."""
-    with command("flash", "cryptography"):
+    with command("flash", *_NEEDED):
         from cutlayer_flash.sending import make_key as run
 
         print(f"{path}: keep it to yourself; {run(path)}: for `flash build --update-key`")
@@ -154,7 +155,7 @@ def flash_update(
     wait_s: Annotated[float, typer.Option(min=1, help="How long the device may take for each step.")] = 300.0,
 ) -> None:
     """Send a device a new bundle or configuration over MQTT: signed, tried there, taken back if it does not work."""
-    with command("flash", "cryptography"):
+    with command("flash", *_NEEDED):
         from cutlayer.update import Changes
         from cutlayer_flash.cli import send_update as run
 

@@ -24,7 +24,6 @@ from cutlayer_device.ending import end_within
 from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
 from cutlayer_device.membership import Membership
 from cutlayer_device.ranking import Ranking
-from cutlayer_device.service import check_release, serve
 
 __all__ = ["app", "check", "forbid_torch", "infer", "main", "run", "service"]
 
@@ -91,6 +90,8 @@ def service(
 ) -> None:
     """What systemd runs on a board: take part in trial after trial, until it is stopped."""
     with _board_program():
+        from cutlayer_device.service import serve  # updates need what a plain run does not
+
         serve(config, state, probation_s)
 
 
@@ -100,6 +101,8 @@ def check(
 ) -> None:
     """Whether this board can do what it is to do: load everything, and train a few steps on random samples."""
     with _board_program():
+        from cutlayer_device.service import check_release
+
         print(check_release(config))
 
 

@@ -21,8 +21,6 @@ from cutlayer.release import CONFIG, Release, check_files, read_release
 __all__ = ["Installation", "Places", "check_board", "install", "main"]
 
 _UNIT = "cutlayer.service"
-_KEPT = 2
-"""This release, and the one before it, to go back to."""
 _BUILT_YEAR = 2026
 _CHECK_S = 600.0
 _SETTLES_S = 3.0
@@ -198,8 +196,9 @@ def _restart() -> None:
 
 def _set_modes(root: Path) -> None:
     """The service's user has to read all but the keys, whatever the umask was when this was unpacked and copied."""
+    keys = root / "tls"
     for path in (root.parent.parent, root.parent, root, *root.rglob("*")):
-        secret = "tls" in path.relative_to(root.parent.parent).parts
+        secret = path == keys or keys in path.parents
         program = path.is_dir() or path.parent.name == "bin"
         path.chmod((0o700 if secret else 0o755) if program else (0o600 if secret else 0o644))
 

@@ -61,7 +61,7 @@ def serve(config_path: Path, state: Path, probation_s: float) -> None:
         except UserError:
             raise
         except (CutlayerError, OSError) as error:
-            if updates.taken_back:
+            if updates.outdated:
                 raise
             _log.warning("%s; trying again in %g s", error, _AGAIN_S)
             notifier.status(str(error))

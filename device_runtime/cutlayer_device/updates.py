@@ -80,7 +80,7 @@ class Updates:
         return self._state.last
 
     @property
-    def taken_back(self) -> bool:
+    def outdated(self) -> bool:
         """Whether this process runs what the next one will not."""
         return self._running != self._state.current
 

@@ -39,7 +39,7 @@ _NOT_NEEDED = (
     "coloredlogs*",
     "humanfriendly*",
 )
-"""Half of what the packages weigh on a board's disk, and nothing of it runs there."""
+"""Nothing of it runs on a board."""
 
 
 def requirements(extra: str = "device") -> list[str]:

@@ -1,6 +1,6 @@
 """An arm64 Debian in a folder: packages fetched by this machine's apt and unpacked, nothing of them run, no root needed.
 
-A whole debootstrap runs every package's scripts under emulation, some ten minutes; Python needs none of them.
+A whole debootstrap runs every package's scripts under emulation, for minutes; Python needs none of them.
 """
 
 import shutil
