@@ -1,6 +1,5 @@
 """``cutlayer profile trial`` and ``cutlayer profile compare``."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -134,8 +133,7 @@ def _with_bounds(energy: Energy | None) -> str:
 def _savings(base: str, name: str, comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, title=f"{name}: how many times less than {base}", title_justify="left")
     table.add_column("")
-    whole, a_round = (each[name]["seconds"].value for each in (comparison.whole, comparison.per_round))
-    apart = not math.isclose(whole, a_round)  # they had different numbers of rounds
+    apart = not comparison.same_rounds(name)
     table.add_column("whole run" if apart else "whole run, and a round", justify="right")
     if apart:
         table.add_column("a round", justify="right")

@@ -61,6 +61,10 @@ class Comparison(NamedTuple):
     to_accuracy: dict[str, dict[str, Ratio]]
     spread: dict[str, dict[str, tuple[float, float]]]
 
+    def same_rounds(self, name: str) -> bool:
+        """Whether a setting's runs had as many rounds as those that it is compared with, so that a round saves what a run does."""
+        return math.isclose(self.whole[name]["seconds"].value, self.per_round[name]["seconds"].value)
+
 
 def series_of(run: Run, board: Board | None = None, slower: float = 1.0) -> Series:
     """Raises `UserError` as `costs_of`, and if no epoch was finished."""
