@@ -75,6 +75,7 @@ def device(digits, broker, tmp_path):
     service.stop()
 
 
+@pytest.mark.slow
 def test_a_device_runs_what_it_was_sent_and_goes_back_from_what_leads_nowhere(device, digits, tmp_path):
     service, update = device
     path = tmp_path / "new.zip"
@@ -103,6 +104,7 @@ def test_a_device_runs_what_it_was_sent_and_goes_back_from_what_leads_nowhere(de
     )
 
 
+@pytest.mark.slow
 def test_another_key_is_refused_and_changes_nothing(device, tmp_path):
     service, update = device
     (tmp_path / "update.key").rename(tmp_path / "lost.key")
