@@ -7,10 +7,9 @@ from cutlayer.bundle import Certificate, Client
 from cutlayer.optimizers import Optimizer, Sgd
 from cutlayer.recipe import InputSpec, Spec
 from cutlayer_cut import client_state, examples
-from cutlayer_export.certificate import Graphs, certify
-from cutlayer_export.onnx_writer import to_onnx
-from cutlayer_export.partition import partition
+from cutlayer_export.certificate import certify
 from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
+from cutlayer_export.writers import WRITERS, Written
 
 SGD = Sgd(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
 IMAGE = InputSpec(shape=(3, 8, 8))
@@ -33,21 +32,33 @@ def described(module: nn.Module, spec: InputSpec, optimizer: Optimizer, trainabl
     return client, state, initial_values(state, client.optimizer)
 
 
-def graphs_of(module: nn.Module, spec: InputSpec = IMAGE, optimizer: Optimizer = SGD, trainable: str = "all") -> Graphs:
-    """Serialized graphs, with gradients among the outputs of backward."""
+def graphs_of(
+    module: nn.Module,
+    spec: InputSpec = IMAGE,
+    optimizer: Optimizer = SGD,
+    trainable: str = "all",
+    engine: str = "onnx",
+    target: str = "xnnpack",
+) -> Written:
+    """Everything that a writer gives."""
     client, state, _ = described(module, spec, optimizer, trainable)
     example = examples(spec, 5, seed=1)
-    inference = to_onnx(trace_inference(module, state, example)).SerializeToString()
-    if client.optimizer is None:
-        return Graphs(inference)
-    parts = partition(to_onnx(trace_training(module, state, example, trainable, optimizer)), with_gradients=True)
-    return Graphs(inference, *(each.SerializeToString() for each in parts))
+    inference, training = trace_inference(module, state, example), None
+    if client.optimizer is not None:
+        training = trace_training(module, state, example, trainable, optimizer)
+    return WRITERS[engine](inference, training, target)
 
 
 def certified(
-    module: nn.Module, spec: InputSpec = IMAGE, optimizer: Optimizer = SGD, trainable: str = "all"
+    module: nn.Module,
+    spec: InputSpec = IMAGE,
+    optimizer: Optimizer = SGD,
+    trainable: str = "all",
+    engine: str = "onnx",
+    target: str = "xnnpack",
 ) -> Certificate:
     """The certificate; raises what an export raises."""
     client, _, values = described(module, spec, optimizer, trainable)
     arrays = {name: value.numpy() for name, value in values.items()}
-    return certify(module, trainable, client, arrays, graphs_of(module, spec, optimizer, trainable))
+    written = graphs_of(module, spec, optimizer, trainable, engine, target)
+    return certify(module, trainable, client, arrays, written.graphs)

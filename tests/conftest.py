@@ -27,3 +27,15 @@ def digits(tmp_path_factory):
     prepare(folder)
     export_bundle(read_trial(folder / "trial.toml").recipe, folder / "client.bundle")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bundles(digits):
+    """The demo's client as a bundle of each engine, and of each form that it has, by name."""
+    from cutlayer.trial import read_trial
+    from cutlayer_export import export_bundle
+
+    recipe = read_trial(digits / "trial.toml").recipe
+    for target in ("xnnpack", "generic"):
+        export_bundle(recipe, digits / f"{target}.bundle", engine="tflite", target=target)
+    return {"onnx": digits / "client.bundle"} | {name: digits / f"{name}.bundle" for name in ("xnnpack", "generic")}

@@ -5,9 +5,10 @@
     inference.<engine>    x, parameters, buffers -> smashed data, in eval mode
     forward.<engine>      x, parameters, buffers -> smashed data, new buffers, saved tensors, in train mode
     backward.<engine>     x, cut gradient, saved tensors, parameters, state, learning rate -> new parameters and state
+    filters.<engine>      parameters, buffers -> weights as convolutions want them, where those stand in the other graphs
     certificate.json      how far the graphs are from torch
 
-A frozen client and a whole model have the first three and the last only. Inputs and outputs of the graphs are named:
+A frozen client and a whole model have the first three and the last only; filters some TFLite bundles alone. Inputs and outputs of the graphs are named:
 ``x``, ``z``, ``g``, ``learning_rate``, ``step``, ``seed``; ``params.<name>``, ``buffers.<name>``, ``state.<name>``; an
 output ``new_<input>`` replaces that input in the next step; ``saved.<number>`` goes from forward to backward. What never
 changes stands inside the graphs.
@@ -39,6 +40,7 @@ TOLERANCE = 1e-4
 MAX_BUNDLE_BYTES = 1 << 30
 """Of all files together, unpacked."""
 _MANIFEST, _PARAMS, _CERTIFICATE = "manifest.json", "params.safetensors", "certificate.json"
+_FILTERS = "filters"
 _Arrays = dict[str, NDArray[Any]]
 
 
@@ -80,6 +82,7 @@ class Manifest(_Record, frozen=True):
     client: Client
     engine: str
     opset: int
+    """Of ONNX's operators, or the version of TFLite's schema."""
     versions: dict[str, str]
     files: dict[str, str]
 
@@ -113,8 +116,12 @@ class Bundle:
         self.manifest, self.certificate, self._files = manifest, certificate, files
 
     def graph(self, name: str) -> bytes:
-        """The graph "inference", "forward" or "backward"."""
+        """The graph "inference", "forward", "backward" or "filters"."""
         return self._files[f"{name}.{self.manifest.engine}"]
+
+    def has_graph(self, name: str) -> bool:
+        """Whether there is a graph of this name."""
+        return f"{name}.{self.manifest.engine}" in self._files
 
     def arrays(self) -> _Arrays:
         """Initial values by graph input name: ``params.*``, ``buffers.*``, ``state.*``."""
@@ -179,8 +186,8 @@ def read_bundle(path: Path) -> Bundle:
         room -= len(files[name])
         if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise UserError(f"bundle {path}: {name} was changed after export (its SHA-256 differs): export it again")
-    for name in sorted(_allowed_files(manifest) - {_CERTIFICATE}):
-        if name not in files:
+    for name in sorted(_allowed_files(manifest)):
+        if name not in files and name not in (_CERTIFICATE, f"{_FILTERS}.{manifest.engine}"):
             raise UserError(f"bundle {path}: the manifest does not list {name}: export it again")
     _check_client(path, manifest.client)
     _check_params(path, manifest.client, files[_PARAMS])
@@ -195,7 +202,7 @@ def read_bundle(path: Path) -> Bundle:
 
 def _allowed_files(manifest: Manifest) -> set[str]:
     graphs = ["inference"] if manifest.client.optimizer is None else ["inference", "forward", "backward"]
-    return {_PARAMS, _CERTIFICATE, *(f"{graph}.{manifest.engine}" for graph in graphs)}
+    return {_PARAMS, _CERTIFICATE, *(f"{graph}.{manifest.engine}" for graph in (*graphs, _FILTERS))}
 
 
 def _read_manifest(path: Path, content: bytes) -> Manifest:

@@ -27,6 +27,9 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(flash_app, name="flash")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+_Engine = Annotated[str, typer.Option(help="What runs on the board: onnx or tflite.")]
+_WRITERS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "tflite": ("flatbuffers", "ai_edge_litert")}
+"""What an export for an engine needs."""
 _Trial = Annotated[Path, typer.Argument(help="The trial file.", metavar="TRIAL.TOML")]
 
 
@@ -63,16 +66,21 @@ def export(
             "--all-cuts", help="Export every possible cut, into the folder --out; what is there already stays."
         ),
     ] = False,
+    engine: _Engine = "onnx",
+    target: Annotated[
+        str, typer.Option(help="Of a TFLite bundle: xnnpack for 64-bit boards, generic for any, 32-bit ones too.")
+    ] = "xnnpack",
     as_json: _Json = False,
 ) -> None:
     """Cut a model and export the part before the cut as a bundle that a board can train."""
-    with command("export", "torch", "onnx", "onnxscript", "onnxruntime"):
+    with command("tflite" if engine == "tflite" else "export", "torch", *_WRITERS.get(engine, ())):
         from cutlayer_export.cli import Options, export_all
         from cutlayer_export.cli import export as run
 
         if freeze and trainable:
             raise UserError("--freeze: nothing is trained, so leave out --trainable")
-        options = Options(model, cut, example, kwargs, weights, optimizer, "none" if freeze else trainable)
+        trains = "none" if freeze else trainable
+        options = Options(model, cut, example, kwargs, weights, optimizer, trains, engine, target)
         if all_cuts:
             export_all(trial, options, out, as_json)
         else:
@@ -161,13 +169,14 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give links that stall at equal times.")] = 1,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write the run record; default: runs/<name>.")] = None,
+    engine: _Engine = "onnx",
     as_json: _Json = False,
 ) -> None:
     """Run a whole trial on this machine: broker, devices and server as processes, over links like those in the field."""
-    with command("demo", "torch", "onnxscript", "onnxruntime", "matplotlib", "jinja2"):
+    with command("demo", "torch", "matplotlib", "jinja2"):
         from cutlayer.lab import lab
 
-        lab(trial, data, run_dir, link or [], seed, as_json)
+        lab(trial, data, run_dir, link or [], seed, as_json, engine)
 
 
 @trial_app.command()
@@ -220,7 +229,7 @@ def doctor(
 )
 def device(context: typer.Context) -> None:
     """On the board: join a trial and train the client-side model (`cutlayer device run --help`)."""
-    with command("device", "onnxruntime"):
+    with command("device"):
         from cutlayer_device.cli import app as device_app
 
         device_app(args=context.args, prog_name="cutlayer device")

@@ -25,7 +25,13 @@ _LAST_WORDS_S = 10.0
 
 
 def lab(
-    trial_file: Path, data: Path | None, run_dir: Path | None, choices: Sequence[str], seed: int, as_json: bool
+    trial_file: Path,
+    data: Path | None,
+    run_dir: Path | None,
+    choices: Sequence[str],
+    seed: int,
+    as_json: bool,
+    engine: str = "onnx",
 ) -> None:
     """Run a trial with the data of all its devices on this machine. Raises as `run_lab`, and `UserError` for the options."""
     trial = read_trial(trial_file)
@@ -37,7 +43,7 @@ def lab(
         raise UserError(f"{path} already holds a run: give another --run-dir")
     inputs.mkdir(parents=True)
     with start_broker(inputs) as broker:
-        run_lab(trial_file, samples, path, broker, links, seed, as_json)
+        run_lab(trial_file, samples, path, broker, links, seed, as_json, engine)
 
 
 def run_lab(
@@ -48,6 +54,7 @@ def run_lab(
     links: Mapping[str, Link],
     seed: int,
     as_json: bool,
+    engine: str = "onnx",
 ) -> None:
     """Export, start the devices and a server, and wait for the server.
 
@@ -59,6 +66,7 @@ def run_lab(
         links: of the devices, and of `SERVER`, if they do not reach it directly.
         seed: of the links.
         as_json: whether standard output is the server's summary alone.
+        engine: that devices run.
 
     Raises:
         CutlayerError: one of the processes failed; the text says where its log is.
@@ -69,7 +77,7 @@ def run_lab(
     console.print(f"broker      {broker.kind} on {broker.host}:{broker.port}")
     if links:
         (run_dir / "links.json").write_bytes(msgspec.json.format(msgspec.json.encode(links)) + b"\n")
-    _export(console, trial_file, bundle)
+    _export(console, trial_file, bundle, engine)
     with ExitStack() as stack:
         shapers = {
             name: stack.enter_context(closing(Shaper(link, broker.host, broker.port, seed + 2 * number)))
@@ -101,8 +109,9 @@ def _samples(folder: Path, devices: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _export(console: Console, trial: Path, bundle: Path) -> None:
+def _export(console: Console, trial: Path, bundle: Path, engine: str) -> None:
     command = [sys.executable, "-m", "cutlayer", "export", str(trial), "--out", str(bundle)]
+    command += [] if engine == "onnx" else ["--engine", engine]
     console.print(f"export      {_shown(command)}", soft_wrap=True)
     finished = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=sys.stderr if console.stderr else None, check=False

@@ -43,7 +43,7 @@ def profile_client(
     as_json: _Json = False,
 ) -> None:
     """On the board: what a training step costs, by phase, over batch sizes and threads."""
-    with command("device", "onnxruntime"):
+    with command("device"):
         from cutlayer_device.board_profile import Sweep, bundles_in
         from cutlayer_device.board_profile import profile_clients as run
 

@@ -44,8 +44,11 @@ class Agent:
         profiler: keeps an account of what each pass cost, if there is to be one.
         first_wait_s: for the broker, the first time.
 
+    Attributes:
+        runtime: name and version of what executes the bundle's graphs.
+
     Raises:
-        UserError: the bundle may not train.
+        UserError: the bundle may not train, or the runtime that it needs is not installed.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class Agent:
         bundle.require_certificate()
         self._birth, self._connect, self._states = birth, connect, states
         self._first_wait_s = first_wait_s
-        self._board = Board(bundle, load_engine(bundle, threads), samples, states, profiler)
+        engine = load_engine(bundle, threads)
+        self.runtime = engine.runtime
+        self._board = Board(bundle, engine, samples, states, profiler)
 
     def run(self) -> str:
         """Take part until the server ends the trial; returns the server's reason.

@@ -79,8 +79,8 @@ class Membership:
 
         def connect(will: LastWill, wait_s: float) -> Transport:
             transport = self.connect(will, wait_s, self._notifier.alive if self._notifier else lambda: None)
-            about = (self._name, len(self._samples.y), self._bundle.manifest.engine, *self._address)
-            _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
+            about = (self._name, len(self._samples.y), self._bundle.manifest.engine, agent.runtime, *self._address)
+            _log.info("%s: %d samples, engine %s (%s), no torch, broker %s:%d", *about)
             _log.info("energy: %s", source)
             self._connected()
             return WatchedTransport(transport, self._notifier) if self._notifier else transport

@@ -23,7 +23,6 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -38,6 +37,7 @@ __all__ = ["CertificateError", "Graphs", "certify"]
 
 Arrays = dict[str, NDArray[Any]]
 Errors = dict[str, float]
+Run = Callable[[Arrays], Arrays]
 STEPS = 5
 BATCH_SIZES = (2, 5, 8)
 DRAWS = 6
@@ -49,11 +49,14 @@ class CertificateError(CutlayerError):
 
 
 class Graphs(NamedTuple):
-    """Serialized graphs; ``backward`` gives ``gradients.*`` as well. The last two are None for a frozen client."""
+    """Exported graphs as functions from the values that they may want to their outputs, computed by the stock runtime.
 
-    inference: bytes
-    forward: bytes | None = None
-    backward: bytes | None = None
+    ``backward`` gives ``gradients.*`` as well. The last two are None for a frozen client.
+    """
+
+    inference: Run
+    forward: Run | None = None
+    backward: Run | None = None
 
 
 def certify(module: nn.Module, trainable: str, client: Client, values: Arrays, graphs: Graphs) -> Certificate:
@@ -102,16 +105,14 @@ class _References:
         return copy.deepcopy(self.exact), copy.deepcopy(self.single)
 
 
-def _inference_error(references: _References, client: Client, values: Arrays, graph: bytes, batch: int) -> float:
+def _inference_error(references: _References, client: Client, values: Arrays, run: Run, batch: int) -> float:
     x = examples(client.input, batch, seed=batch)
     try:
         wanted = _infer(references.exact, x)
     except RuntimeError:
         references.without_double()
         wanted = _infer(references.exact, x)
-    return _error(
-        _session(graph)({**values, "x": x.numpy()})["z"], wanted, _floor(_infer(references.single, x), wanted)
-    )
+    return _error(run({**values, "x": x.numpy()})["z"], wanted, _floor(_infer(references.single, x), wanted))
 
 
 def _infer(module: nn.Module, x: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ class _Comparison:
         parameters = dict(self._reference.named_parameters())
         self._params = {name: parameters[name] for name in client.params}
         self._optimizer = torch_optimizer(self._params.values(), client.optimizer)
-        self._forward, self._backward = _session(graphs.forward), _session(graphs.backward)
+        self._forward, self._backward = graphs.forward, graphs.backward
         self._kept = {name: value.copy() for name, value in values.items()}
         self._noise: dict[str, float] = {}
 
@@ -216,18 +217,6 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 def _floor(rough: Tensor, exact: Tensor) -> float:
     """What errors are at least relative to, so that one of up to four times torch's own in float32 passes."""
     return 4 / TOLERANCE * float((rough.detach().double() - exact.detach().double()).abs().max())
-
-
-def _session(graph: bytes) -> Callable[[Arrays], Arrays]:
-    """A function from the values that a graph may want to its outputs."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    names, wanted = [each.name for each in session.get_outputs()], [each.name for each in session.get_inputs()]
-
-    def run(values: Arrays) -> Arrays:
-        results = session.run(names, {name: values[name] for name in wanted})
-        return {name: result.copy() for name, result in zip(names, results, strict=True)}
-
-    return run
 
 
 def _errors(found: Arrays, wanted: dict[str, Tensor], floors: dict[str, float] | None = None) -> Errors:

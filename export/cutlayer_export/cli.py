@@ -19,6 +19,7 @@ from cutlayer.trial import read_trial
 from cutlayer_cut import build_model, check_input, client_of, cut_model, example_batch, list_cuts
 from cutlayer_export.certificate import CertificateError
 from cutlayer_export.export import export_bundle
+from cutlayer_export.writers import TARGETS, WRITERS
 
 __all__ = ["Options", "export", "export_all"]
 
@@ -36,6 +37,8 @@ class Options(NamedTuple):
     weights: str
     optimizer: str
     trainable: str
+    engine: str = "onnx"
+    target: str = "xnnpack"
 
 
 def export(trial_file: Path | None, options: Options, out: Path | None, as_json: bool) -> None:
@@ -46,7 +49,7 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
         _list(recipe, console, as_json)
         return
     with console.status("") as status:
-        manifest = export_bundle(recipe, out, tell=status.update)
+        manifest = export_bundle(recipe, out, status.update, options.engine, options.target)
     certificate = read_bundle(out).certificate
     assert certificate is not None
     if as_json:
@@ -72,32 +75,33 @@ def export_all(trial_file: Path | None, options: Options, folder: Path, as_json:
         own = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, cut=name))
         path = folder / f"{number:03}-{name}.zip"
         with console.status(f"{number}/{len(names)}  {name}"):
-            how = _exported(own, path)
+            how = _exported(own, path, options)
         console.print(f"{number}/{len(names)}  {name}: {how}", soft_wrap=True)
         done.append({"cut": name, "bundle": str(path) if path.exists() else None, "how": how})
     if as_json:
         print(msgspec.json.encode(done).decode())
 
 
-def _exported(recipe: Recipe, path: Path) -> str:
+def _exported(recipe: Recipe, path: Path, options: Options) -> str:
     """Export one of many cuts, and say how it went."""
     try:
         client, _ = client_of(recipe, cut_model(recipe))
-        if _is_of(path, client):
+        if _is_of(path, client, options.engine):
             return f"{path} is there"
         path.unlink(missing_ok=True)
-        export_bundle(recipe, path)
+        export_bundle(recipe, path, engine=options.engine, target=options.target)
     except (UserError, CertificateError) as error:
         return f"left out: {error}"
     return str(path)
 
 
-def _is_of(path: Path, client: Client) -> bool:
-    """Whether there is a whole bundle of this client."""
+def _is_of(path: Path, client: Client, engine: str) -> bool:
+    """Whether there is a whole bundle of this client for this engine."""
     try:
-        return path.exists() and read_bundle(path).manifest.client == client
+        manifest = read_bundle(path).manifest if path.exists() else None
     except UserError:
         return False
+    return manifest is not None and (manifest.client, manifest.engine) == (client, engine)
 
 
 def _describe(manifest: Manifest) -> str:
@@ -137,6 +141,9 @@ def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
 
 def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recipe:
     """From the trial file, with what the options say instead; or from the options alone."""
+    for name, value, allowed in (("engine", options.engine, WRITERS), ("target", options.target, TARGETS)):
+        if value not in allowed:
+            raise UserError(f"--{name}: found {value!r}, allowed: {', '.join(allowed)}")
     changes = _model_changes(options)
     if trial_file is not None:
         recipe = read_trial(trial_file).recipe

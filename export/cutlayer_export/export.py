@@ -11,23 +11,30 @@ from cutlayer import __version__
 from cutlayer.bundle import FORMAT_VERSION, Manifest, write_bundle
 from cutlayer.recipe import Recipe
 from cutlayer_cut import client_of, cut_model, examples
-from cutlayer_export.certificate import Graphs, certify
-from cutlayer_export.onnx_writer import OPSET, to_onnx
-from cutlayer_export.partition import partition
+from cutlayer_export.certificate import certify
 from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
+from cutlayer_export.writers import WRITERS
 
 __all__ = ["export_bundle"]
 
 _EXAMPLE_BATCH = 5
 
 
-def export_bundle(recipe: Recipe, path: Path, tell: Callable[[str], None] = lambda stage: None) -> Manifest:
+def export_bundle(
+    recipe: Recipe,
+    path: Path,
+    tell: Callable[[str], None] = lambda stage: None,
+    engine: str = "onnx",
+    target: str = "xnnpack",
+) -> Manifest:
     """Cut the recipe's model, export its client-side half, certify it, and write the bundle to ``path``.
 
     Args:
         recipe: what to export.
         path: a directory, or a ``.zip``.
         tell: called with what is being done.
+        engine: of `writers.WRITERS`.
+        target: of a TFLite bundle, see `writers.TARGETS`.
 
     Raises:
         UserError: the model, the cut or its inputs are wrong, or an operation cannot be exported; nothing is written.
@@ -39,27 +46,25 @@ def export_bundle(recipe: Recipe, path: Path, tell: Callable[[str], None] = lamb
     example, trainable = examples(client.input, _EXAMPLE_BATCH, recipe.seed), recipe.model.trainable
     values = initial_values(state, client.optimizer)
     tell("tracing inference")
-    graphs = {"inference": to_onnx(trace_inference(module, state, example))}
-    certified = Graphs(graphs["inference"].SerializeToString(deterministic=True))
+    inference, training = trace_inference(module, state, example), None
     if client.optimizer is not None:
         tell("tracing training")
-        joint = to_onnx(trace_training(module, state, example, trainable, client.optimizer))
-        graphs["forward"], graphs["backward"] = partition(joint)
-        with_gradients = partition(joint, with_gradients=True)
-        certified = Graphs(certified.inference, *(each.SerializeToString() for each in with_gradients))
+        training = trace_training(module, state, example, trainable, client.optimizer)
+    tell(f"writing graphs for {engine}")
+    written = WRITERS[engine](inference, training, target)
     tell("comparing with torch")
     arrays = {name: value.numpy() for name, value in values.items()}
-    certificate = certify(module, trainable, client, arrays, certified)
+    certificate = certify(module, trainable, client, arrays, written.graphs)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         trial=recipe.name,
         client=client,
-        engine="onnx",
-        opset=OPSET,
-        versions={"cutlayer": __version__} | {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+        engine=engine,
+        opset=written.opset,
+        versions={"cutlayer": __version__, "torch": version("torch"), **written.versions},
         files={},
     )
-    files = {f"{name}.onnx": graph.SerializeToString(deterministic=True) for name, graph in graphs.items()}
+    files = {f"{name}.{engine}": graph for name, graph in written.files.items()}
     files["params.safetensors"] = save_safetensors(values)
     files["certificate.json"] = msgspec.json.format(msgspec.json.encode(certificate)) + b"\n"
     return write_bundle(path, manifest, files)

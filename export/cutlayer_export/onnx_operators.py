@@ -15,7 +15,7 @@ from cutlayer_export.operators import pooling_matrices
 __all__ = ["TRANSLATIONS"]
 
 op: Any = opset18
-_FLOAT, _INT32, _INT64, _UINT32 = 1, 6, 7, 12
+_FLOAT, _INT32, _INT64, _DOUBLE, _UINT32 = 1, 6, 7, 11, 12
 """Element types, by ONNX's numbers."""
 
 
@@ -140,6 +140,11 @@ def _bernoulli(seed: Any, like: Any, probability: float, stream: int) -> Any:
     return op.Reshape(kept, op.Shape(like))
 
 
+def _one_minus_power(base: float, exponent: Any) -> Any:
+    one, count = _float64(1.0), op.Cast(exponent, to=_DOUBLE)
+    return op.Cast(op.Sub(one, op.Pow(_float64(base), count)), to=_FLOAT)
+
+
 def _mixed(bits: Any) -> Any:
     """MurmurHash3's finalizer: int32 for products, which wrap; uint32 for shifts, which shift zeros in."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
@@ -150,6 +155,10 @@ def _mixed(bits: Any) -> Any:
 def _folded(bits: Any, shift: int) -> Any:
     unsigned = op.Cast(bits, to=_UINT32)
     return op.Cast(op.BitwiseXor(unsigned, op.BitShift(unsigned, _uint32(shift), direction="RIGHT")), to=_INT32)
+
+
+def _float64(value: float) -> Any:
+    return op.Constant(value=onnx_ir.tensor(np.array(value, np.float64)))
 
 
 def _int64(value: int) -> Any:
@@ -176,6 +185,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.embedding_grad_onto.default: _embedding_grad_onto,
     _ours.max_pool.default: _max_pool,
     _ours.max_pool_grad.default: _max_pool_grad,
+    _ours.one_minus_power.default: _one_minus_power,
     _ours.relu_grad.default: _relu_grad,
     _ours.scale_channels.default: _scale_channels,
     _ours.scale_shift.default: _scale_shift,

@@ -3,12 +3,15 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import onnx_ir
+import onnxruntime
 import torch
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript.optimizer._constant_folding import (
     DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
@@ -18,12 +21,33 @@ from onnxscript.optimizer._constant_folding import (
 from torch import nn
 
 from cutlayer.errors import UserError
+from cutlayer_export.certificate import Graphs
 from cutlayer_export.onnx_operators import TRANSLATIONS
+from cutlayer_export.partition import partition
+from cutlayer_export.rewrites import scale_weights_instead
 from cutlayer_export.training_graph import Graph
 
-__all__ = ["OPSET", "to_onnx"]
+__all__ = ["OPSET", "onnx_files", "to_onnx"]
+
+Arrays = dict[str, NDArray[Any]]
 
 OPSET = 18
+
+
+def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, bytes], Graphs]:
+    """The files of a bundle by graph name, and the same graphs as functions.
+
+    Raises:
+        UserError: as `to_onnx`.
+    """
+    files = {"inference": to_onnx(inference).SerializeToString(deterministic=True)}
+    if training is None:
+        return files, Graphs(_session(files["inference"]))
+    joint = to_onnx(training)
+    steps = zip(("forward", "backward"), partition(joint), strict=True)
+    files |= {name: model.SerializeToString(deterministic=True) for name, model in steps}
+    with_gradients = (each.SerializeToString() for each in partition(joint, with_gradients=True))
+    return files, Graphs(*map(_session, (files["inference"], *with_gradients)))
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
@@ -32,6 +56,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     Raises:
         UserError: the graph has an operation that ONNX does not have.
     """
+    scale_weights_instead(graph.module)
     inputs = tuple(graph.inputs.values())
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} if name in ("x", "g") else None for name in graph.inputs)
     with _quiet():
@@ -152,3 +177,15 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _session(graph: bytes) -> Callable[[Arrays], Arrays]:
+    """A function from the values that a graph may want to its outputs."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names, wanted = [each.name for each in session.get_outputs()], [each.name for each in session.get_inputs()]
+
+    def run(values: Arrays) -> Arrays:
+        results = session.run(names, {name: values[name] for name in wanted})
+        return {name: result.copy() for name, result in zip(names, results, strict=True)}
+
+    return run

@@ -26,6 +26,7 @@ __all__ = [
     "embedding_grad_onto",
     "max_pool",
     "max_pool_grad",
+    "one_minus_power",
     "pooling_matrices",
     "relu_grad",
     "scale_channels",
@@ -258,6 +259,21 @@ def bernoulli(seed: Tensor, like: Tensor, probability: float, stream: int) -> Te
 @bernoulli.register_fake
 def _(seed: Tensor, like: Tensor, probability: float, stream: int) -> Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+@custom_op("cutlayer::one_minus_power", mutates_args=())
+def one_minus_power(base: float, exponent: Tensor) -> Tensor:
+    """``1 - base ** exponent`` in float32: what Adam divides its moments by, of a scalar int64 exponent.
+
+    In float32 alone it would lose most of its digits where base is near 1 and the exponent is small.
+    """
+    count = exponent.to(torch.float64)
+    return (1.0 - torch.pow(torch.full_like(count, base), count)).to(torch.float32)
+
+
+@one_minus_power.register_fake
+def _(base: float, exponent: Tensor) -> Tensor:
+    return torch.empty_like(exponent, dtype=torch.float32)
 
 
 def _mixed(bits: Tensor) -> Tensor:

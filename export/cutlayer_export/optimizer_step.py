@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.optimizers import Adam, AdamW, Optimizer, Sgd
+from cutlayer_export import operators
 
 __all__ = ["initial_state", "needs_step", "optimizer_step"]
 
@@ -72,11 +73,8 @@ def _sgd(
 def _adam(
     params: Tensors, gradients: Tensors, state: Tensors, learning_rate: Tensor, step: Tensor, settings: Adam
 ) -> tuple[Tensors, Tensors]:
-    # In float64, since 1 - beta2 ** step loses most of its digits in float32 in the first steps.
-    count = step.to(torch.float64)
-    corrections = [1.0 - torch.pow(torch.full_like(count, beta), count) for beta in (settings.beta1, settings.beta2)]
-    rate = learning_rate / corrections[0].to(torch.float32)
-    scale = corrections[1].sqrt().to(torch.float32)
+    rate = learning_rate / operators.one_minus_power(settings.beta1, step)
+    scale = operators.one_minus_power(settings.beta2, step).sqrt()
     new_params, new_state = dict[str, Tensor](), dict[str, Tensor]()
     for name, param in params.items():
         gradient, mean, variance = gradients[name], state[f"mean.{name}"], state[f"variance.{name}"]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["simplify", "use_plain_softmax", "use_reshape"]
+__all__ = ["scale_weights_instead", "simplify", "use_plain_softmax", "use_reshape"]
 
 aten, ours = torch.ops.aten, torch.ops.cutlayer
 _VIEWS = {aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.reshape.default}  # noqa: SLF001
@@ -14,7 +14,7 @@ _SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, 
 
 
 def simplify(module: fx.GraphModule) -> None:
-    """Apply all rewrites in place."""
+    """Apply what helps on every runtime, in place."""
     for node in list(module.graph.nodes):
         if node.target in _SAME:
             node.replace_all_uses_with(node.all_input_nodes[0])
@@ -23,17 +23,23 @@ def simplify(module: fx.GraphModule) -> None:
         _mask_before_unpooling(module.graph, node)
     for node in module.graph.find_nodes(op="call_function", target=aten.add.Tensor):
         _scatter_onto(module.graph, node)
-    for node in module.graph.find_nodes(op="call_function", target=ours.scale_channels.default):
-        _scale_weights_instead(module.graph, node)
     module.graph.eliminate_dead_code()
     module.recompile()
 
 
-def _scale_weights_instead(graph: fx.Graph, scaled: fx.Node) -> None:
+def scale_weights_instead(module: fx.GraphModule) -> None:
     """A convolution's backward pass is linear in dy: scale its weights, and its weights' gradients, which are small.
 
-    This is what BatchNorm's backward pass ends with where a convolution comes before it.
+    This is what BatchNorm's backward pass ends with where a convolution comes before it. It helps only where weights that
+    depend on samples are as good as others.
     """
+    for node in module.graph.find_nodes(op="call_function", target=ours.scale_channels.default):
+        _scale_weights(module.graph, node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _scale_weights(graph: fx.Graph, scaled: fx.Node) -> None:
     shape: Any
     size: Any
     dy, scale = scaled.args

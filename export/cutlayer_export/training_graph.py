@@ -26,10 +26,11 @@ from cutlayer_export.optimizer_step import initial_state, optimizer_step
 from cutlayer_export.owners import owner_of
 from cutlayer_export.rewrites import simplify, use_plain_softmax, use_reshape
 
-__all__ = ["Graph", "initial_values", "trace_inference", "trace_training"]
+__all__ = ["BATCHED", "Graph", "initial_values", "trace_inference", "trace_training"]
 
 Tensors = dict[str, Tensor]
-_BATCHED = ("x", "g")
+BATCHED = ("x", "g")
+"""Inputs whose axis 0 is the batch."""
 
 
 class Graph(NamedTuple):
@@ -172,7 +173,7 @@ def _fakes(inputs: Tensors) -> list[Tensor]:
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     stand_ins = list[Tensor]()
     for name, value in inputs.items():
-        batched = [DimDynamic.DUCK] if name in _BATCHED else []
+        batched = [DimDynamic.DUCK] if name in BATCHED else []
         sizes = batched + [DimDynamic.STATIC] * (value.dim() - len(batched))
         stand_ins.append(fake.from_tensor(value.detach(), symbolic_context=StatelessSymbolicContext(sizes)))
     return stand_ins

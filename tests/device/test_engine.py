@@ -1,4 +1,6 @@
 import contextlib
+import re
+from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -8,15 +10,20 @@ from hypothesis import strategies as st
 
 from cutlayer.bundle import read_bundle, write_bundle
 from cutlayer.errors import LocalProtocolError, UserError
-from cutlayer_device.engines import ENGINES, OnnxEngine, load_engine
+from cutlayer_device.engines import ENGINES, load_engine
 from cutlayer_device.engines.onnx_file import require_self_contained
 
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(params=["onnx", "xnnpack", "generic"])
+def bundle(bundles, request):
+    return read_bundle(bundles[request.param])
+
+
 @pytest.fixture
-def engine(digits):
-    return load_engine(read_bundle(digits / "client.bundle"), threads=1)
+def engine(bundle):
+    return load_engine(bundle, threads=1)
 
 
 def batch(size):
@@ -78,15 +85,32 @@ def test_an_engine_that_is_not_there_is_named(digits, monkeypatch):
         load_engine(read_bundle(digits / "client.bundle"), 0)
 
 
-def test_every_engine_of_the_table_is_one():
-    assert {"onnx": OnnxEngine} == ENGINES
+def test_an_engine_says_what_executes_its_graphs(bundles):
+    said = {name: load_engine(read_bundle(path), threads=1).runtime for name, path in bundles.items()}
+    assert said["onnx"] == f"onnxruntime {version('onnxruntime')}"
+    assert said["xnnpack"] == said["generic"] == f"ai-edge-litert {version('ai-edge-litert')}"
 
 
-def edited(digits, tmp_path, change):
+def test_all_engines_train_alike(bundles):
+    engines = [load_engine(read_bundle(path), threads=1) for path in bundles.values()]
+    for size in (8, 8, 5):
+        x, g = batch(size)
+        for engine in engines:
+            engine.forward(x, 0)
+            engine.backward(g, 0.1)
+    first, *others = (engine.state().arrays for engine in engines)
+    for other in others:
+        for name, value in first.items():
+            np.testing.assert_allclose(other[name], value, rtol=0, atol=1e-5 * np.abs(value).max())
+
+
+def edited(path, tmp_path, change):
     """The bundle with its graphs changed, hashes and all."""
-    bundle = read_bundle(digits / "client.bundle")
-    files = {name: (digits / "client.bundle" / name).read_bytes() for name in bundle.manifest.files}
-    files = {name: change(content) if name.endswith(".onnx") else content for name, content in files.items()}
+    bundle = read_bundle(path)
+    files = {name: (path / name).read_bytes() for name in bundle.manifest.files}
+    files = {
+        name: change(content) if name.endswith((".onnx", ".tflite")) else content for name, content in files.items()
+    }
     write_bundle(tmp_path / "edited", bundle.manifest, files)
     return read_bundle(tmp_path / "edited")
 
@@ -118,10 +142,40 @@ def outside_a_node(content):
     ],
 )
 def test_a_graph_that_is_hostile_or_damaged_is_refused(digits, tmp_path, change, message):
-    engine = load_engine(edited(digits, tmp_path, change), threads=1)
+    engine = load_engine(edited(digits / "client.bundle", tmp_path, change), threads=1)
     with pytest.raises(UserError, match=message) as caught:
         engine.infer(batch(2)[0])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["xnnpack", "generic"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:-7],
+        lambda content: content[: len(content) // 2],
+        lambda content: b"hello",
+        lambda content: b"",
+        lambda content: content.replace(b"TFL3", b"TFL9"),
+        lambda content: content[:4] + bytes(64) + content[68:],
+    ],
+)
+def test_a_tflite_graph_that_is_damaged_is_refused(bundles, tmp_path, name, change):
+    engine = load_engine(edited(bundles[name], tmp_path, change), threads=1)
+    with pytest.raises(UserError, match="does not run a graph of the bundle, export it again") as caught:
+        engine.infer(batch(2)[0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [b"inference.99999999", b"inference.notanumb", b"nothing.0000000000"])
+def test_weights_that_are_to_go_where_the_graph_has_no_place_are_refused(bundles, tmp_path, place):
+    def moved(content):
+        found = re.search(rb"inference\.\d+", content)
+        return content if found is None else content.replace(found[0], place[: len(found[0])])
+
+    engine = load_engine(edited(bundles["xnnpack"], tmp_path, moved), threads=1)
+    with pytest.raises(UserError, match="export it again"):
+        engine.infer(batch(2)[0])
 
 
 def test_the_files_of_an_export_are_self_contained(digits):
@@ -136,8 +190,7 @@ def test_any_bytes_are_refused_or_walked_through(content):
         require_self_contained(content)
 
 
-def test_a_state_is_restored_to_the_last_bit(digits, tmp_path):
-    bundle = read_bundle(digits / "client.bundle")
+def test_a_state_is_restored_to_the_last_bit(bundle):
     first, second = (load_engine(bundle, threads=1) for _ in range(2))
     batches = [batch(size) for size in (8, 5, 8, 3)]
     for x, g in batches[:2]:
@@ -153,10 +206,10 @@ def test_a_state_is_restored_to_the_last_bit(digits, tmp_path):
     assert first.state().steps == second.state().steps == 4
 
 
-def test_smashed_data_of_alternating_batch_sizes_are_those_of_a_fresh_engine(digits, engine):
+def test_smashed_data_of_alternating_batch_sizes_are_those_of_a_fresh_engine(bundle, engine):
     for size in (4, 2, 4, 7, 4):
         x, _ = batch(size)
-        fresh = load_engine(read_bundle(digits / "client.bundle"), threads=1)
+        fresh = load_engine(bundle, threads=1)
         np.testing.assert_array_equal(engine.forward(x, 0), fresh.forward(x, 0))
 
 
@@ -180,6 +233,6 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(digits, tmp_path)
         next(each for each in model.graph.input if each.name == "x").name = "other"
         return model.SerializeToString()
 
-    engine = load_engine(edited(digits, tmp_path, renamed), threads=1)
+    engine = load_engine(edited(digits / "client.bundle", tmp_path, renamed), threads=1)
     with pytest.raises(UserError, match="wants 'other', which its manifest does not describe"):
         engine.infer(batch(2)[0])

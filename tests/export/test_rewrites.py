@@ -6,14 +6,16 @@ from torch import nn
 from clients import IMAGE, SGD, TOKENS, described
 from cutlayer_cut import examples
 from cutlayer_cut.zoo.text_encoder import TextEncoder
+from cutlayer_export.rewrites import scale_weights_instead
 from cutlayer_export.training_graph import trace_training
 
 ours, aten = torch.ops.cutlayer, torch.ops.aten
 
 
-def operations(module, spec=IMAGE):
+def operations(module, spec=IMAGE, also=lambda graph: None):
     _, state, _ = described(module, spec, SGD)
     graph = trace_training(module, state, examples(spec, 5, seed=1), "all", SGD)
+    also(graph.module)
     return [node for node in graph.module.graph.nodes if node.op == "call_function"]
 
 
@@ -28,9 +30,10 @@ def test_a_relu_before_a_pool_is_masked_on_the_pooled_entries():
     assert mask.args[1].target is ours.max_pool.default
 
 
-def test_the_scale_of_batch_norm_is_left_to_the_convolutions():
+def test_the_scale_of_batch_norm_can_be_left_to_the_convolutions():
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)]
-    nodes = operations(nn.Sequential(*layers))
+    assert of(operations(nn.Sequential(*layers)), ours.scale_channels)
+    nodes = operations(nn.Sequential(*layers), also=scale_weights_instead)
     assert of(nodes, ours.convolution_grad_input)
     assert not of(nodes, ours.scale_channels)
 

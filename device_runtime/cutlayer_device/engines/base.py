@@ -28,6 +28,9 @@ class EngineState(NamedTuple):
 class Engine(Protocol):
     """The client-side model with its state. A protocol, since ONNX and TFLite runtimes share no base class."""
 
+    runtime: str
+    """Name and version of what executes the graphs."""
+
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Samples (B, *input) to smashed data (B, *smashed) in eval mode; changes nothing."""
 

@@ -5,14 +5,18 @@ from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from cutlayer.bundle import Bundle
 from cutlayer.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
 from cutlayer_device.engines.onnx_file import require_self_contained
+
+try:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+except ModuleNotFoundError as error:
+    raise UserError("the bundle needs onnxruntime: pip install 'cutlayer[device]'") from error
 
 __all__ = ["OnnxEngine"]
 
@@ -35,6 +39,9 @@ class OnnxEngine:
         bundle: a bundle exported for ONNX.
         threads: threads of one operation; 0 lets the runtime choose.
     """
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    """What executes the graphs."""
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         onnxruntime.disable_telemetry_events()

@@ -1,0 +1,1 @@
+"""Traced graphs as TFLite files of builtin operations."""

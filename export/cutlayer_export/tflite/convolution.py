@@ -1,0 +1,240 @@
+"""Convolutions and their backward passes.
+
+The runtime has no backward operations. Gradients for the input are convolutions with turned kernels, and gradients for
+the weights matrix products or convolutions of images with images. `benchmarks/client_step.py` measures what is chosen.
+
+Shapes as in `operators`, with images as (B, H, W, C) and kernels as (O, kh, kw, I) inside. Signals are images of height 1.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from cutlayer_export.tflite.graph import Graph, Tensor
+from cutlayer_export.tflite.normalisation import channel_mean
+from cutlayer_export.tflite.spread import spread
+from cutlayer_export.tflite.values import Value, count, images, plain, scalar
+
+__all__ = ["RULES"]
+
+aten, ours = torch.ops.aten, torch.ops.cutlayer
+_KERNEL, _KERNEL_BACK, _DEPTHWISE = (0, 2, 3, 1), (0, 3, 1, 2), (1, 2, 3, 0)
+
+_FEW = 16
+"""Inputs of a kernel for which a product of its own a tap does not pay."""
+
+
+class _Sweep(NamedTuple):
+    """How a kernel moves over images: two numbers each, for height and width."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of(cls, dims: int, stride: Any, padding: Any, dilation: Any, groups: int) -> "_Sweep":
+        if dims > 2:
+            raise NotImplementedError(f"a convolution of {dims} dimensions")
+        lead = 2 - dims
+        along, around, apart = ((n,) * lead + tuple(v) for n, v in ((1, stride), (0, padding), (1, dilation)))
+        return cls(along, around, apart, groups)
+
+    def reach(self, kernel: Sequence[int]) -> list[int]:
+        """How far a window extends beyond its first entry."""
+        return [d * (k - 1) for d, k in zip(self.dilation, kernel, strict=True)]
+
+    def keeps_size(self, kernel: Sequence[int]) -> bool:
+        return max(self.stride) == 1 and all(2 * p == r for p, r in zip(self.padding, self.reach(kernel), strict=True))
+
+
+def _flat(graph: Graph, value: Value) -> tuple[Tensor, Callable[[Tensor], Value]]:
+    """Images or signals as images with channels last, and the way back."""
+    if len(value.shape) == 3:
+        batch, channels, length = value.shape
+        x = graph.reshape(graph.transpose(plain(graph, value), (0, 2, 1)), (batch, 1, length, channels))
+        return x, lambda y: Value(graph.transpose(graph.reshape(y, (batch, *y.shape[2:])), (0, 2, 1)))
+    return images(graph, value), lambda y: Value(y, images=True)
+
+
+def _kernel(graph: Graph, weight: Value) -> Tensor:
+    """(O, I, kh, kw), also that of signals."""
+    tensor = plain(graph, weight)
+    return tensor if len(tensor.shape) == 4 else graph.reshape(tensor, (*tensor.shape[:2], 1, tensor.shape[2]))
+
+
+def _convolution(
+    graph: Graph, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Sequence[int], groups: int,
+) -> Value:  # fmt: skip
+    sweep = _Sweep.of(len(x.shape) - 2, stride, padding, dilation, groups)
+    rows, back = _flat(graph, x)
+    kernel = _kernel(graph, weight)
+    shift = None if bias is None else bias.tensor
+    if not transposed:
+        return back(_swept(graph, rows, kernel, shift, sweep))
+    extra = (*[0] * (4 - len(x.shape)), *output_padding)
+    reach = sweep.reach(kernel.shape[2:])
+    size = [
+        (n - 1) * s - 2 * p + r + e + 1
+        for n, s, p, r, e in zip(rows.shape[1:3], sweep.stride, sweep.padding, reach, extra, strict=True)
+    ]
+    y = _spread_back(graph, rows, kernel, size, sweep)
+    return back(y if shift is None else graph.plus(y, shift))
+
+
+def _swept(graph: Graph, x: Tensor, kernel: Tensor, bias: Tensor | None, sweep: _Sweep) -> Tensor:
+    """A convolution of (B, H, W, C) with (O, C / groups, kh, kw)."""
+    same = sweep.keeps_size(kernel.shape[2:])
+    if not same:
+        x = graph.pad(x, [(0, 0), *((p, p) for p in sweep.padding), (0, 0)])
+    if sweep.groups == 1:
+        weight = graph.transpose(kernel, _KERNEL)
+        return graph.convolution(x, weight, bias, sweep.stride, sweep.dilation, same)
+    if kernel.shape[1] == 1 and sweep.groups == x.shape[3]:
+        weight = graph.transpose(kernel, _DEPTHWISE)
+        return graph.depthwise(x, weight, bias, sweep.stride, sweep.dilation, same)
+    own = graph.constant([0.0] * kernel.shape[0]) if bias is None else bias
+    parts = zip(*(_parts(graph, *each, sweep.groups) for each in ((x, 3), (kernel, 0), (own, 0))), strict=True)
+    each = [
+        graph.convolution(part, graph.transpose(weight, _KERNEL), shift, sweep.stride, sweep.dilation, same)
+        for part, weight, shift in parts
+    ]
+    return graph.concatenate(each, 3)
+
+
+def _parts(graph: Graph, x: Tensor, axis: int, groups: int) -> list[Tensor]:
+    """Equal parts of an axis."""
+    width, rank = x.shape[axis] // groups, len(x.shape)
+    return [
+        graph.slice(
+            x,
+            [at * width if each == axis else 0 for each in range(rank)],
+            [(at + 1) * width if each == axis else None for each in range(rank)],
+        )
+        for at in range(groups)
+    ]
+
+
+def _grad_input(
+    graph: Graph, dy: Value, weight: Value, size: Sequence[int], stride: Any, padding: Any, dilation: Any,
+    transposed: bool, _output_padding: Any, groups: int,
+) -> Value:  # fmt: skip
+    sweep = _Sweep.of(len(size), stride, padding, dilation, groups)
+    gradient, back = _flat(graph, dy)
+    kernel = _kernel(graph, weight)
+    if transposed:
+        return back(_swept(graph, gradient, kernel, None, sweep))
+    full = (*[1] * (2 - len(size)), *size)
+    return back(_spread_back(graph, gradient, kernel, full, sweep))
+
+
+def _spread_back(graph: Graph, dy: Tensor, kernel: Tensor, size: Sequence[int], sweep: _Sweep) -> Tensor:
+    """The transpose of a convolution: dy with zeros between its entries, swept with turned kernels."""
+    reach = sweep.reach(kernel.shape[2:])
+    spaced = spread(graph, dy, sweep.stride)
+    before = [r - p for r, p in zip(reach, sweep.padding, strict=True)]
+    after = [n + r - b - have for n, r, b, have in zip(size, reach, before, spaced.shape[1:3], strict=True)]
+    turned = _turned(graph, kernel)
+    inner = _Sweep((1, 1), (0, 0), sweep.dilation, sweep.groups)
+    if before == after and all(2 * b == r for b, r in zip(before, reach, strict=True)):
+        inner = inner._replace(padding=tuple(before))
+    else:
+        spaced = _fitted(graph, spaced, before, after)
+    outputs, each = kernel.shape[:2]
+    if sweep.groups == 1:
+        return _swept(graph, spaced, graph.transpose(turned, (1, 0, 2, 3)), None, inner)
+    if each == 1 and outputs == sweep.groups:
+        return _swept(graph, spaced, turned, None, inner)
+    parts = zip(_parts(graph, spaced, 3, sweep.groups), _parts(graph, turned, 0, sweep.groups), strict=True)
+    single = inner._replace(groups=1)
+    swept = [_swept(graph, part, graph.transpose(w, (1, 0, 2, 3)), None, single) for part, w in parts]
+    return graph.concatenate(swept, 3)
+
+
+def _fitted(graph: Graph, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Margins of height and width; negative ones crop."""
+    starts = [0, *(max(-each, 0) for each in before), 0]
+    ends = [max(-each, 0) for each in after]
+    stops = [None, *(size - end if end else None for size, end in zip(x.shape[1:3], ends, strict=True)), None]
+    margins = [(max(low, 0), max(high, 0)) for low, high in zip(before, after, strict=True)]
+    return graph.pad(graph.slice(x, starts, stops), [(0, 0), *margins, (0, 0)])
+
+
+def _turned(graph: Graph, kernel: Tensor) -> Tensor:
+    """(O, I, kh, kw) turned by 180 degrees: one axis reversed, since version 2.14 cannot reverse two."""
+    taps = kernel.shape[2] * kernel.shape[3]
+    if taps == 1:
+        return kernel
+    flat = graph.reshape(kernel, (None, taps))
+    return graph.reshape(graph.add("REVERSE_V2", [flat, graph.integers(1)], flat.shape), kernel.shape)
+
+
+def _grad_weight(
+    graph: Graph, x: Value, dy: Value, shape: Sequence[int], stride: Any, padding: Any, dilation: Any,
+    transposed: bool, _output_padding: Any, groups: int,
+) -> Value:  # fmt: skip
+    sweep = _Sweep.of(len(shape) - 2, stride, padding, dilation, groups)
+    if transposed:  # the convolution backwards: what was its output is now its input
+        x, dy = dy, x
+    rows, gradient = _flat(graph, x)[0], _flat(graph, dy)[0]
+    kernel = shape[2:] if len(shape) == 4 else (1, shape[2])
+    windows = _windows(graph, graph.after(rows, gradient), gradient.shape[1:3], kernel, sweep)
+    if shape[1] == 1 and groups == rows.shape[3] and groups > 1:
+        found = _depthwise_weight(graph, windows, gradient, kernel)
+    else:
+        parts = zip(_grouped(graph, windows, groups), _parts(graph, gradient, 3, groups), strict=True)
+        found = graph.concatenate([_dense_weight(graph, part, each, kernel) for part, each in parts], 0)
+    return Value(graph.reshape(found, shape))
+
+
+def _grouped(graph: Graph, windows: Sequence[Tensor], groups: int) -> list[Sequence[Tensor]]:
+    if groups == 1:
+        return [windows]
+    return list(zip(*(_parts(graph, each, 3, groups) for each in windows), strict=True))
+
+
+def _windows(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int], sweep: _Sweep) -> list[Tensor]:
+    """For each tap of the kernel, the entries of x that it meets: (B, *out, C)."""
+    reach = sweep.reach(kernel)
+    needed = [(o - 1) * s + r + 1 for o, s, r in zip(out, sweep.stride, reach, strict=True)]
+    after = [max(n - p - size, 0) for n, p, size in zip(needed, sweep.padding, x.shape[1:3], strict=True)]
+    x = graph.pad(x, [(0, 0), *zip(sweep.padding, after, strict=True), (0, 0)])
+    found = []
+    for tap in itertools.product(*map(range, kernel)):
+        starts = [at * d for at, d in zip(tap, sweep.dilation, strict=True)]
+        stops = [start + (o - 1) * s + 1 for start, o, s in zip(starts, out, sweep.stride, strict=True)]
+        found.append(graph.slice(x, [0, *starts, 0], [None, *stops, None], [1, *sweep.stride, 1]))
+    return found
+
+
+def _dense_weight(graph: Graph, windows: Sequence[Tensor], dy: Tensor, kernel: Sequence[int]) -> Tensor:
+    """(O, I, kh, kw): for each tap a product over all places of all samples; of few inputs, one product of all taps."""
+    outputs, inputs = dy.shape[3], windows[0].shape[3]
+    flat = graph.reshape(dy, (None, outputs))
+    if inputs < _FEW:
+        windows = [graph.concatenate(windows, 3)]
+    products = [graph.product(flat, graph.reshape(each, (None, each.shape[3])), turn_a=True) for each in windows]
+    return graph.transpose(graph.reshape(graph.concatenate(products, 1), (outputs, *kernel, inputs)), _KERNEL_BACK)
+
+
+def _depthwise_weight(graph: Graph, windows: Sequence[Tensor], dy: Tensor, kernel: Sequence[int]) -> Tensor:
+    """(O, 1, kh, kw): for each tap the sum of products of entries."""
+    channels, outputs = windows[0].shape[3], dy.shape[3]
+    if outputs != channels:
+        copies = [at // (outputs // channels) for at in range(outputs)]
+        windows = [
+            graph.add("GATHER", [each, graph.integers(*copies)], (*each.shape[:3], outputs), axis=3) for each in windows
+        ]
+    means = [channel_mean(graph, graph.times(each, dy)) for each in windows]
+    total = graph.times(graph.concatenate(means, 1), scalar(graph, count(dy.shape[:3])))
+    return graph.transpose(graph.reshape(total, (*kernel, outputs)), (2, 0, 1))
+
+
+RULES: dict[Any, Callable[..., Any]] = {
+    aten.convolution.default: _convolution,
+    ours.convolution_grad_input.default: _grad_input,
+    ours.convolution_grad_weight.default: _grad_weight,
+}

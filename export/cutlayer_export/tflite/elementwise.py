@@ -1,0 +1,226 @@
+"""Operations entry by entry."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from cutlayer_export.tflite.graph import Graph, Tensor, broadcast
+from cutlayer_export.tflite.values import Value, aligned, scalar, valued
+
+__all__ = ["RULES", "positive"]
+
+aten, ours = torch.ops.aten, torch.ops.cutlayer
+_HUGE = 1e30
+
+
+def _unary(kind: str) -> Callable[..., Value]:
+    return lambda graph, x: Value(graph.unary(kind, _floating(graph, x.tensor)), x.images)
+
+
+def _floating(graph: Graph, x: Tensor) -> Tensor:
+    return x if x.dtype.startswith("float") else graph.cast(x, "float32")
+
+
+def _composed(function: Callable[..., Tensor]) -> Callable[..., Value]:
+    """A rule from a function of a tensor and of numbers."""
+    return lambda graph, x, *numbers: Value(function(graph, x.tensor, *numbers), x.images)
+
+
+def _pair(graph: Graph, a: Any, b: Any) -> tuple[Tensor, Tensor, bool]:
+    """Both as tensors of one type: numbers take that of tensors, whole numbers that of others."""
+    dtypes = [each.tensor.dtype for each in (a, b) if isinstance(each, Value)]
+    fractions = [each for each in (a, b) if not isinstance(each, Value | int)]
+    dtype = "float32" if "float32" in dtypes or fractions else dtypes[0]
+    values = [valued(graph, each, dtype) for each in (a, b)]
+    (left, right), last = aligned(graph, values)
+    return graph.cast(left, dtype), graph.cast(right, dtype), last
+
+
+def _binary(function: Callable[[Graph, Tensor, Tensor], Tensor]) -> Callable[..., Value]:
+    def rule(graph: Graph, a: Any, b: Any) -> Value:
+        left, right, last = _pair(graph, a, b)
+        return Value(function(graph, left, right), last)
+
+    return rule
+
+
+def _kind(kind: str, dtype: str = "") -> Callable[[Graph, Tensor, Tensor], Tensor]:
+    return lambda graph, a, b: graph.binary(kind, a, b, dtype)
+
+
+def _add(graph: Graph, a: Any, b: Any, alpha: Any = 1) -> Value:
+    return _PLUS(graph, a, b if alpha == 1 else _TIMES(graph, b, alpha))
+
+
+def _subtract(graph: Graph, a: Any, b: Any, alpha: Any = 1) -> Value:
+    return _MINUS(graph, a, b if alpha == 1 else _TIMES(graph, b, alpha))
+
+
+def _divide(graph: Graph, a: Tensor, b: Tensor) -> Tensor:
+    if b.data is not None and b.data.shape == () and b.dtype == "float32":
+        return graph.times(a, graph.constant(np.float32(1) / b.data))
+    if a.dtype != "float32":
+        a, b = graph.cast(a, "float32"), graph.cast(b, "float32")
+    return graph.binary("DIV", a, b)
+
+
+def _where(graph: Graph, condition: Value, a: Any, b: Any) -> Value:
+    dtypes = [each.tensor.dtype for each in (a, b) if isinstance(each, Value)]
+    dtype = "float32" if "float32" in dtypes or not dtypes else dtypes[0]
+    (chosen, left, right), last = aligned(graph, [condition, valued(graph, a, dtype), valued(graph, b, dtype)])
+    inputs = [chosen, graph.cast(left, dtype), graph.cast(right, dtype)]
+    return Value(graph.add("SELECT_V2", inputs, broadcast(*(each.shape for each in inputs)), dtype), last)
+
+
+def _clamp(graph: Graph, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    if low is not None:
+        x = graph.binary("MAXIMUM", x, scalar(graph, low, x.dtype))
+    return x if high is None else graph.binary("MINIMUM", x, scalar(graph, high, x.dtype))
+
+
+def _hardtanh(graph: Graph, x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    return graph.unary("RELU6", x) if (low, high) == (0, 6) else _clamp(graph, x, low, high)
+
+
+def _elu(graph: Graph, x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    below = _expm1(graph, graph.scaled(graph.binary("MINIMUM", x, graph.constant(0.0)), input_scale))
+    return graph.scaled(graph.plus(graph.unary("RELU", x), graph.scaled(below, alpha)), scale)
+
+
+def _leaky_relu(graph: Graph, x: Tensor, slope: float = 0.01) -> Tensor:
+    if 0 <= slope <= 1:
+        return graph.binary("MAXIMUM", x, graph.scaled(x, slope))
+    below = graph.binary("MINIMUM", x, graph.constant(0.0))
+    return graph.plus(graph.unary("RELU", x), graph.scaled(below, slope))
+
+
+def _power(graph: Graph, x: Tensor, exponent: Any) -> Tensor:
+    if exponent == 2:
+        return graph.times(x, x)
+    return graph.binary("POW", x, scalar(graph, exponent, x.dtype))
+
+
+def _erf(graph: Graph, x: Tensor) -> Tensor:
+    """Abramowitz & Stegun, Handbook of Mathematical Functions, 7.1.26: within 1.5e-7.
+
+    sign(x) (1 - (a1 t + ... + a5 t^5) exp(-x^2)) with t = 1 / (1 + p |x|).
+    """
+    size = graph.unary("ABS", x)
+    t = graph.binary("DIV", graph.constant(1.0), graph.plus(graph.scaled(size, 0.3275911), graph.constant(1.0)))
+    series = graph.scaled(t, 1.061405429)
+    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        series = graph.times(graph.plus(series, graph.constant(factor)), t)
+    rest = graph.times(series, graph.unary("EXP", graph.unary("NEG", graph.times(x, x))))
+    sign = graph.binary("DIV", x, graph.binary("MAXIMUM", size, graph.constant(1e-30)))
+    return graph.times(sign, graph.minus(graph.constant(1.0), rest))
+
+
+def _log1p(graph: Graph, x: Tensor) -> Tensor:
+    """Goldberg, What Every Computer Scientist Should Know About Floating-Point Arithmetic, theorem 4."""
+    one = graph.constant(1.0)
+    shifted = graph.plus(x, one)
+    moved = graph.minus(shifted, one)
+    exact = graph.add("EQUAL", [moved, graph.constant(0.0)], x.shape, "bool")
+    divisor = graph.add("SELECT_V2", [exact, one, moved], x.shape)
+    ratio = graph.binary("DIV", graph.times(x, graph.unary("LOG", shifted)), divisor)
+    return graph.add("SELECT_V2", [exact, x, ratio], x.shape)
+
+
+def _expm1(graph: Graph, x: Tensor) -> Tensor:
+    """2 tanh(x/2) / (1 - tanh(x/2)), which keeps its digits near zero."""
+    half = graph.unary("TANH", graph.scaled(x, 0.5))
+    return graph.binary("DIV", graph.scaled(half, 2.0), graph.minus(graph.constant(1.0), half))
+
+
+def _one_minus_power(graph: Graph, base: float, exponent: Value) -> Value:
+    """1 - exp(-y) = 2 tanh(y/2) / (1 + tanh(y/2)) with y = -log(base) exponent."""
+    half = graph.unary("TANH", graph.scaled(graph.cast(exponent.tensor, "float32"), -0.5 * math.log(base)))
+    return Value(graph.binary("DIV", graph.scaled(half, 2.0), graph.plus(half, graph.constant(1.0))))
+
+
+def _sign(graph: Graph, x: Tensor) -> Tensor:
+    above, below = (
+        graph.cast(graph.binary(kind, x, graph.constant(0.0), "bool"), "float32") for kind in ("GREATER", "LESS")
+    )
+    return graph.minus(above, below)
+
+
+def _relu_grad(graph: Graph, dy: Value, y: Value) -> Value:
+    (gradient, result), last = aligned(graph, [dy, y])
+    return Value(graph.times(gradient, positive(graph, result)), last)
+
+
+def positive(graph: Graph, x: Tensor) -> Tensor:
+    """1 where x > 0, 0 where it is 0, which it may be at least. XNNPACK compares nothing, but multiplies."""
+    if not graph.delegated:
+        return graph.cast(graph.binary("GREATER", x, graph.constant(0.0), "bool"), "float32")
+    huge = graph.scaled(graph.scaled(x, _HUGE), _HUGE)
+    return graph.binary("MINIMUM", huge, graph.constant(1.0))
+
+
+def _cast(graph: Graph, x: Value, dtype: torch.dtype | None = None, **_: Any) -> Value:
+    name = x.tensor.dtype if dtype is None else str(dtype).removeprefix("torch.")
+    if name == "float64":
+        raise NotImplementedError("float64")
+    return Value(graph.cast(x.tensor, name), x.images)
+
+
+def _same(graph: Graph, x: Value, *_: Any, **__: Any) -> Value:
+    return x
+
+
+_PLUS, _MINUS = _binary(Graph.plus), _binary(Graph.minus)
+_TIMES, _DIVIDED = _binary(Graph.times), _binary(_divide)
+_COMPARISONS = {
+    "gt": "GREATER", "lt": "LESS", "ge": "GREATER_EQUAL", "le": "LESS_EQUAL", "eq": "EQUAL", "ne": "NOT_EQUAL",
+}  # fmt: skip
+_UNARY = {
+    "abs": "ABS", "cos": "COS", "exp": "EXP", "floor": "FLOOR", "log": "LOG", "neg": "NEG", "relu": "RELU",
+    "rsqrt": "RSQRT", "sigmoid": "LOGISTIC", "sin": "SIN", "sqrt": "SQRT", "tanh": "TANH",
+}  # fmt: skip
+_BINARY = {
+    aten.maximum.default: "MAXIMUM", aten.minimum.default: "MINIMUM",
+    aten.logical_and.default: "LOGICAL_AND", aten.bitwise_and.Tensor: "LOGICAL_AND",
+    aten.logical_or.default: "LOGICAL_OR", aten.bitwise_or.Tensor: "LOGICAL_OR",
+}  # fmt: skip
+RULES: dict[Any, Callable[..., Any]] = {
+    **{getattr(aten, name).default: _unary(kind) for name, kind in _UNARY.items()},
+    **{operation: _binary(_kind(kind)) for operation, kind in _BINARY.items()},
+    **{
+        getattr(getattr(aten, name), overload): _binary(_kind(kind, "bool"))
+        for name, kind in _COMPARISONS.items()
+        for overload in ("Tensor", "Scalar")
+    },
+    aten._to_copy.default: _cast,  # noqa: SLF001
+    aten.add.Tensor: _add,
+    aten.add.Scalar: _add,
+    aten.clamp.default: _composed(_clamp),
+    aten.clamp_max.default: _composed(lambda graph, x, high: _clamp(graph, x, None, high)),
+    aten.clamp_min.default: _composed(_clamp),
+    aten.clone.default: _same,
+    aten.div.Scalar: _DIVIDED,
+    aten.div.Tensor: _DIVIDED,
+    aten.elu.default: _composed(_elu),
+    aten.erf.default: _composed(_erf),
+    aten.expm1.default: _composed(_expm1),
+    aten.hardtanh.default: _composed(_hardtanh),
+    aten.leaky_relu.default: _composed(_leaky_relu),
+    aten.log1p.default: _composed(_log1p),
+    aten.logical_not.default: lambda graph, x: Value(
+        graph.unary("LOGICAL_NOT", graph.cast(x.tensor, "bool")), x.images
+    ),
+    aten.bitwise_not.default: lambda graph, x: Value(graph.unary("LOGICAL_NOT", x.tensor), x.images),
+    aten.mul.Scalar: _TIMES,
+    aten.mul.Tensor: _TIMES,
+    aten.pow.Tensor_Scalar: _composed(_power),
+    aten.reciprocal.default: _composed(lambda graph, x: graph.binary("DIV", graph.constant(1.0), x)),
+    aten.sign.default: _composed(_sign),
+    aten.sub.Scalar: _subtract,
+    aten.sub.Tensor: _subtract,
+    aten.where.self: _where,
+    ours.one_minus_power.default: _one_minus_power,
+    ours.relu_grad.default: _relu_grad,
+}

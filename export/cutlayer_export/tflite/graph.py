@@ -1,0 +1,344 @@
+"""A TFLite graph under construction: tensors, and operations on them that know the shapes of their results.
+
+A size is a whole number; the size of a dimension that holds the batch is the negative of how many entries it has a
+sample: (-1, 3, 32, 32) is a batch of images, (-64, 128) a batch of 64 tokens each with its dimensions merged.
+Images lie as the runtime wants them: (B, H, W, C).
+
+Equal operations on equal inputs are the same tensor, so nothing is computed twice, and operations on constants that only
+move their entries are done here.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer_export.tflite.folding import folded
+
+__all__ = ["Graph", "Operation", "Tensor", "broadcast", "entries"]
+
+Shape = tuple[int, ...]
+
+
+class Tensor:
+    """A value of the graph; equal only to itself.
+
+    Attributes:
+        shape: its sizes.
+        dtype: by numpy's name.
+        data: what it holds if it is a constant.
+        name: of an input or output of the graph, else empty.
+    """
+
+    __slots__ = ("data", "dtype", "name", "shape")
+
+    def __init__(self, shape: Sequence[int], dtype: str, data: NDArray[Any] | None = None, name: str = "") -> None:
+        self.shape, self.dtype, self.data, self.name = tuple(shape), dtype, data, name
+
+
+class Operation(NamedTuple):
+    """One builtin operation of the runtime, see `file.KINDS`."""
+
+    kind: str
+    inputs: tuple[Tensor | None, ...]
+    output: Tensor
+    options: dict[str, Any]
+
+
+def entries(shape: Sequence[int]) -> int:
+    """How many entries a tensor has; negative if that is a number a sample."""
+    if sum(size < 0 for size in shape) > 1:
+        raise NotImplementedError(f"a tensor with the batch in two of its dimensions, {tuple(shape)}")
+    return math.prod(shape)
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The shape of an operation entry by entry on tensors of these shapes."""
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+
+
+class Graph:
+    """Operations in the order in which they were added.
+
+    Args:
+        delegated: whether what runs it hands operations to XNNPACK, and the graph is to be of those that it is fast at.
+
+    Attributes:
+        delegated: the same.
+        inputs: by name.
+        outputs: by name.
+        operations: each after those whose results it reads.
+    """
+
+    def __init__(self, delegated: bool) -> None:
+        self.delegated = delegated
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.operations: list[Operation] = []
+        self._known: dict[Any, Tensor] = {}
+
+    def input(self, name: str, shape: Sequence[int], dtype: str) -> Tensor:
+        """A new input."""
+        self.inputs[name] = tensor = Tensor(shape, dtype, name=name)
+        return tensor
+
+    def add(
+        self, kind: str, inputs: Iterable[Tensor | None], shape: Sequence[int], dtype: str = "float32", **options: Any
+    ) -> Tensor:
+        """The result of an operation."""
+        taken = tuple(inputs)
+        key = (kind, tuple(map(id, taken)), tuple(options.items()), dtype)
+        if key not in self._known and (known := folded(kind, taken, options)) is not None:
+            self._known[key] = self.constant(known, dtype)
+        if key not in self._known:
+            self._known[key] = Tensor(shape, dtype)
+            self.operations.append(Operation(kind, taken, self._known[key], options))
+        return self._known[key]
+
+    def constant(self, values: Any, dtype: str = "float32") -> Tensor:
+        """Numbers that are known now."""
+        array = np.ascontiguousarray(values, dtype)
+        array = array.reshape(np.shape(values))  # numpy gives a scalar an axis
+        key = (array.tobytes(), array.shape, dtype)
+        return self._known.setdefault(key, Tensor(array.shape, dtype, array))
+
+    def integers(self, *values: int) -> Tensor:
+        """A constant vector of int32."""
+        return self.constant(values, "int32")
+
+    # Entry by entry.
+
+    def unary(self, kind: str, x: Tensor, **options: Any) -> Tensor:
+        """Such as EXP or RELU."""
+        return self.add(kind, [x], x.shape, x.dtype, **options)
+
+    def binary(self, kind: str, a: Tensor, b: Tensor, dtype: str = "") -> Tensor:
+        """Such as MAXIMUM or GREATER, with broadcasting."""
+        return self.add(kind, [a, b], broadcast(a.shape, b.shape), dtype or a.dtype)
+
+    def plus(self, a: Tensor, b: Tensor) -> Tensor:
+        """A + b."""
+        return self.binary("ADD", a, b)
+
+    def minus(self, a: Tensor, b: Tensor) -> Tensor:
+        """A - b: where b is the smaller, plus -b, for which version 2.14 has a faster kernel."""
+        if b.dtype == "float32" and b.shape != a.shape and broadcast(a.shape, b.shape) == a.shape and b.data is None:
+            return self.plus(a, self.unary("NEG", b))
+        return self.binary("SUB", a, b)
+
+    def times(self, a: Tensor, b: Tensor) -> Tensor:
+        """A * b."""
+        return self.binary("MUL", a, b)
+
+    def scaled(self, a: Tensor, factor: float) -> Tensor:
+        """A times a number."""
+        return a if factor == 1 else self.times(a, self.constant(factor))
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        """In another type."""
+        return x if x.dtype == dtype else self.add("CAST", [x], x.shape, dtype, source=x.dtype, target=dtype)
+
+    # Entries that move.
+
+    def reshape(self, x: Tensor, wanted: Sequence[int | None]) -> Tensor:
+        """The same entries in another shape, of which one size may be None."""
+        known = math.prod(size for size in wanted if size is not None)
+        shape = [entries(x.shape) // known if size is None else size for size in wanted]
+        if tuple(shape) == x.shape:
+            return x
+        if entries(shape) != entries(x.shape):
+            raise NotImplementedError(f"a view of {x.shape} as {tuple(shape)}")
+        if x.data is not None:
+            return self.constant(x.data.reshape(shape), x.dtype)
+        return self.add("RESHAPE", [x, self.integers(*(max(size, -1) for size in shape))], shape, x.dtype)
+
+    def copy(self, x: Tensor) -> Tensor:
+        """The same entries, as a tensor of its own."""
+        result = Tensor(x.shape, x.dtype)
+        sizes = self.integers(*(max(size, -1) for size in x.shape))
+        self.operations.append(Operation("RESHAPE", (x, sizes), result, {}))
+        return result
+
+    def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
+        """Axes in another order; a reshape where only axes of size 1 move."""
+        shape = [x.shape[axis] for axis in order]
+        moving = [axis for axis in order if x.shape[axis] != 1]
+        if moving == sorted(moving):
+            return self.reshape(x, shape)
+        if x.data is not None:
+            return self.constant(x.data.transpose(order), x.dtype)
+        return self.add("TRANSPOSE", [x, self.integers(*order)], shape, x.dtype)
+
+    def pad(self, x: Tensor, margins: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
+        """Margins before and after, an axis each."""
+        if not any(map(any, margins)):
+            return x
+        shape = [size + sum(margin) if any(margin) else size for size, margin in zip(x.shape, margins, strict=True)]
+        widths = self.constant(margins, "int32")
+        if value == 0:
+            return self.add("PAD", [x, widths], shape, x.dtype)
+        return self.add("PADV2", [x, widths, self.constant(value)], shape, x.dtype)
+
+    def slice(
+        self, x: Tensor, starts: Sequence[int], stops: Sequence[int | None], steps: Sequence[int] | None = None
+    ) -> Tensor:
+        """From starts to before stops; None is the end, which alone may stand for a dimension that holds the batch.
+
+        Never SLICE, which keeps the size of the batch with which it was first prepared.
+        """
+        for axis, step in enumerate(steps or []):
+            if step > 1:
+                x = self._every(x, axis, starts[axis], stops[axis] or x.shape[axis], step)
+                starts, stops = _without(starts, axis, 0), _without(stops, axis, None)
+        shape = [
+            size if stop is None and start == 0 else (size if stop is None else stop) - start
+            for size, start, stop in zip(x.shape, starts, stops, strict=True)
+        ]
+        if tuple(shape) == x.shape:
+            return x
+        ends = sum(1 << axis for axis, stop in enumerate(stops) if stop is None)
+        bounds = [self.integers(*each) for each in (starts, (stop or 0 for stop in stops), [1] * len(shape))]
+        return self.add("STRIDED_SLICE", [x, *bounds], shape, x.dtype, ends=ends)
+
+    def _every(self, x: Tensor, axis: int, start: int, stop: int, step: int) -> Tensor:
+        """Every so many entries of an axis: the first of each group, since XNNPACK slices without steps only."""
+        groups = -(-(stop - start) // step)
+        behind, before = x.shape[axis + 1 :], x.shape[:axis]
+        missing = max(start + groups * step - x.shape[axis], 0)
+        margins = [(0, missing if each == axis else 0) for each in range(len(x.shape))]
+        x = self.pad(x, margins)
+        at = [0] * len(x.shape)
+        ends: list[int | None] = [None] * len(x.shape)
+        at[axis], ends[axis] = start, start + groups * step
+        inner = entries(behind)
+        grouped = self.reshape(self.slice(x, at, ends), (None, step, inner))
+        return self.reshape(self.slice(grouped, [0, 0, 0], [None, 1, None]), (*before, groups, *behind))
+
+    def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        """One after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        shape = list(parts[0].shape)
+        axis %= len(shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self.add("CONCATENATION", parts, shape, parts[0].dtype, axis=axis)
+
+    def to_depth(self, x: Tensor, block: int) -> Tensor:
+        """(B, H, W, C) to (B, H / block, W / block, block * block * C)."""
+        batch, height, width, channels = x.shape
+        return self.add(
+            "SPACE_TO_DEPTH", [x], (batch, height // block, width // block, channels * block**2), block=block
+        )
+
+    def to_space(self, x: Tensor, block: int) -> Tensor:
+        """The inverse of `to_depth`."""
+        if block == 1:
+            return x
+        batch, height, width, channels = x.shape
+        return self.add(
+            "DEPTH_TO_SPACE", [x], (batch, height * block, width * block, channels // block**2), block=block
+        )
+
+    def after(self, x: Tensor, cause: Tensor) -> Tensor:
+        """X once ``cause`` is known: plus zero times its first entry.
+
+        A runtime that hands operations to a delegate runs first what depends on inputs alone. Of a backward pass that is
+        every window of every saved tensor, which would all be in memory at once.
+        """
+        if not self.delegated:
+            return x
+        first = self.slice(cause, [0] * len(cause.shape), [1] * len(cause.shape))
+        return self.plus(x, self.scaled(self.reshape(first, (1,) * len(x.shape)), 0.0))
+
+    # Sums.
+
+    def reduce(self, kind: str, x: Tensor, axes: Sequence[int], keep: bool = True) -> Tensor:
+        """SUM, MEAN or REDUCE_MAX over axes."""
+        axes = sorted(axis % len(x.shape) for axis in axes)
+        shape = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes]
+        return self.add(kind, [x, self.integers(*axes)], shape, x.dtype, keep=keep)
+
+    def batch(self) -> Tensor:
+        """How many samples x holds, as a float32 scalar."""
+        x = self.inputs["x"]
+        sizes = self.add("SHAPE", [x], (len(x.shape),), "int32", result="int32")
+        return self.reshape(self.cast(self.slice(sizes, [0], [1]), "float32"), ())
+
+    def product(self, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False) -> Tensor:
+        """Matrix product of the last two dimensions, each matrix transposed where so wanted."""
+        rows, columns = a.shape[-1 if turn_a else -2], b.shape[-2 if turn_b else -1]
+        shape = (*broadcast(a.shape[:-2], b.shape[:-2]), rows, columns) if len(a.shape) > 2 else (rows, columns)
+        return self.add("BATCH_MATMUL", [a, b], shape, turn_a=turn_a, turn_b=turn_b)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """X (rows, I) times weight (O, I) transposed, plus bias (O,).
+
+        A fully connected layer whose weights do not stand in the file runs on none of XNNPACK's kernels, a product does.
+        """
+        if weight.data is not None or not self.delegated:
+            return self.add("FULLY_CONNECTED", [x, weight, bias], (x.shape[0], weight.shape[0]))
+        product = self.product(x, weight, turn_b=True)
+        return product if bias is None else self.plus(product, bias)
+
+    # Convolution and pooling of (B, H, W, C); padding is done before.
+
+    def convolution(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int] = (1, 1),
+        dilation: Sequence[int] = (1, 1),
+        same: bool = False,
+    ) -> Tensor:
+        """Weight (O, kh, kw, I); ``same``: pad so that the size stays."""
+        out = self._swept(x, weight.shape[1:3], stride, dilation, same)
+        geometry = _geometry(stride, dilation, same)
+        return self.add("CONV_2D", [x, weight, self._bias(bias, weight.shape[0])], (*out, weight.shape[0]), **geometry)
+
+    def depthwise(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int] = (1, 1),
+        dilation: Sequence[int] = (1, 1),
+        same: bool = False,
+    ) -> Tensor:
+        """Weight (1, kh, kw, C * multiplier)."""
+        out = self._swept(x, weight.shape[1:3], stride, dilation, same)
+        geometry = _geometry(stride, dilation, same) | {"multiplier": weight.shape[3] // x.shape[3]}
+        inputs = [x, weight, self._bias(bias, weight.shape[3])]
+        return self.add("DEPTHWISE_CONV_2D", inputs, (*out, weight.shape[3]), **geometry)
+
+    def pool(self, kind: str, x: Tensor, window: Sequence[int], stride: Sequence[int]) -> Tensor:
+        """MAX_POOL_2D or AVERAGE_POOL_2D."""
+        out = self._swept(x, window, stride, (1, 1), same=False)
+        geometry: dict[str, Any] = {"stride_height": stride[0], "stride_width": stride[1], "padding": 1}
+        geometry |= {"window_height": window[0], "window_width": window[1]}
+        return self.add(kind, [x], (*out, x.shape[3]), **geometry)
+
+    def _bias(self, bias: Tensor | None, channels: int) -> Tensor:
+        return self.constant(np.zeros(channels)) if bias is None else bias
+
+    @staticmethod
+    def _swept(
+        x: Tensor, window: Sequence[int], stride: Sequence[int], dilation: Sequence[int], same: bool
+    ) -> tuple[int, ...]:
+        if same:
+            return x.shape[:3]
+        reach = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
+        return x.shape[0], *((size - r - 1) // s + 1 for size, r, s in zip(x.shape[1:3], reach, stride, strict=True))
+
+
+def _without(values: Sequence[Any], axis: int, neutral: Any) -> list[Any]:
+    return [neutral if each == axis else value for each, value in enumerate(values)]
+
+
+def _geometry(stride: Sequence[int], dilation: Sequence[int], same: bool) -> dict[str, Any]:
+    sizes = {"stride_height": stride[0], "stride_width": stride[1]}
+    return sizes | {"dilation_height": dilation[0], "dilation_width": dilation[1], "padding": int(not same)}

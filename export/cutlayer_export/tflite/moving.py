@@ -1,0 +1,283 @@
+"""Operations that only move entries, and sums over axes."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cutlayer_export.tflite.graph import Graph, Tensor, entries
+from cutlayer_export.tflite.values import PerSample, Value, aligned, plain, scalar, sizes
+
+__all__ = ["RULES", "samples"]
+
+aten = torch.ops.aten
+_END = 1 << 31
+_AXES = {0: 0, 1: 3, 2: 1, 3: 2}
+"""Where torch's axes of images stand in images with channels last."""
+
+
+def _view(graph: Graph, x: Value, shape: Sequence[Any]) -> Value:
+    wanted = [None if size == -1 else size for size in shape]
+    if None in wanted:
+        known = math.prod(sizes([size for size in wanted if size is not None]))
+        return Value(graph.reshape(plain(graph, x), _filled(wanted, entries(x.shape) // known)))
+    return Value(graph.reshape(plain(graph, x), sizes(wanted)))
+
+
+def _filled(shape: Sequence[Any], rest: int) -> list[int]:
+    return sizes([PerSample(-rest) if size is None and rest < 0 else rest if size is None else size for size in shape])
+
+
+def _permute(graph: Graph, x: Value, order: Sequence[int]) -> Value:
+    rank = len(x.shape)
+    return Value(graph.transpose(plain(graph, x), [axis % rank for axis in order]))
+
+
+def _squeeze(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
+    gone = {axis % len(x.shape) for axis in axes if x.shape[axis] == 1}
+    return Value(graph.reshape(plain(graph, x), [size for axis, size in enumerate(x.shape) if axis not in gone]))
+
+
+def _unsqueeze(graph: Graph, x: Value, axis: int) -> Value:
+    shape = list(x.shape)
+    shape.insert(axis % (len(shape) + 1), 1)
+    return Value(graph.reshape(plain(graph, x), shape))
+
+
+def _expand(graph: Graph, x: Value, shape: Sequence[Any]) -> Value:
+    """Operations broadcast by themselves, so what is added to zeros of the wanted shape is the expansion."""
+    padded = (1,) * (len(shape) - len(x.shape)) + x.shape
+    wanted = tuple(sizes([old if size == -1 else size for size, old in zip(shape, padded, strict=True)]))
+    tensor = graph.reshape(plain(graph, x), padded)
+    if wanted == padded:
+        return Value(tensor)
+    if x.tensor.dtype != "float32":
+        raise NotImplementedError(f"repeating a tensor of {x.tensor.dtype}")
+    return Value(graph.plus(tensor, _zeros(graph, wanted)))
+
+
+def _repeat(graph: Graph, x: Value, times: Sequence[Any]) -> Value:
+    padded = (1,) * (len(times) - len(x.shape)) + x.shape
+    apart = [size for each, size in zip(times, padded, strict=True) for size in (each, size)]
+    lone = [each for size in padded for each in (1, size)]
+    repeated = _expand(graph, Value(graph.reshape(plain(graph, x), lone)), apart)
+    merged = [a * b for a, b in zip(sizes(times), padded, strict=True)]
+    return Value(graph.reshape(repeated.tensor, merged))
+
+
+def _zeros(graph: Graph, shape: Sequence[int]) -> Tensor:
+    """Zeros, as many as the batch has samples where the shape says so."""
+    if min(shape, default=0) >= 0:
+        return graph.constant(np.zeros(shape))
+    axis = next(axis for axis, size in enumerate(shape) if size < 0)
+    each = -shape[axis]
+    column = _nothing(graph)
+    if each > 1:
+        column = graph.plus(column, graph.constant(np.zeros((1, each))))
+    full = graph.reshape(column, (-each, *(1 for _ in shape[axis + 1 :])))
+    return graph.plus(full, graph.constant(np.zeros([1 if size < 0 else size for size in shape])))
+
+
+def _nothing(graph: Graph) -> Tensor:
+    """A zero a sample, (B, 1). Not 0 * x, which is no number where x is none."""
+    x = graph.inputs["x"]
+    first = graph.slice(x, [0] * len(x.shape), [None] + [1] * (len(x.shape) - 1))
+    return graph.reshape(graph.cast(graph.binary("NOT_EQUAL", first, first, "bool"), "float32"), (-1, 1))
+
+
+def samples(graph: Graph) -> Tensor:
+    """The number of each sample in its batch, from 0: (B, 1)."""
+    ones = graph.plus(_nothing(graph), graph.constant(1.0))
+    return graph.add("CUMSUM", [ones, graph.constant(0, "int32")], ones.shape, exclusive=True)
+
+
+def _slice(graph: Graph, x: Value, axis: int = 0, start: int | None = None, stop: Any = None, step: int = 1) -> Value:
+    axis %= len(x.shape)
+    size = x.shape[axis]
+    if size < 0:
+        if start in (None, 0) and step == 1 and (stop is None or isinstance(stop, PerSample) or stop >= _END):
+            return x
+        raise NotImplementedError("a slice of the batch")
+    begin, end, step = slice(start, None if stop is None else min(stop, _END), step).indices(size)
+    at, tensor = (_AXES[axis], x.tensor) if x.images else (axis, x.tensor)
+    starts, stops, steps = [0] * len(x.shape), [None] * len(x.shape), [1] * len(x.shape)
+    starts[at], stops[at], steps[at] = begin, end, step  # type: ignore[call-overload]
+    return Value(graph.slice(tensor, starts, stops, steps), x.images)
+
+
+def _select(graph: Graph, x: Value, axis: int, place: int) -> Value:
+    axis %= len(x.shape)
+    place %= x.shape[axis]
+    return _squeeze(graph, _slice(graph, x, axis, place, place + 1), [axis])
+
+
+def _split(graph: Graph, x: Value, lengths: Sequence[int], axis: int = 0) -> list[Value]:
+    ends = np.cumsum(lengths).tolist()
+    return [_slice(graph, x, axis, end - length, end) for end, length in zip(ends, lengths, strict=True)]
+
+
+def _slice_scatter(
+    graph: Graph, x: Value, source: Value, axis: int = 0, start: int | None = None, stop: Any = None, step: int = 1
+) -> Value:
+    axis %= len(x.shape)
+    size = x.shape[axis]
+    if size < 0:
+        if start in (None, 0) and step == 1:
+            return source
+        raise NotImplementedError("a slice of the batch")
+    places = range(*slice(start, None if stop is None else min(stop, _END), step).indices(size))
+    if step == 1:
+        parts = [_slice(graph, x, axis, 0, places.start), source, _slice(graph, x, axis, places.stop, size)]
+        return _concatenate(graph, [part for part in parts if part.shape[axis]], axis)
+    sources = [(source, places.index(at)) if at in places else (x, at) for at in range(size)]
+    return _concatenate(graph, [_slice(graph, each, axis, at, at + 1) for each, at in sources], axis)
+
+
+def _concatenate(graph: Graph, parts: Sequence[Value], axis: int = 0) -> Value:
+    if len(parts) == 1:
+        return parts[0]
+    axis %= len(parts[0].shape)
+    tensors, last = aligned(graph, [part for part in parts if part.shape != (0,)])
+    return Value(graph.concatenate(tensors, _AXES[axis] if last else axis), last)
+
+
+def _pad(graph: Graph, x: Value, margins: Sequence[int], value: float = 0.0) -> Value:
+    rank = len(x.shape)
+    pairs = [(0, 0)] * rank
+    for number in range(len(margins) // 2):
+        pairs[rank - 1 - number] = (margins[2 * number], margins[2 * number + 1])
+    if x.images:
+        pairs = [pairs[0], pairs[2], pairs[3], pairs[1]]
+    crop = [(max(-low, 0), max(-high, 0)) for low, high in pairs]
+    stops = [None if not any(each) else size - each[1] for size, each in zip(x.tensor.shape, crop, strict=True)]
+    tensor = graph.slice(x.tensor, [low for low, _ in crop], stops)
+    return Value(graph.pad(tensor, [(max(low, 0), max(high, 0)) for low, high in pairs], value), x.images)
+
+
+def _full(graph: Graph, shape: Sequence[Any], value: Any, dtype: torch.dtype | None = None, **_: Any) -> Value:
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    wanted = sizes(shape)
+    if min(wanted, default=0) < 0:
+        return Value(graph.plus(_zeros(graph, wanted), scalar(graph, float(value))))
+    return Value(graph.constant(np.full(wanted, value), name))
+
+
+def _full_like(graph: Graph, x: Value, value: Any, dtype: torch.dtype | None = None, **_: Any) -> Value:
+    shape = [PerSample(-size) if size < 0 else size for size in x.shape]
+    name = torch.float32 if dtype is None and x.tensor.dtype == "float32" else dtype or getattr(torch, x.tensor.dtype)
+    return _full(graph, shape, value, name)
+
+
+def _arange(graph: Graph, start: int, stop: int, step: int = 1, dtype: torch.dtype | None = None, **_: Any) -> Value:
+    name = "int64" if dtype is None else str(dtype).removeprefix("torch.")
+    return Value(graph.constant(np.arange(start, stop, step), name))
+
+
+def _index(graph: Graph, x: Value, places: Sequence[Value | None]) -> Value:
+    """Rows that constants of one axis choose, or of the last two: what reflection padding and upsampling need."""
+    tensor = plain(graph, x)
+    for axis, wanted in _places(x.shape, places).items():
+        shape = (*tensor.shape[:axis], len(wanted), *tensor.shape[axis + 1 :])
+        tensor = graph.add("GATHER", [tensor, graph.constant(wanted, "int32")], shape, tensor.dtype, axis=axis)
+    return Value(tensor)
+
+
+def _places(shape: Sequence[int], places: Sequence[Value | None]) -> dict[int, NDArray[Any]]:
+    """The places in each axis for which there are some, if each axis has its own."""
+    chosen = {axis: place for axis, place in enumerate(places) if place is not None}
+    shapes = [place.shape for place in chosen.values()]
+    if any(
+        place.tensor.data is None or place.tensor.dtype == "bool" or shape[axis] < 0 for axis, place in chosen.items()
+    ):
+        raise NotImplementedError("places that are known at run time only")
+    if math.prod(np.broadcast_shapes(*shapes)) != math.prod(map(math.prod, shapes)):
+        raise NotImplementedError("places in two axes at once")
+    return {axis: np.asarray(place.tensor.data).reshape(-1) % shape[axis] for axis, place in chosen.items()}
+
+
+def _reduced(kind: str) -> Callable[..., Value]:
+    def rule(graph: Graph, x: Value, axes: Sequence[int] | None = None, keep: bool = False, **_: Any) -> Value:
+        rank = len(x.shape)
+        if kind == "SUM" and x.tensor.dtype == "bool":
+            x = Value(graph.cast(x.tensor, "float32"), x.images)
+        gone = sorted(axis % rank for axis in ([axes] if isinstance(axes, int) else axes or range(rank)))
+        if x.images and keep:
+            return Value(graph.reduce(kind, x.tensor, [_AXES[axis] for axis in gone]), images=True)
+        if x.images and gone == [2, 3]:
+            return Value(graph.reduce(kind, x.tensor, [1, 2], keep=False))
+        if not rank:
+            return x
+        return Value(graph.reduce(kind, plain(graph, x), gone, keep))
+
+    return rule
+
+
+def _norm(
+    graph: Graph, x: Value, order: float = 2, axes: Sequence[int] | None = None, keep: bool = False, **_: Any
+) -> Value:
+    if order != 2:
+        raise NotImplementedError(f"a norm of order {order}")
+    squares = _reduced("SUM")(graph, Value(graph.times(x.tensor, x.tensor), x.images), axes, keep)
+    return Value(graph.unary("SQRT", squares.tensor), squares.images)
+
+
+def _index_put(
+    graph: Graph, x: Value, places: Sequence[Value | None], source: Value, accumulate: bool = False
+) -> Value:
+    """Rows added where constants say: each axis multiplied by a matrix of ones where a row goes, the inverse of `_index`."""
+    if not accumulate:
+        raise NotImplementedError("writing in the middle of a tensor")
+    tensor = plain(graph, source)
+    for axis, wanted in _places(x.shape, places).items():
+        rank, full = len(x.shape), x.shape[axis]
+        order = [*(each for each in range(rank) if each != axis), axis]
+        moved = graph.transpose(tensor, order)
+        rows = graph.reshape(moved, (None, len(wanted)))
+        added = graph.linear(rows, graph.constant(np.eye(full)[:, wanted]))
+        back = graph.reshape(added, (*moved.shape[:-1], full))
+        tensor = graph.transpose(back, [order.index(each) for each in range(rank)])
+    return Value(graph.plus(plain(graph, x), tensor))
+
+
+def _flip(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
+    """One axis at a time: version 2.14 takes several, and reverses the first alone."""
+    tensor = plain(graph, x)
+    for axis in axes:
+        tensor = graph.add("REVERSE_V2", [tensor, graph.integers(axis % len(x.shape))], tensor.shape, tensor.dtype)
+    return Value(tensor)
+
+
+RULES: dict[Any, Callable[..., Any]] = {
+    aten._unsafe_view.default: _view,  # noqa: SLF001
+    aten.amax.default: _reduced("REDUCE_MAX"),
+    aten.any.dim: _reduced("REDUCE_ANY"),
+    aten.arange.start_step: _arange,
+    aten.cat.default: _concatenate,
+    aten.constant_pad_nd.default: _pad,
+    aten.empty.memory_format: lambda graph, size, **options: _full(graph, size, 0, options.get("dtype")),
+    aten.expand.default: _expand,
+    aten.flip.default: _flip,
+    aten.full.default: _full,
+    aten.full_like.default: _full_like,
+    aten.index.Tensor: _index,
+    aten.index_put.default: _index_put,
+    aten.linalg_vector_norm.default: _norm,
+    aten.mean.dim: _reduced("MEAN"),
+    aten.permute.default: _permute,
+    aten.repeat.default: _repeat,
+    aten.reshape.default: _view,
+    aten.scalar_tensor.default: lambda graph, value, **options: _full(graph, [], value, **options),
+    aten.select.int: _select,
+    aten.slice.Tensor: _slice,
+    aten.slice_scatter.default: _slice_scatter,
+    aten.split_with_sizes.default: _split,
+    aten.squeeze.dim: lambda graph, x, axis: _squeeze(graph, x, [axis]),
+    aten.squeeze.dims: _squeeze,
+    aten.sum.default: _reduced("SUM"),
+    aten.sum.dim_IntList: _reduced("SUM"),
+    aten.unsqueeze.default: _unsqueeze,
+    aten.view.default: _view,
+}

@@ -1,0 +1,40 @@
+"""The files of a bundle on the stock runtime, for the certificate."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import interpreter as runtime
+from numpy.typing import NDArray
+
+__all__ = ["runner"]
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def runner(files: Mapping[str, bytes], name: str) -> Callable[[Arrays], Arrays]:
+    """A function from the values that a graph may want to its outputs; weights in its file are written before each run."""
+
+    def run(values: Arrays) -> Arrays:
+        content = bytearray(files[name])
+        if "filters" in files:
+            for place, value in _run(files["filters"], values).items():
+                graph, _, offset = place.partition(".")
+                if graph == name:
+                    content[int(offset) : int(offset) + value.nbytes] = value.tobytes()
+        return _run(bytes(content), values)
+
+    return run
+
+
+def _run(content: bytes, values: Arrays) -> Arrays:
+    interpreter: Any = runtime.Interpreter(model_content=content, num_threads=1)
+    inputs = interpreter.get_input_details()
+    for each in inputs:
+        if -1 in each["shape_signature"]:
+            interpreter.resize_tensor_input(each["index"], values[each["name"]].shape)
+    interpreter.allocate_tensors()
+    for each in inputs:
+        interpreter.set_tensor(each["index"], np.asarray(values[each["name"]], order="C"))
+    interpreter.invoke()
+    return {each["name"]: interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()}

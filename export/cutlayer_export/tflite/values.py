@@ -1,0 +1,84 @@
+"""Values of a traced graph as tensors of a TFLite graph, whose images lie with their channels last."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cutlayer_export.tflite.graph import Graph, Tensor, entries
+
+__all__ = ["PerSample", "Value", "aligned", "count", "images", "plain", "scalar", "sizes", "valued"]
+
+_LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+"""From torch's order of the axes of images to the runtime's, and back."""
+
+
+class Value(NamedTuple):
+    """What an operation of torch gives.
+
+    Attributes:
+        tensor: of the same shape; of images (B, C, H, W) that lie with channels last, (B, H, W, C).
+        images: whether it is that.
+    """
+
+    tensor: Tensor
+    images: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In torch's order."""
+        shape = self.tensor.shape
+        return tuple(shape[axis] for axis in _FIRST) if self.images else shape
+
+
+class PerSample(NamedTuple):
+    """A whole number that grows with the batch: so many a sample."""
+
+    number: int
+
+
+def plain(graph: Graph, value: Value) -> Tensor:
+    """In torch's order."""
+    return graph.transpose(value.tensor, _FIRST) if value.images else value.tensor
+
+
+def images(graph: Graph, value: Value) -> Tensor:
+    """Images (B, C, H, W) with their channels last."""
+    return value.tensor if value.images else graph.transpose(value.tensor, _LAST)
+
+
+def sizes(shape: Sequence[Any]) -> list[int]:
+    """A shape as `Graph` writes it."""
+    return [-size.number if isinstance(size, PerSample) else size for size in shape]
+
+
+def count(shape: Sequence[int]) -> int | PerSample:
+    """How many entries a tensor has."""
+    number = entries(shape)
+    return PerSample(-number) if number < 0 else number
+
+
+def scalar(graph: Graph, value: Any, dtype: str = "float32") -> Tensor:
+    """A number, known or growing with the batch, as a tensor; one that is a tensor stays."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, PerSample):
+        return graph.scaled(graph.batch(), float(value.number))
+    return graph.constant(value, dtype)
+
+
+def valued(graph: Graph, value: Any, dtype: str = "float32") -> Value:
+    """A value as it is, a number as one."""
+    return value if isinstance(value, Value) else Value(scalar(graph, value, dtype))
+
+
+def aligned(graph: Graph, values: Sequence[Value]) -> tuple[list[Tensor], bool]:
+    """Tensors for an operation entry by entry, and whether its result is images with channels last."""
+    if not any(value.images for value in values):
+        return [value.tensor for value in values], False
+    return [value.tensor if value.images or not value.shape else _as_images(graph, value) for value in values], True
+
+
+def _as_images(graph: Graph, value: Value) -> Tensor:
+    rank = len(value.shape)
+    if rank > 4:
+        raise NotImplementedError(f"images together with a tensor of shape {value.shape}")
+    return graph.transpose(graph.reshape(value.tensor, (1,) * (4 - rank) + value.shape), _LAST)

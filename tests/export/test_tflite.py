@@ -1,0 +1,38 @@
+"""The same clients as TFLite graphs, run by ai-edge-litert, and compared with torch autograd by the certificate."""
+
+import pytest
+from torch import nn
+
+from client_cases import CLIENTS, OPTIMIZERS, OTHERS, client, each
+from clients import certified
+from cutlayer.errors import UserError
+
+LEFT_OUT = {"volume"}
+TARGETS = ["xnnpack", "generic"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", each(CLIENTS))
+def test_an_image_client_trains_on_tflite_as_in_torch(name, target):
+    assert certified(client(CLIENTS[name]), engine="tflite", target=target).valid
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", each(sorted(OTHERS.keys() - LEFT_OUT)))
+def test_any_other_client_trains_on_tflite_as_in_torch(name, target):
+    spec, modules = OTHERS[name]
+    assert certified(client(modules), spec, engine="tflite", target=target).valid
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_steps_as_in_torch(name):
+    modules = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    assert certified(client(modules), optimizer=OPTIMIZERS[name], engine="tflite").valid
+
+
+def test_an_operation_that_tflite_cannot_express_is_named_with_its_module():
+    spec, modules = OTHERS["volume"]
+    with pytest.raises(
+        UserError, match=r"aten.convolution.default \(in the module '0'\) \(a convolution of 3 dimensions"
+    ):
+        certified(client(modules), spec, engine="tflite")
