@@ -1,4 +1,4 @@
-"""An arm64 Debian in a folder: packages fetched by this machine's apt and unpacked, nothing of them run, no root needed.
+"""A Debian for ARM in a folder: packages fetched by this machine's apt and unpacked, nothing of them run, no root needed.
 
 A whole debootstrap runs every package's scripts under emulation, for minutes; Python needs none of them.
 """
@@ -27,8 +27,8 @@ CPU revision\t: 3
 
 """
 APT = """\
-APT::Architecture "arm64";
-APT::Architectures {{ "arm64"; }};
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
@@ -42,9 +42,9 @@ Dir::Cache "{apt}/cache";
 """
 
 
-def make_root(folder, suite="bookworm"):
+def make_root(folder, suite="bookworm", architecture="arm64", also=()):
     """The root, made if it is not there. Raises `CalledProcessError` if the packages cannot be had."""
-    root = Path(folder).resolve() / f"{suite}-arm64"
+    root = Path(folder).resolve() / f"{suite}-{architecture}"
     if (root / "whole").exists():
         return root
     shutil.rmtree(root, ignore_errors=True)
@@ -52,11 +52,11 @@ def make_root(folder, suite="bookworm"):
     for name in ("etc", "state/lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True, exist_ok=True)
     (apt / "status").touch()
-    (apt / "apt.conf").write_text(APT.format(apt=apt))
+    (apt / "apt.conf").write_text(APT.format(apt=apt, architecture=architecture))
     (apt / "etc" / "sources.list").write_text(
         f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror()} {suite} main\n"
     )
-    for words in (["update"], ["--yes", "--download-only", "install", *PACKAGES]):
+    for words in (["update"], ["--yes", "--download-only", "install", *PACKAGES, *also]):
         subprocess.run(
             ["apt-get", "-qq", *words], env={"APT_CONFIG": str(apt / "apt.conf"), "PATH": "/usr/bin:/bin"}, check=True
         )

@@ -1,11 +1,7 @@
 """The client-side model on plain ai-edge-litert, or on tflite-runtime where there is no other, as on 32-bit boards."""
 
-import ctypes
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,32 +10,12 @@ from numpy.typing import NDArray
 from cutlayer.bundle import Bundle
 from cutlayer.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
-
-try:
-    from ai_edge_litert import interpreter as runtime
-
-    _PACKAGE = "ai-edge-litert"
-except ModuleNotFoundError:
-    try:
-        from tflite_runtime import interpreter as runtime
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "the bundle needs a TFLite runtime: pip install ai-edge-litert, or on a 32-bit board "
-            "tflite-runtime and 'numpy<2'"
-        ) from error
-    _PACKAGE = "tflite-runtime"
-    if int(np.__version__.split(".", 1)[0]) >= 2:
-        # Its import succeeds, and the first interpreter fails with an error that does not say why.
-        raise UserError(
-            f"tflite-runtime was built for numpy 1, found {np.__version__}: pip install 'numpy<2'"
-        ) from None
+from cutlayer_device.engines.tflite_graph import RUNTIME, TfliteGraph, keep_memory
 
 __all__ = ["TfliteEngine"]
 
 _Arrays = dict[str, NDArray[Any]]
 _Filters = list[tuple[int, NDArray[Any]]]
-_REFUSED = (RuntimeError, ValueError, SystemError)
-_SAVED = "saved."
 
 
 class TfliteEngine:
@@ -53,7 +29,7 @@ class TfliteEngine:
         threads: threads of one operation; 0 for one a core.
     """
 
-    runtime = f"{_PACKAGE} {version(_PACKAGE)}"
+    runtime = RUNTIME
     """What executes the graphs."""
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
@@ -61,10 +37,10 @@ class TfliteEngine:
         self._kept: _Arrays = bundle.arrays()
         self._batch: _Arrays = {}
         self._steps = 0
-        self._graphs: dict[str, _Graph] = {}
+        self._graphs: dict[str, TfliteGraph] = {}
         self._filters: dict[str, _Filters] | None = None
         if bundle.has_graph("filters"):
-            _keep_memory()
+            keep_memory()
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Engine`."""
@@ -127,10 +103,10 @@ class TfliteEngine:
     def _weights_changed(self) -> None:
         self._filters = None
 
-    def _graph(self, name: str) -> "_Graph":
+    def _graph(self, name: str) -> TfliteGraph:
         """A graph with the weights of now. Each is loaded when it is first wanted."""
         if name not in self._graphs:
-            self._graphs[name] = _Graph(self._bundle.graph(name), self._threads)
+            self._graphs[name] = TfliteGraph(self._bundle.graph(name), self._threads)
         if self._filters is None:
             self._filters = self._computed_filters()
         for offset, value in self._filters.pop(name, []):
@@ -149,95 +125,5 @@ class TfliteEngine:
         return found
 
     @cached_property
-    def _filters_graph(self) -> "_Graph":
-        return _Graph(self._bundle.graph("filters"), self._threads)
-
-
-@cache
-def _keep_memory() -> None:
-    """Let the C library keep what is freed: a graph that is loaded anew every step takes the same memory again.
-
-    Otherwise the kernel is given it back and clears it again, which takes as long as the computing.
-    """
-    most_mappings, trim_threshold, never = -4, -1, 2**31 - 1
-    with suppress(OSError, AttributeError):  # another C library than GNU's
-        set_option = ctypes.CDLL("libc.so.6").mallopt
-        set_option(most_mappings, 0)
-        set_option(trim_threshold, never)
-
-
-class _Graph:
-    """An interpreter with named inputs and outputs.
-
-    Args:
-        content: a TFLite file.
-        threads: of one operation.
-    """
-
-    def __init__(self, content: bytes, threads: int) -> None:
-        self._content, self._threads = bytearray(content), threads
-        self._interpreter: Any = None
-        self._shapes: dict[str, tuple[int, ...]] = {}
-
-    def write(self, offset: int, value: NDArray[Any]) -> None:
-        """Put a constant into the file, which is loaded anew before it is run next."""
-        end = offset + value.nbytes
-        if not 0 <= offset <= end <= len(self._content):
-            raise UserError("the bundle names a place for weights that its graph does not have: export it again")
-        self._content[offset:end] = value.tobytes()
-        self._interpreter = None
-
-    def run(self, values: Mapping[str, NDArray[Any]], source: "_Graph | None" = None) -> _Arrays:
-        """Outputs by name, but for ``saved.*``, which stay where they are until a graph whose ``source`` this is wants them."""
-        if self._interpreter is None:
-            self._load()
-        given = {name: _of(name, values, source) for name in self._inputs}
-        with _explained():
-            self._resize({name: array.shape for name, array in given.items()})
-            for name, index in self._inputs.items():
-                self._interpreter.set_tensor(index, np.asarray(given[name], order="C"))
-            self._interpreter.invoke()
-        return {
-            name: self._interpreter.get_tensor(index)
-            for name, index in self._outputs.items()
-            if not name.startswith(_SAVED)
-        }
-
-    def saved(self, name: str) -> NDArray[Any] | None:
-        """An output of the last run, in the interpreter's own memory: not to be kept."""
-        view: NDArray[Any] | None = self._interpreter.tensor(self._outputs[name])() if name in self._outputs else None
-        return view
-
-    def _load(self) -> None:
-        with _explained():
-            self._interpreter = runtime.Interpreter(model_content=bytes(self._content), num_threads=self._threads)
-            inputs = self._interpreter.get_input_details()
-        self._inputs = {each["name"]: each["index"] for each in inputs}
-        self._outputs = {each["name"]: each["index"] for each in self._interpreter.get_output_details()}
-        self._batched = {each["name"] for each in inputs if -1 in each["shape_signature"]}
-        self._shapes = {}
-
-    def _resize(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        if shapes != self._shapes:
-            for name in self._batched:
-                self._interpreter.resize_tensor_input(self._inputs[name], shapes[name])
-            self._interpreter.allocate_tensors()
-            self._shapes = shapes
-
-
-def _of(name: str, values: Mapping[str, NDArray[Any]], source: _Graph | None) -> NDArray[Any]:
-    if name in values:
-        return values[name]
-    found = source.saved(name) if source is not None else None
-    if found is None:
-        raise UserError(f"a graph of the bundle wants {name!r}, which its manifest does not describe")
-    return found
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except _REFUSED as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"{_PACKAGE} does not run a graph of the bundle, export it again: {reason}") from error
+    def _filters_graph(self) -> TfliteGraph:
+        return TfliteGraph(self._bundle.graph("filters"), self._threads)

@@ -1,0 +1,91 @@
+"""Every operation and its gradients on every TFLite runtime there is, 32-bit and 64-bit ARM under emulation included."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from arm.root import make_root
+from tflite.cases import write_cases
+
+pytestmark = [pytest.mark.slow, pytest.mark.arm]
+ROOT = Path(__file__).parents[2]
+REPLAY = [Path(__file__).parent / "replay.py", ROOT / "core", ROOT / "device_runtime"]
+LITERT, LAST = "ai-edge-litert==2.3.0", "tflite-runtime==2.14.0"
+
+
+class Machine(NamedTuple):
+    """A processor, its Debian, and what its wheels are called."""
+
+    emulator: str
+    processor: str
+    architecture: str
+    platforms: tuple
+    also: tuple = ()
+
+
+# PyPI has no numpy for 32-bit ARM; Debian has.
+MACHINES = {
+    "armv7l": Machine("qemu-arm-static", "cortex-a7", "armhf", ("manylinux_2_34_armv7l",), ("python3-numpy",)),
+    "aarch64": Machine(
+        "qemu-aarch64-static",
+        "cortex-a72",
+        "arm64",
+        tuple(f"manylinux{each}_aarch64" for each in ("2014", "_2_27", "_2_34")),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cases")
+    write_cases(folder)
+    return folder
+
+
+def packages(folder, platforms, *wanted):
+    """A folder with these wheels for Python 3.11, and nothing that they say they need."""
+    words = [word for platform in platforms for word in ("--platform", platform)]
+    words += ["--python-version", "3.11", "--only-binary", ":all:", "--no-deps", "--target", folder]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-qq", *words, *wanted], check=True)
+    return folder
+
+
+def replay(command, cases, runtime):
+    done = subprocess.run(
+        [*map(str, command), *map(str, REPLAY), str(cases)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith(f"{runtime.replace('==', ' ')}: {len(list(cases.iterdir()))} cases, 0 failed"), (
+        done.stdout + done.stderr
+    )
+
+
+def test_on_this_machine(cases):
+    replay([sys.executable], cases, LITERT)
+
+
+def test_on_the_last_tflite_runtime(cases, tmp_path):
+    """Its own Python, the system's 3.11, and a numpy from before 2."""
+    site = packages(tmp_path / "site", ["manylinux2014_x86_64"], LAST, "numpy==1.26.4")
+    replay(["env", f"PYTHONPATH={site}", "/usr/bin/python3.11", "-s"], cases, LAST)
+
+
+@pytest.mark.parametrize(("name", "runtime"), [("armv7l", LAST), ("aarch64", LAST), ("aarch64", LITERT)])
+def test_on_arm(cases, tmp_path, name, runtime):
+    machine = MACHINES[name]
+    if shutil.which(machine.emulator) is None:
+        pytest.fail(f"these tests need {machine.emulator} (apt-get install qemu-user-static)")
+    cache = Path(os.environ.get("CUTLAYER_CACHE", "runs/arm"))
+    root = make_root(cache, architecture=machine.architecture, also=machine.also)
+    numpy = [] if machine.also else ["numpy==1.26.4"]
+    site = packages(tmp_path / "site", machine.platforms, runtime, *numpy)
+    # On a real system alternatives link to these folders.
+    libraries = ":".join(f"{root}/usr/lib/arm-linux-gnueabihf/{each}" for each in ("blas", "lapack"))
+    settings = {"PYTHONPATH": site, "LD_LIBRARY_PATH": libraries, "PYTHONDONTWRITEBYTECODE": "1"}
+    shown = [word for key, value in settings.items() for word in ("-E", f"{key}={value}")]
+    command = [machine.emulator, "-cpu", machine.processor, "-L", root, *shown, root / "usr/bin/python3.11", "-s"]
+    replay(command, cases, runtime)
