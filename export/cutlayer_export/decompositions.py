@@ -174,10 +174,6 @@ def _threshold_backward(dy: Tensor, y: Tensor, threshold: float) -> Any:
     return operators.relu_grad(dy, y) if threshold == 0 else dy * (y > threshold).to(dy.dtype)
 
 
-def _hardtanh_backward(dy: Tensor, x: Tensor, low: float, high: float) -> Tensor:
-    return dy * ((x > low) & (x < high)).to(dy.dtype)
-
-
 _OURS: dict[Any, Callable[..., Any]] = {
     **POOLING,
     aten.convolution_backward.default: _convolution_backward,
@@ -191,7 +187,7 @@ _OURS: dict[Any, Callable[..., Any]] = {
     aten.gelu.default: _gelu,
     aten.gelu_backward.default: _gelu_backward,
     aten.threshold_backward.default: _threshold_backward,
-    aten.hardtanh_backward.default: _hardtanh_backward,
+    aten.hardtanh_backward.default: operators.between_grad,
     # Where a kernel asks for memory to write to (SiLU's backward does), what it holds before does not matter.
     aten.empty_permuted.default: lambda size, _layout, **_options: torch.zeros(size),
 }

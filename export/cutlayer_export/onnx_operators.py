@@ -27,6 +27,11 @@ def _relu_grad(dy: Any, y: Any) -> Any:
     return op.Mul(dy, op.Cast(op.Greater(y, _floats(0.0)), to=_FLOAT))
 
 
+def _between_grad(dy: Any, x: Any, low: float, high: float) -> Any:
+    inside = op.And(op.Greater(x, _floats(low)), op.Less(x, _floats(high)))
+    return op.Mul(dy, op.Cast(inside, to=_FLOAT))
+
+
 def _channel_sum(x: Any) -> Any:
     rank = len(x.shape)
     inner = op.ReduceSum(x, integers(range(2, rank)), keepdims=0) if rank > 2 else x
@@ -178,6 +183,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.average_pool_grad.default: _average_pool_grad,
     _ours.batch_norm_train.default: _batch_norm_train,
     _ours.bernoulli.default: _bernoulli,
+    _ours.between_grad.default: _between_grad,
     _ours.channel_sum.default: _channel_sum,
     _ours.convolution_grad_input.default: onnx_convolution.grad_input,
     _ours.convolution_grad_weight.default: onnx_convolution.grad_weight,

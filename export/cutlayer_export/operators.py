@@ -19,6 +19,7 @@ __all__ = [
     "average_pool_grad",
     "batch_norm_train",
     "bernoulli",
+    "between_grad",
     "channel_sum",
     "convolution_grad_input",
     "convolution_grad_weight",
@@ -96,6 +97,17 @@ def relu_grad(dy: Tensor, y: Tensor) -> Tensor:
 
 @relu_grad.register_fake
 def _(dy: Tensor, y: Tensor) -> Tensor:
+    return torch.empty_like(dy, memory_format=torch.contiguous_format)
+
+
+@custom_op("cutlayer::between_grad", mutates_args=())
+def between_grad(dy: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """Gradient of clamping to ``low`` and ``high``, as ReLU6 does."""
+    return dy * ((x > low) & (x < high)).to(dy.dtype)
+
+
+@between_grad.register_fake
+def _(dy: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     return torch.empty_like(dy, memory_format=torch.contiguous_format)
 
 

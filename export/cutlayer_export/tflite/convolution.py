@@ -213,10 +213,13 @@ def _windows(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int],
 def _dense_weight(graph: Graph, windows: Sequence[Tensor], dy: Tensor, kernel: Sequence[int]) -> Tensor:
     """(O, I, kh, kw): for each tap a product over all places of all samples; of few inputs, one product of all taps."""
     outputs, inputs = dy.shape[3], windows[0].shape[3]
-    flat = graph.reshape(dy, (None, outputs))
+    if len(windows) == 1 and inputs > outputs:
+        turned = _dense_weight(graph, [dy], windows[0], kernel)
+        return graph.transpose(turned, (1, 0, 2, 3))
+    flat = graph.transpose(graph.reshape(dy, (None, outputs)), (1, 0))
     if inputs < _FEW:
         windows = [graph.concatenate(windows, 3)]
-    products = [graph.product(flat, graph.reshape(each, (None, each.shape[3])), turn_a=True) for each in windows]
+    products = [graph.product(flat, graph.reshape(each, (None, each.shape[3]))) for each in windows]
     return graph.transpose(graph.reshape(graph.concatenate(products, 1), (outputs, *kernel, inputs)), _KERNEL_BACK)
 
 

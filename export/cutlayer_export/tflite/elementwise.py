@@ -153,6 +153,15 @@ def _relu_grad(graph: Graph, dy: Value, y: Value) -> Value:
     return Value(graph.times(gradient, positive(graph, result)), last)
 
 
+def _between_grad(graph: Graph, dy: Value, x: Value, low: float, high: float) -> Value:
+    """Of what was clamped: it is nearer to the limits than they are, so that its distances to them are not below zero."""
+    (gradient, entries), last = aligned(graph, [dy, x])
+    clamped = _hardtanh(graph, entries, low, high)
+    above = positive(graph, graph.minus(clamped, graph.constant(low)) if low else clamped)
+    below = positive(graph, graph.minus(graph.constant(high), clamped))
+    return Value(graph.times(gradient, graph.times(above, below)), last)
+
+
 def positive(graph: Graph, x: Tensor) -> Tensor:
     """1 where x > 0, 0 where it is 0, which it may be at least. XNNPACK compares nothing, but multiplies."""
     if not graph.delegated:
@@ -221,6 +230,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.sub.Scalar: _subtract,
     aten.sub.Tensor: _subtract,
     aten.where.self: _where,
+    ours.between_grad.default: _between_grad,
     ours.one_minus_power.default: _one_minus_power,
     ours.relu_grad.default: _relu_grad,
 }

@@ -16,13 +16,11 @@ aten, ours = torch.ops.aten, torch.ops.cutlayer
 def channel_mean(graph: Graph, x: Tensor) -> Tensor:
     """Mean over everything but channels, which lie last: (B, ..., C) to (1, 1, 1, C).
 
-    Axis by axis, so that no sum is of many terms: runtimes add them one after the other in float32. Each as the mean of
-    an image, for which they have a fast kernel.
+    Axis by axis, so that no sum is of many terms: runtimes add them one after the other in float32.
     """
-    channels = x.shape[-1]
-    for length in reversed(x.shape[1:-1]):
-        x = graph.reduce("MEAN", graph.reshape(x, (None, 1, length, channels)), (1, 2))
-    return graph.reduce("MEAN", graph.reshape(x, (1, 1, None, channels)), (1, 2))
+    for axis in range(len(x.shape) - 2, -1, -1):
+        x = graph.reduce("MEAN", x, (axis,))
+    return graph.reshape(x, (1, 1, 1, x.shape[-1]))
 
 
 def channel_sum(graph: Graph, x: Tensor) -> Tensor:
