@@ -1,11 +1,12 @@
-"""One training step of the client-side model: our bundle on onnxruntime, torch eager and torch.compile, in one process.
+"""One training step of the client-side model: our bundles on onnxruntime and ai-edge-litert, torch eager and torch.compile.
 
     python benchmarks/client_step.py [--compile] [--only vgg11]
 
-Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32. The engines take turns of a few
-steps, the first of which warms the caches and does not count; the median of all others. Ratios are the time of torch
-divided by ours, so above 1 ours is faster. Then, for VGG11 cut at features.5, each in a process of its own: the greatest
-resident memory while training, and the time from the start of the process to the end of the first step.
+Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32, in one process. The engines take
+turns of a few steps, the first of which warms the caches and does not count; the median of all others. Ratios are the time
+of torch divided by an engine's, so above 1 the engine is faster. Forward alone is that of a step, in train mode. Then, for
+VGG11 cut at features.5, each in a process of its own: the greatest resident memory while training, the time from the start
+of the process to the end of the first step, and what the packages of its runtime take up.
 """
 
 import argparse
@@ -17,13 +18,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+ENGINES = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert",)}
+"""Ours, with the packages of their runtimes."""
 BATCH, TURNS, STEPS = 32, 6, 5
 REST_S = 0.02
 """Between the engines, so that the threads of the one before are at rest: both keep theirs spinning for a while."""
+
+
+class Step(NamedTuple):
+    """One training step: forward gives what backward takes."""
+
+    forward: Callable[[], object]
+    backward: Callable[[object], None]
 
 
 class Case(NamedTuple):
@@ -62,30 +73,25 @@ def recipe(case: Case):
     return Recipe(name="bench", model=model, optimizer=Sgd(learning_rate=0.01, momentum=0.9, weight_decay=5e-4))
 
 
-def bundle_of(case: Case, folder: Path) -> Path:
+def bundle_of(case: Case, folder: Path, engine: str) -> Path:
     """The exported bundle; both numbers of threads use the same."""
     from cutlayer_export import export_bundle
 
-    path = folder / f"{case.name}@{case.cut}"
+    path = folder / f"{case.name}@{case.cut}.{engine}"
     if not path.exists():
-        export_bundle(recipe(case), path)
+        export_bundle(recipe(case), path, engine=engine)
     return path
 
 
-def our_step(path: Path, threads: int, x, g) -> Callable[[], None]:
+def our_step(path: Path, threads: int, x, g) -> Step:
     from cutlayer.bundle import read_bundle
     from cutlayer_device.engines import load_engine
 
     engine = load_engine(read_bundle(path), threads)
-
-    def step() -> None:
-        engine.forward(x, 0)
-        engine.backward(g, 0.01)
-
-    return step
+    return Step(lambda: engine.forward(x, 0), lambda _: engine.backward(g, 0.01))
 
 
-def torch_step(case: Case, x, g, *, compiled: bool = False) -> Callable[[], None]:
+def torch_step(case: Case, x, g, *, compiled: bool = False) -> Step:
     import torch
 
     from cutlayer_cut import cut_model
@@ -95,12 +101,12 @@ def torch_step(case: Case, x, g, *, compiled: bool = False) -> Callable[[], None
     forward = torch.compile(client) if compiled else client
     x, g = torch.from_numpy(x), torch.from_numpy(g)
 
-    def step() -> None:
-        forward(x).backward(g)
+    def backward(z) -> None:
+        z.backward(g)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    return Step(lambda: forward(x), backward)
 
 
 def data_of(case: Case, smashed: tuple[int, ...]):
@@ -114,25 +120,28 @@ def data_of(case: Case, smashed: tuple[int, ...]):
     return x, random.standard_normal((BATCH, *smashed), np.float32) * np.float32(1e-3)
 
 
-def measure(case: Case, folder: Path, threads: int, with_compile: bool) -> dict[str, float]:
-    """Median milliseconds of a step, by engine."""
+def measure(case: Case, folder: Path, threads: int, with_compile: bool) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of forward and of a whole step, by engine."""
     from cutlayer.bundle import read_bundle
 
-    path = bundle_of(case, folder)
-    x, g = data_of(case, read_bundle(path).manifest.client.smashed.shape)
-    steps = {"ours": our_step(path, threads, x, g), "eager": torch_step(case, x, g)}
+    paths = {engine: bundle_of(case, folder, engine) for engine in ENGINES}
+    x, g = data_of(case, read_bundle(paths["onnx"]).manifest.client.smashed.shape)
+    steps = {engine: our_step(path, threads, x, g) for engine, path in paths.items()}
+    steps["eager"] = torch_step(case, x, g)
     if with_compile:
         steps["compile"] = torch_step(case, x, g, compiled=True)
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(TURNS):
         for name, step in steps.items():
             time.sleep(REST_S)
-            step()
+            step.backward(step.forward())
             for _ in range(STEPS):
                 begun = time.perf_counter()
-                step()
-                times[name].append(1e3 * (time.perf_counter() - begun))
-    return {name: median(each) for name, each in times.items()}
+                z = step.forward()
+                half = time.perf_counter()
+                step.backward(z)
+                times[name].append((1e3 * (half - begun), 1e3 * (time.perf_counter() - begun)))
+    return {name: tuple(map(median, zip(*each, strict=True))) for name, each in times.items()}
 
 
 def worker(threads: int, folder: Path, with_compile: bool, only: str) -> None:
@@ -146,8 +155,8 @@ def worker(threads: int, folder: Path, with_compile: bool, only: str) -> None:
 
 def memory_worker(engine: str, folder: Path, started: float) -> None:
     """Train a while; print the time of the first step since ``started`` and the greatest resident memory."""
-    case, path = MEMORY_CASE, folder / f"{MEMORY_CASE.name}@{MEMORY_CASE.cut}"
-    if engine == "ours":
+    case, path = MEMORY_CASE, folder / f"{MEMORY_CASE.name}@{MEMORY_CASE.cut}.{engine}"
+    if engine in ENGINES:
         sys.modules["torch"] = None
         from cutlayer.bundle import read_bundle
 
@@ -159,10 +168,10 @@ def memory_worker(engine: str, folder: Path, started: float) -> None:
         torch.set_num_threads(1)
         x, g = data_of(case, (128, 8, 8))
         step = torch_step(case, x, g)
-    step()
+    step.backward(step.forward())
     first = time.time() - started
     for _ in range(20):
-        step()
+        step.backward(step.forward())
     # Not ru_maxrss, which a process takes over from the one that started it.
     status = Path("/proc/self/status").read_text("ascii")
     print(json.dumps([first, int(status.split("VmHWM:")[1].split()[0]) / 1024]))
@@ -176,39 +185,58 @@ def call(*arguments: str, threads: int) -> subprocess.Popen:
 def speed(folder: Path, options: argparse.Namespace) -> None:
     for threads in (1, 2):
         print(
-            f"\n{threads} thread{'s' * (threads > 1)}, batch {BATCH}: milliseconds a step, and how many times as fast we are"
+            f"\n{threads} thread{'s' * (threads > 1)}, batch {BATCH}: milliseconds a step, and of that forward; in brackets "
+            "how many times as fast as torch eager"
         )
         flags = ["--compile"] if options.compile else []
         process = call("--worker", str(threads), str(folder), "--only", options.only, *flags, threads=threads)
-        ratios: dict[str, list[float]] = {}
+        found: list[dict[str, tuple[float, float]]] = []
         assert process.stdout is not None
         for line in process.stdout:
             name, cut, times = json.loads(line)
-            found = {peer: spent / times["ours"] for peer, spent in times.items() if peer != "ours"}
-            for peer, ratio in found.items():
-                ratios.setdefault(peer, []).append(ratio)
-            text = "  ".join(f"{peer} {times[peer]:7.1f} ({ratio:4.2f}x)" for peer, ratio in found.items())
-            print(f"{name + ' @ ' + cut:28} ours {times['ours']:7.1f}  {text}", flush=True)
+            found.append(times)
+            text = "  ".join(
+                f"{peer} {step:6.1f} {half:6.1f}" + faster(times, peer) for peer, (half, step) in times.items()
+            )
+            print(f"{name + ' @ ' + cut:24} {text}", flush=True)
         if process.wait():
             raise SystemExit("the worker failed")
-        for peer, each in ratios.items():
-            mean = math.exp(sum(map(math.log, each)) / len(each))
-            print(f"geometric mean against {peer}: {mean:.2f}x; least {min(each):.2f}x")
+        for peer in found[0].keys() - {"eager"}:
+            parts = []
+            for what, part in (("step", 1), ("forward", 0)):
+                ratios = [times["eager"][part] / times[peer][part] for times in found]
+                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+                parts.append(f"{what} {mean:.2f}x, least {min(ratios):.2f}x")
+            print(f"geometric mean of {peer} against eager: {'; '.join(parts)}")
+
+
+def faster(times: dict[str, tuple[float, float]], peer: str) -> str:
+    if peer == "eager":
+        return ""
+    half, step = (theirs / ours for theirs, ours in zip(times["eager"], times[peer], strict=True))
+    return f" ({step:4.2f}x {half:4.2f}x)"
 
 
 def memory(folder: Path) -> None:
-    bundle_of(MEMORY_CASE, folder)
-    found = {}
-    for engine in ("ours", "torch"):
+    print(f"\n{MEMORY_CASE.name} @ {MEMORY_CASE.cut}, batch {BATCH}, one thread, a process of its own, median of 3")
+    for engine, packages in {**ENGINES, "torch": ("torch",)}.items():
+        if engine in ENGINES:
+            bundle_of(MEMORY_CASE, folder, engine)
         runs = []
         for _ in range(3):
             output, _ = call("--memory", engine, str(folder), str(time.time()), threads=1).communicate()
             runs.append(json.loads(output))
-        found[engine] = [median(each) for each in zip(*runs, strict=True)]
-    (our_start, our_mib), (torch_start, torch_mib) = found["ours"], found["torch"]
-    print(f"\n{MEMORY_CASE.name} @ {MEMORY_CASE.cut}, batch {BATCH}, one thread, a process of its own, median of 3")
-    print(f"greatest resident memory: ours {our_mib:.0f} MiB, torch {torch_mib:.0f} MiB ({our_mib / torch_mib:.0%})")
-    print(f"from start to the end of the first step: ours {our_start:.2f} s, torch {torch_start:.2f} s")
+        start, mib = (median(each) for each in zip(*runs, strict=True))
+        size = sum(map(installed_mb, packages))
+        print(
+            f"{engine:7} greatest resident memory {mib:4.0f} MiB, from start to the end of the first step {start:.2f} s, "
+            f"{' and '.join(packages)} {size:.0f} MB on disk"
+        )
+
+
+def installed_mb(package: str) -> float:
+    files = distribution(package).files or []
+    return sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file()) / 1e6
 
 
 def main() -> None:

@@ -26,13 +26,18 @@ def load(core, device_runtime):
 
 def step(graph, folder, given):
     """What forward and backward give, as the engine runs them."""
+
+    def run(name, values, source=None):
+        graphs[name].feed(values, source)
+        return graphs[name].run()
+
     graphs = {path.stem: graph(path.read_bytes(), 1) for path in folder.glob("*.tflite")}
     if "filters" in graphs:
-        for place, value in graphs["filters"].run(given).items():
+        for place, value in run("filters", given).items():
             name, _, offset = place.partition(".")
             graphs[name].write(int(offset), value)
-    forward = graphs["forward"].run(given)
-    return forward | graphs["backward"].run(given | {"z": forward["z"]}, graphs["forward"])
+    forward = run("forward", given)
+    return forward | run("backward", given | {"z": forward["z"]}, graphs["forward"])
 
 
 def error(found, wanted, floor):

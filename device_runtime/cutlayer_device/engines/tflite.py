@@ -1,7 +1,6 @@
 """The client-side model on plain ai-edge-litert, or on tflite-runtime where there is no other, as on 32-bit boards."""
 
 import os
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,12 +43,12 @@ class TfliteEngine:
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Engine`."""
-        return self._smashed(self._graph("inference").run({**self._kept, "x": x}), x)
+        return self._smashed(self._outputs("inference", {"x": x}), x)
 
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
         offered: _Arrays = {"x": np.array(x, order="C"), "seed": np.asarray(seed, np.int64)}
-        outputs = self._graph("forward").run(self._kept | offered)
+        outputs = self._outputs("forward", offered)
         z = self._smashed(outputs, x)
         self._keep_news(outputs)
         self._batch = offered | {"z": z}
@@ -68,8 +67,14 @@ class TfliteEngine:
             raise LocalProtocolError("backward wants the gradient of the last forward, once")
         step, rate = np.asarray(self._steps + 1, np.int64), np.asarray(learning_rate, np.float32)
         offered: _Arrays = {"g": gradient, "learning_rate": rate, "step": step}
-        saved = self._graphs["forward"]
-        self._keep_news(self._graph("backward").run(self._kept | self._batch | offered, saved))
+        forward, backward = self._graphs["forward"], self._graph("backward")
+        backward.feed(self._kept | self._batch | offered, source=forward)
+        outdated = [forward, backward] if self._bundle.has_graph("filters") else []
+        for graph in outdated[:1]:  # to be loaded anew anyway
+            graph.unload()
+        self._keep_news(backward.run())
+        for graph in outdated[1:]:
+            graph.unload()
         self._batch = {}
         self._steps += 1
         self._weights_changed()
@@ -107,9 +112,9 @@ class TfliteEngine:
         """A graph with the weights of now. Each is loaded when it is first wanted."""
         if name not in self._graphs:
             self._graphs[name] = TfliteGraph(self._bundle.graph(name), self._threads)
-        if self._filters is None:
+        if self._filters is None and name != "filters":
             self._filters = self._computed_filters()
-        for offset, value in self._filters.pop(name, []):
+        for offset, value in (self._filters or {}).pop(name, []):
             self._graphs[name].write(offset, value)
         return self._graphs[name]
 
@@ -117,13 +122,14 @@ class TfliteEngine:
         """What is to be written into the file of each graph, and where: outputs are named ``<graph>.<offset>``."""
         found: dict[str, _Filters] = {}
         if self._bundle.has_graph("filters"):
-            for place, value in self._filters_graph.run(self._kept).items():
+            for place, value in self._outputs("filters", {}).items():
                 graph, _, offset = place.partition(".")
                 if not offset.isdecimal() or not self._bundle.has_graph(graph):
                     raise UserError(f"the bundle names no place for the weights {place!r}: export it again")
                 found.setdefault(graph, []).append((int(offset), value))
         return found
 
-    @cached_property
-    def _filters_graph(self) -> TfliteGraph:
-        return TfliteGraph(self._bundle.graph("filters"), self._threads)
+    def _outputs(self, name: str, offered: _Arrays) -> _Arrays:
+        graph = self._graph(name)
+        graph.feed(self._kept | offered)
+        return graph.run()

@@ -72,10 +72,10 @@ class TfliteGraph:
         if not 0 <= offset <= end <= len(self._content):
             raise UserError("the bundle names a place for weights that its graph does not have: export it again")
         self._content[offset:end] = value.tobytes()
-        self._interpreter = None
+        self.unload()
 
-    def run(self, values: Mapping[str, NDArray[Any]], source: "TfliteGraph | None" = None) -> _Arrays:
-        """Outputs by name, but for ``saved.*``, which stay where they are until a graph whose ``source`` this is wants them."""
+    def feed(self, values: Mapping[str, NDArray[Any]], source: "TfliteGraph | None" = None) -> None:
+        """Give it its inputs, by name; saved tensors are those of the last run of ``source``."""
         if self._interpreter is None:
             self._load()
         given = {name: _of(name, values, source) for name in self._inputs}
@@ -83,12 +83,20 @@ class TfliteGraph:
             self._resize({name: array.shape for name, array in given.items()})
             for name, index in self._inputs.items():
                 self._interpreter.set_tensor(index, np.asarray(given[name], order="C"))
+
+    def run(self) -> _Arrays:
+        """Outputs by name, but for ``saved.*``, which stay where they are for a graph whose source this is."""
+        with _explained():
             self._interpreter.invoke()
         return {
             name: self._interpreter.get_tensor(index)
             for name, index in self._outputs.items()
             if not name.startswith(_SAVED)
         }
+
+    def unload(self) -> None:
+        """Free its memory until it is fed again."""
+        self._interpreter = None
 
     def saved(self, name: str) -> NDArray[Any] | None:
         """An output of the last run, in the interpreter's own memory: not to be kept."""

@@ -7,7 +7,7 @@ Shapes as in `operators`, with images as (B, H, W, C) and kernels as (O, kh, kw,
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from cutlayer_export.tflite.values import Value, count, images, plain, scalar
 __all__ = ["RULES"]
 
 aten, ours = torch.ops.aten, torch.ops.cutlayer
-_KERNEL, _KERNEL_BACK, _DEPTHWISE = (0, 2, 3, 1), (0, 3, 1, 2), (1, 2, 3, 0)
+_KERNEL, _KERNEL_BACK, _DEPTHWISE, _EXCHANGED = (0, 2, 3, 1), (0, 3, 1, 2), (1, 2, 3, 0), (3, 1, 2, 0)
 
 _FEW = 16
 """Inputs of a kernel for which a product of its own a tap does not pay."""
@@ -181,56 +181,65 @@ def _grad_weight(
         x, dy = dy, x
     rows, gradient = _flat(graph, x)[0], _flat(graph, dy)[0]
     kernel = shape[2:] if len(shape) == 4 else (1, shape[2])
-    windows = _windows(graph, graph.after(rows, gradient), gradient.shape[1:3], kernel, sweep)
     if shape[1] == 1 and groups == rows.shape[3] and groups > 1:
-        found = _depthwise_weight(graph, windows, gradient, kernel)
+        found = _depthwise_weight(graph, rows, gradient, kernel, sweep)
     else:
-        parts = zip(_grouped(graph, windows, groups), _parts(graph, gradient, 3, groups), strict=True)
-        found = graph.concatenate([_dense_weight(graph, part, each, kernel) for part, each in parts], 0)
+        dense = _dense_weight if graph.delegated else _dense_weight_by_convolution
+        parts = zip(_parts(graph, rows, 3, groups), _parts(graph, gradient, 3, groups), strict=True)
+        found = graph.concatenate([dense(graph, part, each, kernel, sweep) for part, each in parts], 0)
     return Value(graph.reshape(found, shape))
 
 
-def _grouped(graph: Graph, windows: Sequence[Tensor], groups: int) -> list[Sequence[Tensor]]:
-    if groups == 1:
-        return [windows]
-    return list(zip(*(_parts(graph, each, 3, groups) for each in windows), strict=True))
-
-
-def _windows(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int], sweep: _Sweep) -> list[Tensor]:
-    """For each tap of the kernel, the entries of x that it meets: (B, *out, C)."""
-    reach = sweep.reach(kernel)
-    needed = [(o - 1) * s + r + 1 for o, s, r in zip(out, sweep.stride, reach, strict=True)]
-    after = [max(n - p - size, 0) for n, p, size in zip(needed, sweep.padding, x.shape[1:3], strict=True)]
-    x = graph.pad(x, [(0, 0), *zip(sweep.padding, after, strict=True), (0, 0)])
-    found = []
+def _windows(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int], sweep: _Sweep) -> Iterator[Tensor]:
+    """For each tap of the kernel, the entries of x that it meets: (B, *out, C). One at a time, so that each can be done with."""
+    x = _whole(graph, x, out, kernel, sweep)
     for tap in itertools.product(*map(range, kernel)):
         starts = [at * d for at, d in zip(tap, sweep.dilation, strict=True)]
         stops = [start + (o - 1) * s + 1 for start, o, s in zip(starts, out, sweep.stride, strict=True)]
-        found.append(graph.slice(x, [0, *starts, 0], [None, *stops, None], [1, *sweep.stride, 1]))
-    return found
+        yield graph.slice(x, [0, *starts, 0], [None, *stops, None], [1, *sweep.stride, 1])
 
 
-def _dense_weight(graph: Graph, windows: Sequence[Tensor], dy: Tensor, kernel: Sequence[int]) -> Tensor:
+def _whole(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int], sweep: _Sweep) -> Tensor:
+    """Padded so that every window is whole."""
+    needed = [(o - 1) * s + r + 1 for o, s, r in zip(out, sweep.stride, sweep.reach(kernel), strict=True)]
+    after = [max(n - p - size, 0) for n, p, size in zip(needed, sweep.padding, x.shape[1:3], strict=True)]
+    return graph.pad(x, [(0, 0), *zip(sweep.padding, after, strict=True), (0, 0)])
+
+
+def _dense_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
     """(O, I, kh, kw): for each tap a product over all places of all samples; of few inputs, one product of all taps."""
-    outputs, inputs = dy.shape[3], windows[0].shape[3]
-    if len(windows) == 1 and inputs > outputs:
-        turned = _dense_weight(graph, [dy], windows[0], kernel)
-        return graph.transpose(turned, (1, 0, 2, 3))
-    flat = graph.transpose(graph.reshape(dy, (None, outputs)), (1, 0))
+    outputs, inputs = dy.shape[3], x.shape[3]
+    windows = _windows(graph, x, dy.shape[1:3], kernel, sweep)
     if inputs < _FEW:
-        windows = [graph.concatenate(windows, 3)]
-    products = [graph.product(flat, graph.reshape(each, (None, each.shape[3]))) for each in windows]
-    return graph.transpose(graph.reshape(graph.concatenate(products, 1), (outputs, *kernel, inputs)), _KERNEL_BACK)
+        found = graph.transpose(_products(graph, graph.concatenate(list(windows), 3), [dy]), (1, 0))
+    elif tuple(kernel) == (1, 1) and inputs > outputs:  # the wider one is what a product is best transposed of
+        found = graph.transpose(_products(graph, next(windows), [dy]), (1, 0))
+    else:
+        found = _products(graph, dy, windows)
+    return graph.transpose(graph.reshape(found, (outputs, *kernel, inputs)), _KERNEL_BACK)
 
 
-def _depthwise_weight(graph: Graph, windows: Sequence[Tensor], dy: Tensor, kernel: Sequence[int]) -> Tensor:
+def _products(graph: Graph, a: Tensor, others: Iterable[Tensor]) -> Tensor:
+    """Rows of a (..., M), transposed, times each of the others (..., N), side by side: (M, all N)."""
+    turned = graph.transpose(graph.reshape(a, (None, a.shape[-1])), (1, 0))
+    return graph.concatenate([graph.product(turned, graph.reshape(b, (None, b.shape[-1]))) for b in others], 1)
+
+
+def _dense_weight_by_convolution(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
+    """The same as one convolution of x with dy, channels as batch and batch as channels, stride and dilation exchanged."""
+    whole = graph.transpose(_whole(graph, x, dy.shape[1:3], kernel, sweep), _EXCHANGED)
+    found = graph.convolution(whole, graph.transpose(dy, _EXCHANGED), None, sweep.dilation, sweep.stride)
+    cropped = graph.slice(found, [0, 0, 0, 0], [None, *kernel, None])
+    return graph.transpose(cropped, (3, 0, 1, 2))
+
+
+def _depthwise_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
     """(O, 1, kh, kw): for each tap the sum of products of entries."""
-    channels, outputs = windows[0].shape[3], dy.shape[3]
+    channels, outputs = x.shape[3], dy.shape[3]
     if outputs != channels:
         copies = [at // (outputs // channels) for at in range(outputs)]
-        windows = [
-            graph.add("GATHER", [each, graph.integers(*copies)], (*each.shape[:3], outputs), axis=3) for each in windows
-        ]
+        x = graph.add("GATHER", [x, graph.integers(*copies)], (*x.shape[:3], outputs), axis=3)
+    windows = _windows(graph, x, dy.shape[1:3], kernel, sweep)
     means = [channel_mean(graph, graph.times(each, dy)) for each in windows]
     total = graph.times(graph.concatenate(means, 1), scalar(graph, count(dy.shape[:3])))
     return graph.transpose(graph.reshape(total, (*kernel, outputs)), (2, 0, 1))

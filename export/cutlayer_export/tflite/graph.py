@@ -20,6 +20,8 @@ from cutlayer_export.tflite.folding import folded
 __all__ = ["Graph", "Operation", "Tensor", "broadcast", "entries"]
 
 Shape = tuple[int, ...]
+_JOINED = 5
+"""As many tensors as XNNPACK concatenates at once."""
 
 
 class Tensor:
@@ -205,23 +207,24 @@ class Graph:
         return self.add("STRIDED_SLICE", [x, *bounds], shape, x.dtype, ends=ends)
 
     def _every(self, x: Tensor, axis: int, start: int, stop: int, step: int) -> Tensor:
-        """Every so many entries of an axis: the first of each group, since XNNPACK slices without steps only."""
-        groups = -(-(stop - start) // step)
-        behind, before = x.shape[axis + 1 :], x.shape[:axis]
-        missing = max(start + groups * step - x.shape[axis], 0)
-        margins = [(0, missing if each == axis else 0) for each in range(len(x.shape))]
-        x = self.pad(x, margins)
-        at = [0] * len(x.shape)
-        ends: list[int | None] = [None] * len(x.shape)
-        at[axis], ends[axis] = start, start + groups * step
-        inner = entries(behind)
-        grouped = self.reshape(self.slice(x, at, ends), (None, step, inner))
-        return self.reshape(self.slice(grouped, [0, 0, 0], [None, 1, None]), (*before, groups, *behind))
+        """Every so many entries of an axis: one of each group, since XNNPACK slices without steps only."""
+        groups, place = -(-(stop - start) // step), start % step
+        first, behind, before = start - place, x.shape[axis + 1 :], x.shape[:axis]
+        missing = max(first + groups * step - x.shape[axis], 0)
+        x = self.pad(x, [(0, missing if each == axis else 0) for each in range(len(x.shape))])
+        at = [first if each == axis else 0 for each in range(len(x.shape))]
+        ends = [first + groups * step if each == axis else None for each in range(len(x.shape))]
+        grouped = self.reshape(self.slice(x, at, ends), (None, step, entries(behind)))
+        chosen = self.slice(grouped, [0, place, 0], [None, place + 1, None])
+        return self.reshape(chosen, (*before, groups, *behind))
 
     def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
-        """One after the other."""
+        """One after the other; a few at a time, since XNNPACK takes no more, and what it does not take parts a graph in two."""
         if len(parts) == 1:
             return parts[0]
+        if len(parts) > _JOINED:
+            groups = [parts[at : at + _JOINED] for at in range(0, len(parts), _JOINED)]
+            return self.concatenate([self.concatenate(each, axis) for each in groups], axis)
         shape = list(parts[0].shape)
         axis %= len(shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
@@ -242,17 +245,6 @@ class Graph:
         return self.add(
             "DEPTH_TO_SPACE", [x], (batch, height * block, width * block, channels // block**2), block=block
         )
-
-    def after(self, x: Tensor, cause: Tensor) -> Tensor:
-        """X once ``cause`` is known: plus zero times its first entry.
-
-        A runtime that hands operations to a delegate runs first what depends on inputs alone. Of a backward pass that is
-        every window of every saved tensor, which would all be in memory at once.
-        """
-        if not self.delegated:
-            return x
-        first = self.slice(cause, [0] * len(cause.shape), [1] * len(cause.shape))
-        return self.plus(x, self.scaled(self.reshape(first, (1,) * len(x.shape)), 0.0))
 
     # Sums.
 

@@ -84,7 +84,7 @@ def _max_pool_grad(graph: Graph, dy: Value, x: Value, y: Value, *geometry: Any) 
     """What is left of dy goes on to the next place of the window for as long as none has been the maximum."""
     windows = _Windows.of(x.shape, *geometry)
     left, greatest = images(graph, dy), images(graph, y)
-    padded = windows.padded(graph, graph.after(images(graph, x), left), _LOWEST)
+    padded = windows.padded(graph, images(graph, x), _LOWEST)
     places = list(itertools.product(*map(range, windows.kernel)))
     given: dict[tuple[int, ...], Tensor] = {}
     for place in places[:-1]:
