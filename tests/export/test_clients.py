@@ -7,10 +7,11 @@ from torch import nn
 
 from client_cases import CLIENTS, OPTIMIZERS, OTHERS, client, each
 from clients import SGD, certified, graphs_of
+from cutlayer.bundle import TOLERANCE
 from cutlayer.errors import UserError
 from cutlayer.optimizers import Adam
 from cutlayer.recipe import InputSpec
-from cutlayer_export.certificate import CertificateError
+from cutlayer_export.certificate import CertificateError, _errors, _floor
 
 
 @pytest.mark.parametrize("name", each(CLIENTS))
@@ -42,6 +43,15 @@ class NotANumber(nn.Module):
     def forward(self, x):
         y = self.layer(x)
         return y + (y - y).sqrt()
+
+
+@pytest.mark.parametrize(("times", "passes"), [(3.9, True), (4.1, False)])
+def test_an_error_of_up_to_four_times_torchs_own_passes(times, passes):
+    exact = {"gradients.w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+    own = torch.tensor([0.1, 0.0], dtype=torch.float64)
+    floors = {"gradients.w": _floor(exact["gradients.w"] + own, exact["gradients.w"])}
+    found = {"gradients.w": (exact["gradients.w"] + times * own).numpy()}
+    assert (_errors(found, exact, floors)["gradients.w"] <= TOLERANCE) is passes
 
 
 def test_what_is_not_a_number_is_never_certified():

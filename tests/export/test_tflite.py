@@ -8,7 +8,7 @@ from clients import certified
 from cutlayer.errors import UserError
 
 LEFT_OUT = {"volume"}
-TARGETS = ["xnnpack", "generic"]
+TARGETS = ["xnnpack", pytest.param("generic", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("target", TARGETS)
