@@ -116,12 +116,23 @@ def run_trial(
     broker: MemoryBroker | None = None,
     bundle: Bundle | None = None,
     profilers: Mapping[str, Profiler] = MappingProxyType({}),
+    own_bundles: Mapping[str, Bundle] = MappingProxyType({}),
+    deaths: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> tuple[Run, list[Board]]:
-    """Run a trial to its end; raises what the server raises."""
+    """Run a trial to its end; raises what the server raises. Devices may have bundles and deaths of their own."""
     broker = broker or MemoryBroker()
     bundle = bundle or read_bundle(folder / "client.bundle")
     boards = [
-        Board(broker, bundle, trial, name, samples, run_dir / "states", profiler=profilers.get(name))
+        Board(
+            broker,
+            own_bundles.get(name, bundle),
+            trial,
+            name,
+            samples,
+            run_dir / "states",
+            deaths.get(name, ()),
+            profilers.get(name),
+        )
         for name, samples in shares(folder, trial).items()
     ]
     test = data.load(folder / trial.data.test, trial.model.input, part="test")

@@ -1,0 +1,43 @@
+"""Trials whose devices run different engines: nobody but the device knows."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cutlayer.bundle import read_bundle
+from cutlayer.events import EpochDone
+from harness import digits_trial, run_trial
+
+
+@pytest.fixture(scope="module")
+def mixtures(digits, bundles, tmp_path_factory):
+    """Accuracies and losses by epoch, of trials with two devices of one kind and of two kinds."""
+    found = {}
+    for kinds in (("onnx", "onnx"), ("onnx", "xnnpack"), ("xnnpack", "generic")):
+        trial = digits_trial(digits, name="-".join(kinds), epochs=6)
+        own = {name: read_bundle(bundles[kind]) for name, kind in zip(trial.devices, kinds, strict=True)}
+        run, boards = run_trial(digits, trial, tmp_path_factory.mktemp("run"), own_bundles=own)
+        assert all(board.outcome == "all 6 epochs are done" for board in boards), [board.outcome for board in boards]
+        epochs = run.all(EpochDone)
+        found[kinds] = [each.test_accuracy for each in epochs], [each.loss for each in epochs]
+    return found
+
+
+def test_one_device_of_each_engine_converges_like_two_of_a_kind(mixtures):
+    (accuracies, losses), *others = mixtures.values()
+    assert accuracies[-1] > 0.9
+    for other_accuracies, other_losses in others:
+        assert abs(other_accuracies[-1] - accuracies[-1]) <= 0.01
+        np.testing.assert_allclose(other_losses, losses, rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["xnnpack", "generic"])
+def test_a_tflite_device_that_is_killed_ends_as_one_that_is_not(digits, bundles, tmp_path, kind):
+    trial = digits_trial(digits, epochs=2)
+    bundle = read_bundle(bundles[kind])
+    weights = []
+    for name, deaths in (("whole", ()), ("killed", (20, 31))):
+        run_trial(digits, trial, tmp_path / name, bundle=bundle, deaths={trial.devices[0]: deaths})
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    for name, value in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], value)
