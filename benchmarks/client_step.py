@@ -76,10 +76,11 @@ def recipe(case: Case):
 def bundle_of(case: Case, folder: Path, engine: str) -> Path:
     """The exported bundle; both numbers of threads use the same."""
     from cutlayer_export import export_bundle
+    from cutlayer_export.writers import Form
 
     path = folder / f"{case.name}@{case.cut}.{engine}"
     if not path.exists():
-        export_bundle(recipe(case), path, engine=engine)
+        export_bundle(recipe(case), path, form=Form(engine))
     return path
 
 

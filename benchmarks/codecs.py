@@ -99,7 +99,7 @@ class Step:
         from cutlayer.bundle import read_bundle
         from cutlayer_device.engines import load_engine
 
-        self._engine, self._x = load_engine(read_bundle(bundle_of(CASES[1], folder)), 1), images
+        self._engine, self._x = load_engine(read_bundle(bundle_of(CASES[1], folder, "onnx")), 1), images
         self.smashed = self._engine.forward(images, 0).copy()
         # A gradient as a network has it: a random linear map of what is active, small where the loss is flat.
         random = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from cutlayer.recipe import InputSpec, Spec
 from cutlayer_cut import client_state, examples
 from cutlayer_export.certificate import certify
 from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
-from cutlayer_export.writers import WRITERS, Written
+from cutlayer_export.writers import WRITERS, Form, Written
 
 SGD = Sgd(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
 IMAGE = InputSpec(shape=(3, 8, 8))
@@ -46,7 +46,7 @@ def graphs_of(
     inference, training = trace_inference(module, state, example), None
     if client.optimizer is not None:
         training = trace_training(module, state, example, trainable, optimizer)
-    return WRITERS[engine](inference, training, target)
+    return WRITERS[engine](inference, training, Form(engine, target))
 
 
 def certified(

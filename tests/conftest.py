@@ -34,8 +34,9 @@ def bundles(digits):
     """The demo's client as a bundle of each engine, and of each form that it has, by name."""
     from cutlayer.trial import read_trial
     from cutlayer_export import export_bundle
+    from cutlayer_export.writers import Form
 
     recipe = read_trial(digits / "trial.toml").recipe
     for target in ("xnnpack", "generic"):
-        export_bundle(recipe, digits / f"{target}.bundle", engine="tflite", target=target)
+        export_bundle(recipe, digits / f"{target}.bundle", form=Form("tflite", target))
     return {"onnx": digits / "client.bundle"} | {name: digits / f"{name}.bundle" for name in ("xnnpack", "generic")}

@@ -74,7 +74,7 @@ class Client(_Record, frozen=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
-class Manifest(_Record, frozen=True):
+class Manifest(_Record, frozen=True, omit_defaults=True):
     """``manifest.json``."""
 
     format_version: int
@@ -85,10 +85,12 @@ class Manifest(_Record, frozen=True):
     """Of ONNX's operators, or the version of TFLite's schema."""
     versions: dict[str, str]
     files: dict[str, str]
+    precision: str = "float32"
+    """In which the graph of inference computes: float32, float16 or int8."""
 
 
-class Certificate(_Record, frozen=True):
-    """``certificate.json``: greatest relative errors against torch.
+class Certificate(_Record, frozen=True, omit_defaults=True):
+    """``certificate.json``: greatest relative errors against torch, of the graphs in float32.
 
     ``errors`` has one for the smashed data of each graph (``inference.z``, ``z``) and for each ``gradients.<name>``,
     ``params.<name>``, ``buffers.<name>`` and ``state.<name>``; `cutlayer_export.certificate` says how they are taken.
@@ -97,6 +99,8 @@ class Certificate(_Record, frozen=True):
     steps: int
     batch_sizes: tuple[int, ...]
     errors: dict[str, float]
+    precision_error: float = 0.0
+    """What fewer bits add for inference: root mean square of the differences, relative to that of the smashed data."""
 
     @property
     def worst(self) -> float:

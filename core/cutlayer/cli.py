@@ -70,6 +70,12 @@ def export(
     target: Annotated[
         str, typer.Option(help="Of a TFLite bundle: xnnpack for 64-bit boards, generic for any, 32-bit ones too.")
     ] = "xnnpack",
+    precision: Annotated[
+        str, typer.Option(help="Of a TFLite bundle that is not trained: float32, float16 or int8.")
+    ] = "float32",
+    calibration: Annotated[
+        Path | None, typer.Option(help="For int8: representative samples, an .npz or a folder as a board has them.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Cut a model and export the part before the cut as a bundle that a board can train."""
@@ -80,7 +86,9 @@ def export(
         if freeze and trainable:
             raise UserError("--freeze: nothing is trained, so leave out --trainable")
         trains = "none" if freeze else trainable
-        options = Options(model, cut, example, kwargs, weights, optimizer, trains, engine, target)
+        options = Options(
+            model, cut, example, kwargs, weights, optimizer, trains, engine, target, precision, calibration
+        )
         if all_cuts:
             export_all(trial, options, out, as_json)
         else:

@@ -12,6 +12,7 @@ from rich.table import Table
 from cutlayer import toml
 from cutlayer.bundle import Client, Manifest, read_bundle
 from cutlayer.console import print_wide
+from cutlayer.data import Preparation, load
 from cutlayer.errors import UserError
 from cutlayer.optimizers import Optimizer, Sgd
 from cutlayer.recipe import TRAINABLE, WHOLE, Model, Recipe
@@ -19,11 +20,13 @@ from cutlayer.trial import read_trial
 from cutlayer_cut import build_model, check_input, client_of, cut_model, example_batch, list_cuts
 from cutlayer_export.certificate import CertificateError
 from cutlayer_export.export import export_bundle
-from cutlayer_export.writers import TARGETS, WRITERS
+from cutlayer_export.writers import Form
 
 __all__ = ["Options", "export", "export_all"]
 
 _EXAMPLE = re.compile(r"(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<low>\d+)\.\.(?P<high>\d+))?)?")
+_CALIBRATION_SAMPLES = 200
+"""More change the ranges of activations little."""
 _OPTIMIZER = "sgd:learning_rate=0.01,momentum=0.9"
 
 
@@ -39,6 +42,8 @@ class Options(NamedTuple):
     trainable: str
     engine: str = "onnx"
     target: str = "xnnpack"
+    precision: str = "float32"
+    calibration: Path | None = None
 
 
 def export(trial_file: Path | None, options: Options, out: Path | None, as_json: bool) -> None:
@@ -49,7 +54,7 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
         _list(recipe, console, as_json)
         return
     with console.status("") as status:
-        manifest = export_bundle(recipe, out, status.update, options.engine, options.target)
+        manifest = export_bundle(recipe, out, status.update, _form(recipe, options))
     certificate = read_bundle(out).certificate
     assert certificate is not None
     if as_json:
@@ -57,6 +62,10 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
         return
     console.print(f"{out}: {_describe(manifest)}", soft_wrap=True)
     console.print(f"  certificate         worst relative error against torch {certificate.worst:.1e}")
+    if manifest.precision != "float32":
+        console.print(
+            f"  {manifest.precision:<20}changes smashed data by {certificate.precision_error:.1e} of their size"
+        )
 
 
 def export_all(trial_file: Path | None, options: Options, folder: Path, as_json: bool) -> None:
@@ -89,7 +98,7 @@ def _exported(recipe: Recipe, path: Path, options: Options) -> str:
         if _is_of(path, client, options.engine):
             return f"{path} is there"
         path.unlink(missing_ok=True)
-        export_bundle(recipe, path, engine=options.engine, target=options.target)
+        export_bundle(recipe, path, form=_form(recipe, options))
     except (UserError, CertificateError) as error:
         return f"left out: {error}"
     return str(path)
@@ -141,9 +150,6 @@ def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
 
 def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recipe:
     """From the trial file, with what the options say instead; or from the options alone."""
-    for name, value, allowed in (("engine", options.engine, WRITERS), ("target", options.target, TARGETS)):
-        if value not in allowed:
-            raise UserError(f"--{name}: found {value!r}, allowed: {', '.join(allowed)}")
     changes = _model_changes(options)
     if trial_file is not None:
         recipe = read_trial(trial_file).recipe
@@ -161,6 +167,14 @@ def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recip
     if recipe is None:
         return Recipe(name="trial", model=model, optimizer=optimizer)
     return msgspec.structs.replace(recipe, model=model, optimizer=optimizer)
+
+
+def _form(recipe: Recipe, options: Options) -> Form:
+    samples = None
+    if options.calibration is not None:
+        stored = load(options.calibration, recipe.model.input, recipe.classes).x[:_CALIBRATION_SAMPLES]
+        samples = Preparation(recipe.model.input, recipe.mean, recipe.std)(stored)
+    return Form(options.engine, options.target, options.precision, samples)
 
 
 def _model_changes(options: Options) -> dict[str, Any]:

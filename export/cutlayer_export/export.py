@@ -13,7 +13,7 @@ from cutlayer.recipe import Recipe
 from cutlayer_cut import client_of, cut_model, examples
 from cutlayer_export.certificate import certify
 from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
-from cutlayer_export.writers import WRITERS
+from cutlayer_export.writers import FLOAT32_ONNX, WRITERS, Form
 
 __all__ = ["export_bundle"]
 
@@ -24,8 +24,7 @@ def export_bundle(
     recipe: Recipe,
     path: Path,
     tell: Callable[[str], None] = lambda stage: None,
-    engine: str = "onnx",
-    target: str = "xnnpack",
+    form: Form = FLOAT32_ONNX,
 ) -> Manifest:
     """Cut the recipe's model, export its client-side half, certify it, and write the bundle to ``path``.
 
@@ -33,16 +32,17 @@ def export_bundle(
         recipe: what to export.
         path: a directory, or a ``.zip``.
         tell: called with what is being done.
-        engine: of `writers.WRITERS`.
-        target: of a TFLite bundle, see `writers.TARGETS`.
+        form: how the graphs are written.
 
     Raises:
-        UserError: the model, the cut or its inputs are wrong, or an operation cannot be exported; nothing is written.
+        UserError: the model, the cut, its inputs or the form are wrong, or an operation cannot be exported; nothing is
+            written.
         CertificateError: the exported graphs do not compute what torch computes; nothing is written.
     """
     tell(f"cutting {recipe.model.factory} at {recipe.model.cut!r}")
     module = (halves := cut_model(recipe)).client
     client, state = client_of(recipe, halves)
+    form.check(trains=client.optimizer is not None)
     example, trainable = examples(client.input, _EXAMPLE_BATCH, recipe.seed), recipe.model.trainable
     values = initial_values(state, client.optimizer)
     tell("tracing inference")
@@ -50,21 +50,24 @@ def export_bundle(
     if client.optimizer is not None:
         tell("tracing training")
         training = trace_training(module, state, example, trainable, client.optimizer)
-    tell(f"writing graphs for {engine}")
-    written = WRITERS[engine](inference, training, target)
+    tell(f"writing graphs for {form.engine}")
+    written = WRITERS[form.engine](inference, training, form)
     tell("comparing with torch")
     arrays = {name: value.numpy() for name, value in values.items()}
     certificate = certify(module, trainable, client, arrays, written.graphs)
+    if form.precision != "float32":
+        certificate = msgspec.structs.replace(certificate, precision_error=written.precision_error)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         trial=recipe.name,
         client=client,
-        engine=engine,
+        engine=form.engine,
+        precision=form.precision,
         opset=written.opset,
         versions={"cutlayer": __version__, "torch": version("torch"), **written.versions},
         files={},
     )
-    files = {f"{name}.{engine}": graph for name, graph in written.files.items()}
+    files = {f"{name}.{form.engine}": graph for name, graph in written.files.items()}
     files["params.safetensors"] = save_safetensors(values)
     files["certificate.json"] = msgspec.json.format(msgspec.json.encode(certificate)) + b"\n"
     return write_bundle(path, manifest, files)

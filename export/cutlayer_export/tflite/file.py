@@ -161,9 +161,21 @@ class _Writer:
         codes, held = self._offsets(map(self._code, self._kinds)), self._offsets(buffers)
         description = self._builder.CreateString("cutlayer")
         fields = [(0, "u", SCHEMA_VERSION), (1, "o", codes), (2, "o", graphs), (3, "o", description), (4, "o", held)]
+        fields.append((7, "o", self._offsets([self._signature()])))
         self._builder.Finish(self._table(fields), _IDENTIFIER)
         content = bytes(self._builder.Output())
         return File(content, {tensor: len(content) - end for tensor, end in self._ends.items()})
+
+    def _signature(self) -> int:
+        """Names of inputs and outputs for those who call the graph as a function. The engine goes by those of tensors."""
+        inputs, outputs = (
+            self._offsets(
+                self._table([(0, "o", self._builder.CreateString(name)), (1, "u", self._tensors[tensor])])
+                for name, tensor in side.items()
+            )
+            for side in (self._graph.inputs, self._graph.outputs)
+        )
+        return self._table([(0, "o", inputs), (1, "o", outputs), (2, "o", self._builder.CreateString(self._name))])
 
     def _buffer(self, tensor: Tensor) -> int:
         assert tensor.data is not None

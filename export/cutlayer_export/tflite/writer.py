@@ -1,5 +1,10 @@
 """From traced graphs to the TFLite files of a bundle."""
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from cutlayer_export.certificate import Graphs
 from cutlayer_export.tflite.file import to_file
 from cutlayer_export.tflite.filters import with_filters
@@ -7,10 +12,11 @@ from cutlayer_export.tflite.fusion import fused
 from cutlayer_export.tflite.graph import Graph
 from cutlayer_export.tflite.lowering import lower
 from cutlayer_export.tflite.partition import part, partition
+from cutlayer_export.tflite.precision import in_float16, in_int8
 from cutlayer_export.tflite.runner import runner
 from cutlayer_export.training_graph import Graph as Traced
 
-__all__ = ["tflite_files"]
+__all__ = ["in_precision", "tflite_files"]
 
 
 def tflite_files(inference: Traced, training: Traced | None, delegated: bool) -> tuple[dict[str, bytes], Graphs]:
@@ -34,6 +40,26 @@ def tflite_files(inference: Traced, training: Traced | None, delegated: bool) ->
     steps = {name: each for name, each in backward.outputs.items() if not name.startswith("gradients.")}
     files = _files({**graphs, "backward": fused(part(backward, steps))}, delegated)
     return files, Graphs(*(runner(certified, name) for name in graphs))
+
+
+def in_precision(
+    inference: Traced, delegated: bool, precision: str, samples: NDArray[Any] | None
+) -> tuple[dict[str, bytes], float]:
+    """The file of inference in float16 or int8, and how far its smashed data are from those in float32.
+
+    That is the root mean square of the differences divided by that of the smashed data, over ``samples``, or over random
+    ones if there are none.
+
+    Raises:
+        UserError: ai-edge-quantizer is missing, or does not take the graph.
+    """
+    graph = fused(lower(inference, delegated))
+    exact = runner({"inference": to_file(graph, "inference").content}, "inference")
+    content = to_file(in_float16(graph), "inference").content if precision == "float16" else in_int8(graph, samples)
+    x = inference.inputs["x"].numpy() if samples is None else samples
+    wanted, found = (run({"x": x})["z"].astype(np.float64) for run in (exact, runner({"i": content}, "i")))
+    scale = float(np.sqrt(np.mean(wanted**2))) or 1.0
+    return {"inference": content}, float(np.sqrt(np.mean((found - wanted) ** 2))) / scale
 
 
 def _files(graphs: dict[str, Graph], delegated: bool) -> dict[str, bytes]:

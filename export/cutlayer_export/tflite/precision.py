@@ -1,0 +1,71 @@
+"""Inference graphs with fewer bits: weights in float16, or weights and activations in int8.
+
+* float16: weights stand as such in the file and are converted when it is loaded; the computing stays in float32.
+* int8: affine, symmetric for weights with a scale a channel, after the ranges that activations have with representative
+  samples (Jacob et al., arXiv 1712.05877; the recipe ``static_wi8_ai8`` of ai-edge-quantizer). Samples and smashed data
+  stay float32.
+"""
+
+import warnings
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cutlayer.errors import UserError
+from cutlayer_export.tflite.file import to_file
+from cutlayer_export.tflite.graph import Graph, Tensor
+
+__all__ = ["in_float16", "in_int8"]
+
+_LEAST_ENTRIES = 64
+"""Of a tensor, for halving it to be worth an operation."""
+
+
+def in_float16(graph: Graph) -> Graph:
+    """The same graph with its weights in float16."""
+    result = Graph(graph.delegated)
+    result.inputs, result.outputs = dict(graph.inputs), dict(graph.outputs)
+    halved: dict[Tensor, Tensor] = {}
+    for operation in graph.operations:
+        for each in operation.inputs:
+            if each is not None and each not in halved and each.dtype == "float32" and each.data is not None:
+                wide = each.data.size >= _LEAST_ENTRIES
+                half = result.constant(each.data, "float16") if wide else each
+                halved[each] = result.add("DEQUANTIZE", [half], each.shape) if wide else each
+        inputs = tuple(each and halved.get(each, each) for each in operation.inputs)
+        result.operations.append(operation._replace(inputs=inputs))
+    return result
+
+
+def in_int8(graph: Graph, samples: NDArray[Any] | None) -> bytes:
+    """The file of the same graph in int8.
+
+    Args:
+        graph: of ``x`` and ``z`` alone; its result gets one more operation.
+        samples: representative ones, (N, *input).
+
+    Raises:
+        UserError: ai-edge-quantizer is not installed.
+    """
+    assert samples is not None
+    try:
+        from ai_edge_quantizer import qtyping, quantizer, recipe
+        from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    except ModuleNotFoundError as error:
+        raise UserError("--precision int8 needs ai-edge-quantizer: pip install 'cutlayer[tflite-int8]'") from error
+
+    # The last operation stays as it is, so that its result keeps its name.
+    z = graph.outputs["z"]
+    z.name = ""
+    graph.outputs["z"] = last = graph.copy(z)
+    last.name = "z"
+    converter: Any = quantizer.Quantizer(bytearray(to_file(graph, "inference").content))
+    converter.load_quantization_recipe(recipe.static_wi8_ai8())
+    for pattern, operation in (("^z;?$", "RESHAPE"), (".*", "INPUT"), (".*", "OUTPUT")):
+        name = qtyping.TFLOperationName(operation)
+        converter.update_quantization_recipe(pattern, name, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it keeps all tensors on purpose
+        ranges = converter.calibrate({"inference": [{"x": sample[None]} for sample in samples]}, num_threads=1)
+        found = converter.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(found.quantized_model)

@@ -1,0 +1,59 @@
+"""Inference bundles in float16 and int8."""
+
+import numpy as np
+import pytest
+
+from cutlayer.bundle import read_bundle
+from cutlayer.errors import UserError
+from cutlayer_device.engines import load_engine
+from cutlayer_export.cli import Options, export
+from cutlayer_export.writers import Form
+
+MODEL = ("cutlayer_cut.zoo.lenet:LeNet", "none", "1x28x28", "{}", "", "", "")
+SAMPLES = np.random.default_rng(0).standard_normal((24, 1, 28, 28)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exact") / "whole.bundle"
+    export(None, Options(*MODEL, "tflite"), path, as_json=False)
+    return path
+
+
+@pytest.mark.parametrize(("precision", "share", "error"), [("float16", 0.55, 1e-3), ("int8", 0.4, 5e-2)])
+def test_fewer_bits_make_the_file_smaller_and_the_result_a_little_other(
+    tmp_path, exact, capsys, precision, share, error
+):
+    np.savez(tmp_path / "samples.npz", x=SAMPLES, y=np.zeros(len(SAMPLES), np.uint8))
+    options = Options(*MODEL, "tflite", "xnnpack", precision, tmp_path / "samples.npz")
+    export(None, options, tmp_path / "less.bundle", as_json=False)
+    less, whole = read_bundle(tmp_path / "less.bundle"), read_bundle(exact)
+    assert f"{precision}             "[:14] in capsys.readouterr().out
+    assert less.manifest.precision == precision
+    assert 0 < less.certificate.precision_error < error
+    assert less.certificate.errors == whole.certificate.errors, "of the graph in float32"
+    assert len(less.graph("inference")) < share * len(whole.graph("inference"))
+    found, wanted = (load_engine(each, 1).infer(SAMPLES[:5]) for each in (less, whole))
+    assert found.dtype == np.float32
+    assert 0 < np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2)) < error
+
+
+def test_a_bundle_in_float32_says_nothing_of_precision(exact):
+    assert "precision" not in (exact / "manifest.json").read_text()
+    assert "precision" not in (exact / "certificate.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "trains", "message"),
+    [
+        (Form("tensorrt"), True, "--engine: found 'tensorrt', allowed: onnx, tflite"),
+        (Form("tflite", "tpu"), True, "--target: found 'tpu', allowed: xnnpack, generic"),
+        (Form("tflite", precision="int4"), False, "--precision: found 'int4', allowed: float32, float16, int8"),
+        (Form("onnx", precision="int8"), False, "allowed with --engine tflite"),
+        (Form("tflite", precision="float16"), True, "a board trains in float32"),
+        (Form("tflite", precision="int8"), False, "needs --calibration"),
+    ],
+)
+def test_a_form_that_makes_no_sense_is_refused(form, trains, message):
+    with pytest.raises(UserError, match=message):
+        form.check(trains=trains)
