@@ -107,5 +107,7 @@ def target_of(board: str, os: str) -> Target:
         found, needed = (".".join(map(str, version)) for version in (system.python, _LEAST_PYTHON))
         raise UserError(f"--os {os}: {system.title} has Python {found}, cutlayer needs {needed}: {way_out}")
     if system.machine == "armv7l":
-        raise UserError(f"--os {os}: there is no onnxruntime and no numpy for 32-bit ARM: {way_out}")
+        raise UserError(
+            f"--os {os}: PyPI has no numpy and no msgspec for 32-bit ARM: {way_out}, or set the board up by hand (docs/install.md)"
+        )
     return Target(board, os)

@@ -14,7 +14,7 @@ import msgspec
 
 from cutlayer import topics
 from cutlayer.broker import split_address
-from cutlayer.bundle import read_bundle
+from cutlayer.bundle import Manifest, read_bundle
 from cutlayer.errors import UserError
 from cutlayer.release import CONFIG, FORMAT_VERSION, MANIFEST, DeviceConfig, Release, hash_of
 from cutlayer.transports import load_tls
@@ -26,6 +26,8 @@ from cutlayer_flash.unit import unit_text
 __all__ = ["Built", "Contents", "build"]
 
 _RUNTIME = ("cutlayer", "cutlayer_device", "cutlayer_profiles")
+_EXTRAS = {"onnx": "device", "tflite": "device-tflite"}
+"""What a board needs of cutlayer for the engine of its bundle."""
 _LARGEST_BYTES = 150_000_000
 _ONCE = 315_532_800
 """1980, the earliest time that every archive knows."""
@@ -96,11 +98,11 @@ def build(
         UserError: the bundle, the certificates or the configuration are wrong, or the release is too large; nothing is written.
         CutlayerError: the packages cannot be had.
     """
-    trial = _check(contents)
+    manifest, trial = _check(contents)
     with TemporaryDirectory() as folder:
         root = Path(folder) / "release"
         tell("choosing packages")
-        text = locked or lock(requirements(), target.system)
+        text = locked or lock(requirements(_EXTRAS[manifest.engine]), target.system)
         tell("fetching packages")
         fetch(text, target.system, root / "site")
         _copy_runtime(root / "site")
@@ -137,8 +139,8 @@ def _put(packed: Path, out: Path, mode: int) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _check(contents: Contents) -> str:
-    """The name of the trial. Raises `UserError`."""
+def _check(contents: Contents) -> tuple[Manifest, str]:
+    """What the bundle is, and the name of the trial. Raises `UserError`."""
     bundle = read_bundle(contents.bundle)
     bundle.require_certificate()
     topics.check_name(contents.config.name, "--device-id")
@@ -148,7 +150,11 @@ def _check(contents: Contents) -> str:
     for path in (contents.data, contents.meters):
         if path is not None and not path.exists():
             raise UserError(f"{path}: does not exist")
-    return topics.check_name(contents.config.trial or bundle.manifest.trial, "the trial name")
+    if bundle.manifest.engine not in _EXTRAS:
+        raise UserError(
+            f"the bundle is for the engine {bundle.manifest.engine!r}, this cutlayer has {', '.join(_EXTRAS)}"
+        )
+    return bundle.manifest, topics.check_name(contents.config.trial or bundle.manifest.trial, "the trial name")
 
 
 def _copy_runtime(site: Path) -> None:

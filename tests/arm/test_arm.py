@@ -22,14 +22,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.arm]
 EMULATOR = "qemu-aarch64-static"
 PROCESSORS = {"cortex-a53": "Raspberry Pi 3, Zero 2 W", "cortex-a72": "Raspberry Pi 4", "cortex-a76": "Raspberry Pi 5"}
 STEPS = Path(__file__).parent / "steps.py"
-SYSTEMS = ["bookworm", "trixie"]
+RELEASES = [("bookworm", "onnx"), ("trixie", "onnx"), ("bookworm", "xnnpack")]
+"""Systems, and the bundles on them."""
 
 
 class Board:
     """A root with a release in it."""
 
-    def __init__(self, root, release, python):
-        self.root, self.release, self.python = root, release, python
+    def __init__(self, root, release, python, bundle):
+        self.root, self.release, self.python, self.bundle = root, release, python, bundle
 
     def command(self, processor, *words):
         # -L has absolute paths mean those of the root where it has them, hence also /proc/cpuinfo.
@@ -53,26 +54,27 @@ class Board:
         return done.stdout
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
-def board(request, digits, broker, tmp_path_factory):
+@pytest.fixture(scope="module", params=RELEASES, ids="-".join)
+def board(request, digits, bundles, broker, tmp_path_factory):
     if shutil.which(EMULATOR) is None:
         pytest.fail(f"these tests need {EMULATOR} (apt-get install qemu-user-static)")
-    root = make_root(Path(os.environ.get("CUTLAYER_CACHE", "runs/arm")), request.param)
-    target, folder = target_of("pi4", request.param), tmp_path_factory.mktemp("release")
+    system, kind = request.param
+    root = make_root(Path(os.environ.get("CUTLAYER_CACHE", "runs/arm")), system)
+    target, folder = target_of("pi4", system), tmp_path_factory.mktemp("release")
     config = DeviceConfig(name="board-1", broker=f"{broker.host}:{broker.port}", data="", energy="none", threads=1)
-    built = build(
-        target, Contents(config, digits / "client.bundle", data=digits / "board-1.npz"), folder / "board-1.tar.gz"
-    )
+    built = build(target, Contents(config, bundles[kind], data=digits / "board-1.npz"), folder / "board-1.tar.gz")
     assert built.packed_bytes < 150e6
     with tarfile.open(built.path) as archive:
         archive.extractall(folder)
-    return Board(root, folder / read_archive(built.path).folder, target.system.interpreter.rsplit("/", 1)[1])
+    return Board(
+        root, folder / read_archive(built.path).folder, target.system.interpreter.rsplit("/", 1)[1], bundles[kind]
+    )
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_it_imports_checks_its_certificate_and_trains_as_here(board, digits, tmp_path, processor):
     assert "cut at 'stem'" in board.run(processor, "-m", "cutlayer", "device", "check", board.release / "config.toml")
-    bundle, samples = digits / "client.bundle", digits / "board-1.npz"
+    bundle, samples = board.bundle, digits / "board-1.npz"
     board.run(processor, STEPS, bundle, samples, tmp_path / "arm.npz")
     subprocess.run([sys.executable, str(STEPS), bundle, samples, tmp_path / "here.npz"], check=True)
     arm, here = np.load(tmp_path / "arm.npz"), np.load(tmp_path / "here.npz")
