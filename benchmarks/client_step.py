@@ -2,8 +2,8 @@
 
     python benchmarks/client_step.py [--compile] [--only vgg11]
 
-Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32, in one process. The engines take
-turns of a few steps, the first of which warms the caches and does not count; the median of all others. Ratios are the time
+Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32, each engine in a process of its own,
+since what one tells the C library of memory would help the other too. They take turns of a few steps, the first of which warms the caches and does not count; the median of all others. Ratios are the time
 of torch divided by an engine's, so above 1 the engine is faster. Forward alone is that of a step, in train mode. Then, for
 VGG11 cut at features.5, each in a process of its own: the greatest resident memory while training, the time from the start
 of the process to the end of the first step, and what the packages of its runtime take up.
@@ -17,17 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+SHAPES = "shapes.json"
 ENGINES = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert",)}
 """Ours, with the packages of their runtimes."""
 BATCH, TURNS, STEPS = 32, 6, 5
 REST_S = 0.02
-"""Between the engines, so that the threads of the one before are at rest: both keep theirs spinning for a while."""
+"""Between the engines, so that the threads of the one before are at rest: some keep theirs spinning for a while."""
 
 
 class Step(NamedTuple):
@@ -73,15 +74,34 @@ def recipe(case: Case):
     return Recipe(name="bench", model=model, optimizer=Sgd(learning_rate=0.01, momentum=0.9, weight_decay=5e-4))
 
 
+def path_of(case: Case, folder: Path, engine: str) -> Path:
+    return folder / f"{case.name}@{case.cut}.{engine}"
+
+
 def bundle_of(case: Case, folder: Path, engine: str) -> Path:
     """The exported bundle; both numbers of threads use the same."""
     from cutlayer_export import export_bundle
     from cutlayer_export.writers import Form
 
-    path = folder / f"{case.name}@{case.cut}.{engine}"
+    path = path_of(case, folder, engine)
     if not path.exists():
         export_bundle(recipe(case), path, form=Form(engine))
     return path
+
+
+def export_all(cases: Sequence[Case], folder: Path) -> None:
+    """All bundles, and the shapes of what they send."""
+    from cutlayer.bundle import read_bundle
+
+    shapes = {}
+    for case in cases:
+        paths = [bundle_of(case, folder, engine) for engine in ENGINES]
+        shapes[f"{case.name}@{case.cut}"] = read_bundle(paths[0]).manifest.client.smashed.shape
+    (folder / SHAPES).write_text(json.dumps(shapes))
+
+
+def chosen(only: str) -> list[Case]:
+    return [case for case in CASES if only.lower() in f"{case.name}@{case.cut}".lower()]
 
 
 def our_step(path: Path, threads: int, x, g) -> Step:
@@ -121,54 +141,54 @@ def data_of(case: Case, smashed: tuple[int, ...]):
     return x, random.standard_normal((BATCH, *smashed), np.float32) * np.float32(1e-3)
 
 
-def measure(case: Case, folder: Path, threads: int, with_compile: bool) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of forward and of a whole step, by engine."""
-    from cutlayer.bundle import read_bundle
-
-    paths = {engine: bundle_of(case, folder, engine) for engine in ENGINES}
-    x, g = data_of(case, read_bundle(paths["onnx"]).manifest.client.smashed.shape)
-    steps = {engine: our_step(path, threads, x, g) for engine, path in paths.items()}
-    steps["eager"] = torch_step(case, x, g)
-    if with_compile:
-        steps["compile"] = torch_step(case, x, g, compiled=True)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for _ in range(TURNS):
-        for name, step in steps.items():
-            time.sleep(REST_S)
-            step.backward(step.forward())
-            for _ in range(STEPS):
-                begun = time.perf_counter()
-                z = step.forward()
-                half = time.perf_counter()
-                step.backward(z)
-                times[name].append((1e3 * (half - begun), 1e3 * (time.perf_counter() - begun)))
-    return {name: tuple(map(median, zip(*each, strict=True))) for name, each in times.items()}
-
-
-def worker(threads: int, folder: Path, with_compile: bool, only: str) -> None:
+def step_of(engine: str, case: Case, folder: Path, threads: int) -> Step:
+    """Ready to run; ours in a process that cannot import torch."""
+    smashed = tuple(json.loads((folder / SHAPES).read_text())[f"{case.name}@{case.cut}"])
+    x, g = data_of(case, smashed)
+    if engine in ENGINES:
+        sys.modules["torch"] = None
+        return our_step(path_of(case, folder, engine), threads, x, g)
     import torch
 
     torch.set_num_threads(threads)
-    for case in CASES:
-        if only.lower() in f"{case.name}@{case.cut}".lower():
-            print(json.dumps([case.name, case.cut, measure(case, folder, threads, with_compile)]), flush=True)
+    return torch_step(case, x, g, compiled=engine == "compile")
+
+
+def turns_worker(engine: str, name: str, folder: Path, threads: int) -> None:
+    """For each line of standard input a turn: the times of forward and of the whole step, in milliseconds."""
+    case = next(case for case in CASES if f"{case.name}@{case.cut}" == name)
+    step = step_of(engine, case, folder, threads)
+    for _ in sys.stdin:
+        step.backward(step.forward())
+        times = []
+        for _ in range(STEPS):
+            begun = time.perf_counter()
+            z = step.forward()
+            half = time.perf_counter()
+            step.backward(z)
+            times.append((1e3 * (half - begun), 1e3 * (time.perf_counter() - begun)))
+        print(json.dumps(times), flush=True)
+
+
+def measure(case: Case, folder: Path, threads: int, engines: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of forward and of a whole step, by engine."""
+    name = f"{case.name}@{case.cut}"
+    workers = {each: call("--turns", each, name, str(folder), str(threads), threads=threads) for each in engines}
+    times: dict[str, list[tuple[float, float]]] = {each: [] for each in engines}
+    for _ in range(TURNS):
+        for each, process in workers.items():
+            time.sleep(REST_S)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            times[each] += json.loads(process.stdout.readline())
+    for process in workers.values():
+        process.communicate()
+    return {name: tuple(map(median, zip(*each, strict=True))) for name, each in times.items()}
 
 
 def memory_worker(engine: str, folder: Path, started: float) -> None:
     """Train a while; print the time of the first step since ``started`` and the greatest resident memory."""
-    case, path = MEMORY_CASE, folder / f"{MEMORY_CASE.name}@{MEMORY_CASE.cut}.{engine}"
-    if engine in ENGINES:
-        sys.modules["torch"] = None
-        from cutlayer.bundle import read_bundle
-
-        x, g = data_of(case, read_bundle(path).manifest.client.smashed.shape)
-        step = our_step(path, 1, x, g)
-    else:
-        import torch
-
-        torch.set_num_threads(1)
-        x, g = data_of(case, (128, 8, 8))
-        step = torch_step(case, x, g)
+    step = step_of(engine, MEMORY_CASE, folder, 1)
     step.backward(step.forward())
     first = time.time() - started
     for _ in range(20):
@@ -180,7 +200,9 @@ def memory_worker(engine: str, folder: Path, started: float) -> None:
 
 def call(*arguments: str, threads: int) -> subprocess.Popen:
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen([sys.executable, __file__, *arguments], env=env, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, __file__, *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(words, env=env, text=True, **pipes)
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
@@ -189,20 +211,16 @@ def speed(folder: Path, options: argparse.Namespace) -> None:
             f"\n{threads} thread{'s' * (threads > 1)}, batch {BATCH}: milliseconds a step, and of that forward; in brackets "
             "how many times as fast as torch eager"
         )
-        flags = ["--compile"] if options.compile else []
-        process = call("--worker", str(threads), str(folder), "--only", options.only, *flags, threads=threads)
+        engines = [*ENGINES, "eager", *(["compile"] if options.compile else [])]
         found: list[dict[str, tuple[float, float]]] = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            name, cut, times = json.loads(line)
+        for case in chosen(options.only):
+            times = measure(case, folder, threads, engines)
             found.append(times)
             text = "  ".join(
                 f"{peer} {step:6.1f} {half:6.1f}" + faster(times, peer) for peer, (half, step) in times.items()
             )
-            print(f"{name + ' @ ' + cut:24} {text}", flush=True)
-        if process.wait():
-            raise SystemExit("the worker failed")
-        for peer in found[0].keys() - {"eager"}:
+            print(f"{case.name + ' @ ' + case.cut:24} {text}", flush=True)
+        for peer in (each for each in engines if each != "eager"):
             parts = []
             for what, part in (("step", 1), ("forward", 0)):
                 ratios = [times["eager"][part] / times[peer][part] for times in found]
@@ -221,8 +239,6 @@ def faster(times: dict[str, tuple[float, float]], peer: str) -> str:
 def memory(folder: Path) -> None:
     print(f"\n{MEMORY_CASE.name} @ {MEMORY_CASE.cut}, batch {BATCH}, one thread, a process of its own, median of 3")
     for engine, packages in {**ENGINES, "torch": ("torch",)}.items():
-        if engine in ENGINES:
-            bundle_of(MEMORY_CASE, folder, engine)
         runs = []
         for _ in range(3):
             output, _ = call("--memory", engine, str(folder), str(time.time()), threads=1).communicate()
@@ -244,15 +260,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="also torch.compile (minutes of compiling)")
     parser.add_argument("--only", default="", help="part of a client's name")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
-        worker(int(options.worker[0]), Path(options.worker[1]), options.compile, options.only)
+    if options.turns:
+        engine, name, folder, threads = options.turns
+        turns_worker(engine, name, Path(folder), int(threads))
     elif options.memory:
         memory_worker(options.memory[0], Path(options.memory[1]), float(options.memory[2]))
     else:
         with tempfile.TemporaryDirectory() as folder:
+            export_all({*chosen(options.only), MEMORY_CASE}, Path(folder))
             speed(Path(folder), options)
             memory(Path(folder))
 

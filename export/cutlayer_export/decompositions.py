@@ -39,9 +39,11 @@ def _convolution_backward(
     *arguments, (for_input, for_weight, for_bias) = geometry
     stride, padding, dilation, transposed, output_padding, groups = arguments
     arguments = [list(stride), list(padding), list(dilation), transposed, list(output_padding), groups]
-    dx = operators.convolution_grad_input(dy, weight, list(x.shape[2:]), *arguments) if for_input else None
+    # The input's last: until then its memory is free for what the weights' needs meanwhile.
+    db = operators.channel_sum(dy) if for_bias else None
     dw = operators.convolution_grad_weight(x, dy, list(weight.shape), *arguments) if for_weight else None
-    return dx, dw, operators.channel_sum(dy) if for_bias else None
+    dx = operators.convolution_grad_input(dy, weight, list(x.shape[2:]), *arguments) if for_input else None
+    return dx, dw, db
 
 
 def _batch_norm(

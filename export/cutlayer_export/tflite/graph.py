@@ -255,8 +255,16 @@ class Graph:
         return self.add(kind, [x, self.integers(*axes)], shape, x.dtype, keep=keep)
 
     def batch(self) -> Tensor:
-        """How many samples x holds, as a float32 scalar."""
+        """How many samples x holds, as a float32 scalar.
+
+        XNNPACK asks no tensor for its sizes, and would run first whatever does not depend on the answer, and keep all of it;
+        it counts samples instead.
+        """
         x = self.inputs["x"]
+        if self.delegated and x.dtype == "float32":
+            first = self.slice(x, [0] * len(x.shape), [None, *[1] * (len(x.shape) - 1)])
+            ones = self.plus(self.scaled(first, 0.0), self.constant(1.0))
+            return self.reduce("SUM", ones, range(len(x.shape)), keep=False)
         sizes = self.add("SHAPE", [x], (len(x.shape),), "int32", result="int32")
         return self.reshape(self.cast(self.slice(sizes, [0], [1]), "float32"), ())
 
