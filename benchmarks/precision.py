@@ -1,6 +1,6 @@
 """What fewer bits cost and save a whole model on the board: TFLite bundles in float32, float16 and int8 beside ONNX.
 
-    python benchmarks/precision.py --data FOLDER [--epochs 4]
+    python benchmarks/precision.py --data FOLDER [--epochs 3]
 
 Each model is trained in torch on 10,000 images of CIFAR-10 (Adam, batch 64), exported whole, and run by the device's engine on
 one thread: accuracy over 5,000 test images that no training or calibration saw, and milliseconds for one image and for 32, the
@@ -81,7 +81,7 @@ def milliseconds(engines, x):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with cifar10.tar.gz")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(1)
     train, test = cifar10(options.data, Path("runs/images"))

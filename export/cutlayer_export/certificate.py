@@ -15,7 +15,9 @@ A ReLU whose input is within rounding of zero, or a maximum that is taken twice,
 arithmetic, and shifts gradients by whole entries. A step with too large an error is therefore repeated with other data,
 up to ``DRAWS`` times; a mistake in a graph shows in all of them. Large clients have such a place in every batch: if all
 draws fail, the errors of the last are held against the greatest of torch's own that any draw has shown, with its data as
-they are and nudged by a few units in the last place.
+they are and nudged by a few units in the last place. That may be a hundredth of a gradient, so a mistake of such a size is
+looked for otherwise: what falls on either side has no direction, but a mistake has. The share by which a gradient is too long
+in the mean of all draws may be four times that of torch's own, and a thousandth.
 """
 
 import copy
@@ -43,6 +45,7 @@ STEPS = 5
 BATCH_SIZES = (2, 5, 8)
 DRAWS = 6
 _NOISE = 0.01
+_DRIFT = 1e-3
 _NUDGE = 2.0**-21
 """Four units in the last place of float32."""
 
@@ -138,7 +141,6 @@ class _Comparison:
         self._optimizer = torch_optimizer(self._params.values(), client.optimizer)
         self._forward, self._backward = graphs.forward, graphs.backward
         self._kept = {name: value.copy() for name, value in values.items()}
-        self._noise: dict[str, float] = {}
 
     def run(self, batch: int) -> Errors:
         """All steps; the greatest error of each tensor."""
@@ -150,6 +152,7 @@ class _Comparison:
 
     def _step(self, batch: int, step: int) -> Errors:
         buffers = copy.deepcopy(dict(self._reference.named_buffers()))
+        noise_of_all, drifts = dict[str, float](), _Drifts()
         for draw in range(DRAWS):
             with torch.no_grad():
                 for name, value in self._reference.named_buffers():
@@ -159,10 +162,13 @@ class _Comparison:
             errors = _errors(outputs, wanted, noise)
             if max(errors.values()) <= TOLERANCE:
                 break
-            nudged = self._nudged_noise(batch, seed, wanted)
-            self._noise = {name: max(noise[name], nudged[name], self._noise.get(name, 0.0)) for name in noise}
+            rough = self._nudged(batch, seed)
+            nudged = {name: _floor(rough[name], value) for name, value in wanted.items()}
+            noise_of_all = {name: max(noise[name], nudged[name], noise_of_all.get(name, 0.0)) for name in noise}
+            drifts.add(outputs, rough, wanted)
         else:
-            errors = _errors(outputs, wanted, self._noise)
+            errors = _errors(outputs, wanted, noise_of_all)
+            errors = {name: max(error, drifts.excess(name)) for name, error in errors.items()}
         self._kept |= {name.removeprefix("new_"): value for name, value in outputs.items() if name.startswith("new_")}
         for name, parameter in self._params.items():
             parameter.grad = torch.from_numpy(outputs[f"gradients.{name}"]).to(parameter.dtype)
@@ -191,12 +197,11 @@ class _Comparison:
         # Of a mean loss: larger ones let training diverge.
         return examples(self._client.input, batch, seed), g / (batch * prod(self._client.smashed.shape) ** 0.5)
 
-    def _nudged_noise(self, batch: int, seed: int, wanted: dict[str, Tensor]) -> dict[str, float]:
-        """Torch's own error where each sample is off by rounding, as a graph's tensors between layers are."""
+    def _nudged(self, batch: int, seed: int) -> dict[str, Tensor]:
+        """Torch in float32 where each sample is off by rounding, as a graph's tensors between layers are."""
         x, g = self._data(batch, seed)
         nudges = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) * _NUDGE
-        rough = self._differentiate(self._single, x * (1 + nudges) if x.is_floating_point() else x, g, seed)
-        return {name: _floor(rough[name], value) for name, value in wanted.items()}
+        return self._differentiate(self._single, x * (1 + nudges) if x.is_floating_point() else x, g, seed)
 
     def _differentiate(self, module: nn.Module, x: Tensor, g: Tensor, seed: int) -> dict[str, Tensor]:
         """Smashed data and gradients of torch, by the names of the graphs' outputs."""
@@ -218,6 +223,27 @@ class _Comparison:
             if kind == "state":
                 wanted[key] = self._optimizer.state[self._params[name]][moments[moment]]
         return _errors(self._kept, wanted)
+
+
+class _Drifts:
+    """By what share tensors are longer than torch's in float64, draw by draw."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[float]] = {}
+        self._own: dict[str, list[float]] = {}
+
+    def add(self, found: Arrays, rough: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+        """One draw: of a graph, and of torch in float32."""
+        for name, value in wanted.items():
+            exact = value.detach().double()
+            squared = float((exact * exact).sum()) or 1.0
+            for drifts, other in ((self._found, torch.from_numpy(found[name])), (self._own, rough[name].detach())):
+                drifts.setdefault(name, []).append(float(((other.double() - exact) * exact).sum()) / squared)
+
+    def excess(self, name: str) -> float:
+        """The share in the mean of all draws if it is more than is allowed, else 0."""
+        drift, own = abs(float(np.mean(self._found[name]))), max(map(abs, self._own[name]))
+        return drift if drift > 4 * own + _DRIFT else 0.0
 
 
 def _cast(x: Tensor, module: nn.Module) -> Tensor:

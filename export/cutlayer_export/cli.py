@@ -95,7 +95,7 @@ def _exported(recipe: Recipe, path: Path, options: Options) -> str:
     """Export one of many cuts, and say how it went."""
     try:
         client, _ = client_of(recipe, cut_model(recipe))
-        if _is_of(path, client, options.engine):
+        if _is_of(path, client, options):
             return f"{path} is there"
         path.unlink(missing_ok=True)
         export_bundle(recipe, path, form=_form(recipe, options))
@@ -104,13 +104,16 @@ def _exported(recipe: Recipe, path: Path, options: Options) -> str:
     return str(path)
 
 
-def _is_of(path: Path, client: Client, engine: str) -> bool:
-    """Whether there is a whole bundle of this client for this engine."""
+def _is_of(path: Path, client: Client, options: Options) -> bool:
+    """Whether there is a whole bundle of this client in this form."""
     try:
-        manifest = read_bundle(path).manifest if path.exists() else None
+        bundle = read_bundle(path) if path.exists() else None
     except UserError:
         return False
-    return manifest is not None and (manifest.client, manifest.engine) == (client, engine)
+    if bundle is None or (bundle.has_graph("filters") and options.target == "generic"):
+        return False
+    found = (bundle.manifest.client, bundle.manifest.engine, bundle.manifest.precision)
+    return found == (client, options.engine, options.precision)
 
 
 def _describe(manifest: Manifest) -> str:

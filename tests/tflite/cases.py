@@ -68,6 +68,13 @@ def nets():
         yield type(activation).__name__, [nn.Conv2d(3, 4, 1), activation, nn.Conv2d(4, 2, 1)], IMAGE
     yield "linear", [nn.Flatten(), nn.Linear(192, 7), nn.LayerNorm(7), nn.Linear(7, 3, bias=False)], IMAGE
     yield "softmax", [nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 2, 1), nn.LogSoftmax(3)], IMAGE
+    deep = InputSpec(shape=(2, 3, 2, 3))
+    for activation in (nn.ReLU(), nn.Hardswish(), nn.LeakyReLU(-0.1), nn.ELU(), nn.Mish(), nn.Dropout(0.3)):
+        yield f"five axes, {type(activation).__name__}", [nn.Linear(3, 4), activation, nn.Linear(4, 2)], deep
+    yield "threshold", [nn.Conv2d(3, 4, 1), nn.Threshold(0.0, 0.5), nn.Conv2d(4, 2, 1)], IMAGE
+    yield "output padding", [nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)], IMAGE
+    yield "dilated pool", [nn.Conv2d(3, 4, 1), nn.MaxPool2d(2, 1, 0, 2)], IMAGE
+    yield "GRU", OTHERS["GRU"][1], OTHERS["GRU"][0]
     yield "norms", [nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)], IMAGE
     yield "dropout", [nn.Conv2d(3, 4, 1), nn.Dropout(0.4), nn.Conv2d(4, 2, 1)], IMAGE
     yield "upsampling", [nn.ReflectionPad2d(1), nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2)], IMAGE

@@ -1,6 +1,7 @@
 """The client-side model on plain ai-edge-litert, or on tflite-runtime where there is no other, as on 32-bit boards."""
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -69,15 +70,13 @@ class TfliteEngine:
         offered: _Arrays = {"g": gradient, "learning_rate": rate, "step": step}
         forward, backward = self._graphs["forward"], self._graph("backward")
         backward.feed(self._kept | self._batch | offered, source=forward)
-        outdated = [forward, backward] if self._bundle.has_graph("filters") else []
-        for graph in outdated[:1]:  # to be loaded anew anyway
-            graph.unload()
+        if reloads := self._bundle.has_graph("filters"):  # of both, since weights change
+            forward.unload()
         self._keep_news(backward.run())
-        for graph in outdated[1:]:
-            graph.unload()
+        if reloads:
+            backward.unload()
         self._batch = {}
         self._steps += 1
-        self._weights_changed()
 
     def weights(self) -> _Arrays:
         """See `Engine`."""
@@ -103,7 +102,10 @@ class TfliteEngine:
         self._weights_changed()
 
     def _keep_news(self, outputs: _Arrays) -> None:
-        self._kept |= {name.removeprefix("new_"): value for name, value in outputs.items() if name.startswith("new_")}
+        news = {name.removeprefix("new_"): value for name, value in outputs.items() if name.startswith("new_")}
+        self._kept |= news
+        if news:
+            self._weights_changed()
 
     def _weights_changed(self) -> None:
         self._filters = None
@@ -124,7 +126,7 @@ class TfliteEngine:
         if self._bundle.has_graph("filters"):
             for place, value in self._outputs("filters", {}).items():
                 graph, _, offset = place.partition(".")
-                if not offset.isdecimal() or not self._bundle.has_graph(graph):
+                if not re.fullmatch(r"\d{1,12}", offset) or not self._bundle.has_graph(graph):
                     raise UserError(f"the bundle names no place for the weights {place!r}: export it again")
                 found.setdefault(graph, []).append((int(offset), value))
         return found

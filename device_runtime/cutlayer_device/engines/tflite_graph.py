@@ -106,9 +106,9 @@ class TfliteGraph:
     def _load(self) -> None:
         with _explained():
             self._interpreter = runtime.Interpreter(model_content=bytes(self._content), num_threads=self._threads)
-            inputs = self._interpreter.get_input_details()
+            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._inputs = {each["name"]: each["index"] for each in inputs}
-        self._outputs = {each["name"]: each["index"] for each in self._interpreter.get_output_details()}
+        self._outputs = {each["name"]: each["index"] for each in outputs}
         self._batched = {each["name"] for each in inputs if -1 in each["shape_signature"]}
         self._shapes = {}
 

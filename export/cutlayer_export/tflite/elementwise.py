@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cutlayer_export.tflite.graph import Graph, Tensor, broadcast
+from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.values import Value, aligned, scalar, valued
 
 __all__ = ["RULES", "positive"]
@@ -71,8 +71,7 @@ def _where(graph: Graph, condition: Value, a: Any, b: Any) -> Value:
     dtypes = [each.tensor.dtype for each in (a, b) if isinstance(each, Value)]
     dtype = "float32" if "float32" in dtypes or not dtypes else dtypes[0]
     (chosen, left, right), last = aligned(graph, [condition, valued(graph, a, dtype), valued(graph, b, dtype)])
-    inputs = [chosen, graph.cast(left, dtype), graph.cast(right, dtype)]
-    return Value(graph.add("SELECT_V2", inputs, broadcast(*(each.shape for each in inputs)), dtype), last)
+    return Value(graph.choose(chosen, graph.cast(left, dtype), graph.cast(right, dtype)), last)
 
 
 def _clamp(graph: Graph, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
@@ -86,7 +85,8 @@ def _hardtanh(graph: Graph, x: Tensor, low: float = -1.0, high: float = 1.0) -> 
 
 
 def _elu(graph: Graph, x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
-    below = _expm1(graph, graph.scaled(graph.binary("MINIMUM", x, graph.constant(0.0)), input_scale))
+    half = graph.unary("TANH", graph.scaled(graph.binary("MINIMUM", x, graph.constant(0.0)), 0.5 * input_scale))
+    below = graph.binary("DIV", graph.scaled(half, 2.0), graph.minus(graph.constant(1.0), half))
     return graph.scaled(graph.plus(graph.unary("RELU", x), graph.scaled(below, alpha)), scale)
 
 
@@ -123,20 +123,25 @@ def _log1p(graph: Graph, x: Tensor) -> Tensor:
     one = graph.constant(1.0)
     shifted = graph.plus(x, one)
     moved = graph.minus(shifted, one)
-    exact = graph.add("EQUAL", [moved, graph.constant(0.0)], x.shape, "bool")
-    divisor = graph.add("SELECT_V2", [exact, one, moved], x.shape)
+    exact = graph.binary("EQUAL", moved, graph.constant(0.0), "bool")
+    divisor = graph.choose(exact, one, moved)
     ratio = graph.binary("DIV", graph.times(x, graph.unary("LOG", shifted)), divisor)
-    return graph.add("SELECT_V2", [exact, x, ratio], x.shape)
+    return graph.choose(exact, x, ratio)
 
 
 def _expm1(graph: Graph, x: Tensor) -> Tensor:
-    """2 tanh(x/2) / (1 - tanh(x/2)), which keeps its digits near zero."""
-    half = graph.unary("TANH", graph.scaled(x, 0.5))
-    return graph.binary("DIV", graph.scaled(half, 2.0), graph.minus(graph.constant(1.0), half))
+    """2 tanh(x/2) / (1 - tanh(x/2)) keeps its digits near zero and below, exp(x) - 1 above."""
+    one = graph.constant(1.0)
+    half = graph.unary("TANH", graph.scaled(graph.binary("MINIMUM", x, one), 0.5))
+    near = graph.binary("DIV", graph.scaled(half, 2.0), graph.minus(one, half))
+    far = graph.minus(graph.unary("EXP", x), one)
+    return graph.choose(graph.binary("LESS", x, one, "bool"), near, far)
 
 
 def _one_minus_power(graph: Graph, base: float, exponent: Value) -> Value:
     """1 - exp(-y) = 2 tanh(y/2) / (1 + tanh(y/2)) with y = -log(base) exponent."""
+    if base == 0:
+        return Value(graph.constant(1.0))
     half = graph.unary("TANH", graph.scaled(graph.cast(exponent.tensor, "float32"), -0.5 * math.log(base)))
     return Value(graph.binary("DIV", graph.scaled(half, 2.0), graph.plus(half, graph.constant(1.0))))
 
@@ -150,7 +155,17 @@ def _sign(graph: Graph, x: Tensor) -> Tensor:
 
 def _relu_grad(graph: Graph, dy: Value, y: Value) -> Value:
     (gradient, result), last = aligned(graph, [dy, y])
+    if graph.delegated and not _from_relu(graph, result):  # nn.Threshold gives what it was given
+        result = graph.unary("RELU", result)
     return Value(graph.times(gradient, positive(graph, result)), last)
+
+
+def _from_relu(graph: Graph, x: Tensor | None) -> bool:
+    """Whether a tensor is the result of a ReLU, or of one that was pooled."""
+    made = next((operation for operation in graph.operations if operation.output is x), None)
+    if made is not None and made.kind == "MAX_POOL_2D":
+        return _from_relu(graph, made.inputs[0])
+    return made is not None and made.kind in ("RELU", "RELU6")
 
 
 def _between_grad(graph: Graph, dy: Value, x: Value, low: float, high: float) -> Value:
@@ -172,8 +187,8 @@ def positive(graph: Graph, x: Tensor) -> Tensor:
 
 def _cast(graph: Graph, x: Value, dtype: torch.dtype | None = None, **_: Any) -> Value:
     name = x.tensor.dtype if dtype is None else str(dtype).removeprefix("torch.")
-    if name == "float64":
-        raise NotImplementedError("float64")
+    if name not in ("float32", "int32", "int64", "bool"):
+        raise NotImplementedError(name)
     return Value(graph.cast(x.tensor, name), x.images)
 
 

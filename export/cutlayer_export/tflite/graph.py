@@ -20,8 +20,8 @@ from cutlayer_export.tflite.folding import folded
 __all__ = ["Graph", "Operation", "Tensor", "broadcast", "entries"]
 
 Shape = tuple[int, ...]
-_JOINED = 5
-"""As many tensors as XNNPACK concatenates at once."""
+_AXES, _JOINED = 4, 5
+"""Of a tensor that all runtimes broadcast; tensors that XNNPACK concatenates at once."""
 
 
 class Tensor:
@@ -119,8 +119,22 @@ class Graph:
         return self.add(kind, [x], x.shape, x.dtype, **options)
 
     def binary(self, kind: str, a: Tensor, b: Tensor, dtype: str = "") -> Tensor:
-        """Such as MAXIMUM or GREATER, with broadcasting."""
-        return self.add(kind, [a, b], broadcast(a.shape, b.shape), dtype or a.dtype)
+        """Such as MAXIMUM or GREATER, with broadcasting.
+
+        Of more than four axes as of two: version 2.14 ends its process where it has to broadcast along a fifth.
+        """
+        return self._entries(kind, [a, b], dtype or a.dtype)
+
+    def choose(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """A where the condition holds, else b, with broadcasting as in `binary`."""
+        return self._entries("SELECT_V2", [condition, a, b], a.dtype)
+
+    def _entries(self, kind: str, inputs: Sequence[Tensor], dtype: str) -> Tensor:
+        shape = broadcast(*(each.shape for each in inputs))
+        if len(shape) > _AXES and all(each.shape in (shape, ()) for each in inputs):
+            rows = [self.reshape(each, (None, shape[-1])) if each.shape else each for each in inputs]
+            return self.reshape(self._entries(kind, rows, dtype), shape)
+        return self.add(kind, inputs, shape, dtype)
 
     def plus(self, a: Tensor, b: Tensor) -> Tensor:
         """A + b."""
@@ -183,7 +197,7 @@ class Graph:
         widths = self.constant(margins, "int32")
         if value == 0:
             return self.add("PAD", [x, widths], shape, x.dtype)
-        return self.add("PADV2", [x, widths, self.constant(value)], shape, x.dtype)
+        return self.add("PADV2", [x, widths, self.constant(value, x.dtype)], shape, x.dtype)
 
     def slice(
         self, x: Tensor, starts: Sequence[int], stops: Sequence[int | None], steps: Sequence[int] | None = None
@@ -229,22 +243,6 @@ class Graph:
         axis %= len(shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
         return self.add("CONCATENATION", parts, shape, parts[0].dtype, axis=axis)
-
-    def to_depth(self, x: Tensor, block: int) -> Tensor:
-        """(B, H, W, C) to (B, H / block, W / block, block * block * C)."""
-        batch, height, width, channels = x.shape
-        return self.add(
-            "SPACE_TO_DEPTH", [x], (batch, height // block, width // block, channels * block**2), block=block
-        )
-
-    def to_space(self, x: Tensor, block: int) -> Tensor:
-        """The inverse of `to_depth`."""
-        if block == 1:
-            return x
-        batch, height, width, channels = x.shape
-        return self.add(
-            "DEPTH_TO_SPACE", [x], (batch, height * block, width * block, channels // block**2), block=block
-        )
 
     # Sums.
 

@@ -73,7 +73,7 @@ def _called(graph: Graph, node: fx.Node, values: dict[fx.Node, Any], owner: Call
         raise _refusal(node, owner, "")
     try:
         return rule(graph, *arguments, **options)
-    except NotImplementedError as error:
+    except (NotImplementedError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _refusal(node, owner, f" ({error})") from error
 
 

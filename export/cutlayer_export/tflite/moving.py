@@ -125,7 +125,7 @@ def _slice_scatter(
     axis %= len(x.shape)
     size = x.shape[axis]
     if size < 0:
-        if start in (None, 0) and step == 1:
+        if start in (None, 0) and step == 1 and (stop is None or isinstance(stop, PerSample) or stop >= _END):
             return source
         raise NotImplementedError("a slice of the batch")
     places = range(*slice(start, None if stop is None else min(stop, _END), step).indices(size))
@@ -139,8 +139,9 @@ def _slice_scatter(
 def _concatenate(graph: Graph, parts: Sequence[Value], axis: int = 0) -> Value:
     if len(parts) == 1:
         return parts[0]
+    parts = [part for part in parts if part.shape != (0,)]
     axis %= len(parts[0].shape)
-    tensors, last = aligned(graph, [part for part in parts if part.shape != (0,)])
+    tensors, last = aligned(graph, parts)
     return Value(graph.concatenate(tensors, _AXES[axis] if last else axis), last)
 
 
@@ -161,7 +162,7 @@ def _full(graph: Graph, shape: Sequence[Any], value: Any, dtype: torch.dtype | N
     name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
     wanted = sizes(shape)
     if min(wanted, default=0) < 0:
-        return Value(graph.plus(_zeros(graph, wanted), scalar(graph, float(value))))
+        return Value(graph.cast(graph.plus(_zeros(graph, wanted), scalar(graph, float(value))), name))
     return Value(graph.constant(np.full(wanted, value), name))
 
 
@@ -193,8 +194,11 @@ def _places(shape: Sequence[int], places: Sequence[Value | None]) -> dict[int, N
         place.tensor.data is None or place.tensor.dtype == "bool" or shape[axis] < 0 for axis, place in chosen.items()
     ):
         raise NotImplementedError("places that are known at run time only")
-    if math.prod(np.broadcast_shapes(*shapes)) != math.prod(map(math.prod, shapes)):
-        raise NotImplementedError("places in two axes at once")
+    rank, axes = len(shapes), list(chosen)
+    spread = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    alone = all(shapes) and all(len(each) == rank and math.prod(each) == each[at] for at, each in enumerate(spread))
+    if not alone or axes != list(range(axes[0], axes[0] + rank)):
+        raise NotImplementedError("places that are not an axis each")
     return {axis: np.asarray(place.tensor.data).reshape(-1) % shape[axis] for axis, place in chosen.items()}
 
 

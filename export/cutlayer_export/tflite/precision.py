@@ -9,6 +9,7 @@
 import warnings
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.errors import UserError
@@ -19,6 +20,8 @@ __all__ = ["in_float16", "in_int8"]
 
 _LEAST_ENTRIES = 64
 """Of a tensor, for halving it to be worth an operation."""
+_GREATEST = 65504.0
+"""That float16 can be."""
 
 
 def in_float16(graph: Graph) -> Graph:
@@ -29,7 +32,7 @@ def in_float16(graph: Graph) -> Graph:
     for operation in graph.operations:
         for each in operation.inputs:
             if each is not None and each not in halved and each.dtype == "float32" and each.data is not None:
-                wide = each.data.size >= _LEAST_ENTRIES
+                wide = each.data.size >= _LEAST_ENTRIES and float(np.abs(each.data).max()) <= _GREATEST
                 half = result.constant(each.data, "float16") if wide else each
                 halved[each] = result.add("DEQUANTIZE", [half], each.shape) if wide else each
         inputs = tuple(each and halved.get(each, each) for each in operation.inputs)

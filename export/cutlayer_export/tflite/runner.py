@@ -7,6 +7,8 @@ import numpy as np
 from ai_edge_litert import interpreter as runtime
 from numpy.typing import NDArray
 
+from cutlayer.errors import UserError
+
 __all__ = ["runner"]
 
 Arrays = dict[str, NDArray[Any]]
@@ -28,6 +30,16 @@ def runner(files: Mapping[str, bytes], name: str) -> Callable[[Arrays], Arrays]:
 
 
 def _run(content: bytes, values: Arrays) -> Arrays:
+    try:
+        return _outputs(content, values)
+    except RuntimeError as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"the part before the cut cannot be exported to TFLite: ai-edge-litert says {reason}"
+        ) from error
+
+
+def _outputs(content: bytes, values: Arrays) -> Arrays:
     interpreter: Any = runtime.Interpreter(model_content=content, num_threads=1)
     inputs = interpreter.get_input_details()
     for each in inputs:

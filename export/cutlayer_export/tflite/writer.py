@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutlayer.errors import UserError
 from cutlayer_export.certificate import Graphs
 from cutlayer_export.tflite.file import to_file
 from cutlayer_export.tflite.filters import with_filters
@@ -30,7 +31,7 @@ def tflite_files(inference: Traced, training: Traced | None, delegated: bool) ->
     Raises:
         UserError: a graph has an operation that TFLite's builtin operations cannot express.
     """
-    graphs = {"inference": fused(lower(inference, delegated))}
+    graphs = {"inference": _pruned(fused(lower(inference, delegated)))}
     if training is None:
         files = _files(graphs, delegated)
         return files, Graphs(runner(files, "inference"))
@@ -53,13 +54,20 @@ def in_precision(
     Raises:
         UserError: ai-edge-quantizer is missing, or does not take the graph.
     """
-    graph = fused(lower(inference, delegated))
+    graph = _pruned(fused(lower(inference, delegated)))
     exact = runner({"inference": to_file(graph, "inference").content}, "inference")
     content = to_file(in_float16(graph), "inference").content if precision == "float16" else in_int8(graph, samples)
     x = inference.inputs["x"].numpy() if samples is None else samples
     wanted, found = (run({"x": x})["z"].astype(np.float64) for run in (exact, runner({"i": content}, "i")))
-    scale = float(np.sqrt(np.mean(wanted**2))) or 1.0
-    return {"inference": content}, float(np.sqrt(np.mean((found - wanted) ** 2))) / scale
+    error = float(np.sqrt(np.mean((found - wanted) ** 2))) / (float(np.sqrt(np.mean(wanted**2))) or 1.0)
+    if not np.isfinite(error):
+        raise UserError(f"--precision {precision}: smashed data are not finite with it; use more bits")
+    return {"inference": content}, error
+
+
+def _pruned(graph: Graph) -> Graph:
+    """Without what nobody reads."""
+    return part(graph, graph.outputs)
 
 
 def _files(graphs: dict[str, Graph], delegated: bool) -> dict[str, bytes]:
