@@ -69,7 +69,7 @@ def nets():
     yield "linear", [nn.Flatten(), nn.Linear(192, 7), nn.LayerNorm(7), nn.Linear(7, 3, bias=False)], IMAGE
     yield "softmax", [nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 2, 1), nn.LogSoftmax(3)], IMAGE
     deep = InputSpec(shape=(2, 3, 2, 3))
-    for activation in (nn.ReLU(), nn.Hardswish(), nn.LeakyReLU(-0.1), nn.ELU(), nn.Mish(), nn.Dropout(0.3)):
+    for activation in (nn.ReLU(), nn.Hardswish(), nn.LeakyReLU(-0.1), nn.ELU(), nn.Dropout(0.3)):
         yield f"five axes, {type(activation).__name__}", [nn.Linear(3, 4), activation, nn.Linear(4, 2)], deep
     yield "threshold", [nn.Conv2d(3, 4, 1), nn.Threshold(0.0, 0.5), nn.Conv2d(4, 2, 1)], IMAGE
     yield "output padding", [nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)], IMAGE
