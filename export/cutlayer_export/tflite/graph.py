@@ -126,9 +126,7 @@ class Graph:
         return self._entries(kind, [a, b], dtype or a.dtype)
 
     def choose(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """a where the condition holds, else b, with broadcasting. Not of more than four axes: 32-bit ARM gets that wrong."""
-        if len(condition.shape) > _AXES:
-            raise NotImplementedError(f"a choice among entries of shape {condition.shape}")
+        """What a holds where the condition is true, else what b holds, with broadcasting as in `binary`."""
         return self._entries("SELECT_V2", [condition, a, b], a.dtype)
 
     def _entries(self, kind: str, inputs: Sequence[Tensor], dtype: str) -> Tensor:
