@@ -159,7 +159,7 @@ class _Comparison:
                     value.copy_(buffers[name])
             seed = 1000 * batch + 20 * step + draw
             outputs, wanted, noise = self._try(batch, step, seed)
-            errors = _errors(outputs, wanted, noise)
+            errors = _errors(outputs, wanted)
             if max(errors.values()) <= TOLERANCE:
                 break
             rough = self._nudged(batch, seed)
