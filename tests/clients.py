@@ -9,7 +9,7 @@ from cutlayer.recipe import InputSpec, Spec
 from cutlayer_cut import client_state, examples
 from cutlayer_export.certificate import certify
 from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
-from cutlayer_export.writers import WRITERS, Form, Written
+from cutlayer_export.writers import FLOAT32_ONNX, WRITERS, Form, Written
 
 SGD = Sgd(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
 IMAGE = InputSpec(shape=(3, 8, 8))
@@ -37,8 +37,7 @@ def graphs_of(
     spec: InputSpec = IMAGE,
     optimizer: Optimizer = SGD,
     trainable: str = "all",
-    engine: str = "onnx",
-    target: str = "xnnpack",
+    form: Form = FLOAT32_ONNX,
 ) -> Written:
     """Everything that a writer gives."""
     client, state, _ = described(module, spec, optimizer, trainable)
@@ -46,7 +45,7 @@ def graphs_of(
     inference, training = trace_inference(module, state, example), None
     if client.optimizer is not None:
         training = trace_training(module, state, example, trainable, optimizer)
-    return WRITERS[engine](inference, training, Form(engine, target))
+    return WRITERS[form.engine](inference, training, form)
 
 
 def certified(
@@ -54,11 +53,10 @@ def certified(
     spec: InputSpec = IMAGE,
     optimizer: Optimizer = SGD,
     trainable: str = "all",
-    engine: str = "onnx",
-    target: str = "xnnpack",
+    form: Form = FLOAT32_ONNX,
 ) -> Certificate:
     """The certificate; raises what an export raises."""
     client, _, values = described(module, spec, optimizer, trainable)
     arrays = {name: value.numpy() for name, value in values.items()}
-    written = graphs_of(module, spec, optimizer, trainable, engine, target)
+    written = graphs_of(module, spec, optimizer, trainable, form)
     return certify(module, trainable, client, arrays, written.graphs)

@@ -33,7 +33,7 @@ from cutlayer.links import Link
 
 __all__ = ["Record", "Run", "Summary", "free_run_dir", "read_run"]
 
-_PACKAGES = ("cutlayer", "numpy", "msgspec", "paho-mqtt", "torch", "onnx", "onnxruntime")
+_PACKAGES = ("cutlayer", "numpy", "msgspec", "paho-mqtt", "torch", "onnx", "onnxruntime", "ai-edge-litert")
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,6 +95,8 @@ def _tflite(inference: Graph, training: Graph | None, form: Form) -> Written:
     versions, error = _versions("flatbuffers", "ai-edge-litert"), 0.0
     if form.precision != "float32":
         files, error = in_precision(inference, delegated, form.precision, form.samples)
+    if form.precision == "int8":
+        versions |= _versions("ai-edge-quantizer")
     return Written(files, graphs, SCHEMA_VERSION, versions, error)
 
 

@@ -225,6 +225,15 @@ def test_backward_is_refused_without_its_forward(engine):
         engine.backward(g, 0.1)
 
 
+def test_a_restored_engine_wants_a_forward_of_its_own(engine):
+    x, g = batch(4)
+    before = engine.state()
+    engine.forward(x, 0)
+    engine.restore(before)
+    with pytest.raises(LocalProtocolError, match="the gradient of the last forward, once"):
+        engine.backward(g, 0.1)
+
+
 def test_a_graph_that_is_not_what_the_manifest_says_is_refused(digits, tmp_path):
     def renamed(content):
         model = onnx.load_from_string(content)

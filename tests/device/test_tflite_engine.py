@@ -1,6 +1,5 @@
 """What only the TFLite engine could get wrong: weights that stand in a file."""
 
-import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -9,6 +8,7 @@ from torch import nn
 from clients import IMAGE, SGD, described, graphs_of
 from cutlayer.bundle import FORMAT_VERSION, Bundle, Certificate, Manifest
 from cutlayer_device.engines import load_engine
+from cutlayer_export.writers import Form
 
 NET = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)]
 
@@ -20,7 +20,7 @@ def engines():
     client, _, values = described(module, IMAGE, SGD)
     bundles = {}
     for engine, target in (("onnx", "xnnpack"), ("tflite", "xnnpack"), ("tflite", "generic")):
-        written = graphs_of(module, IMAGE, SGD, engine=engine, target=target)
+        written = graphs_of(module, IMAGE, SGD, form=Form(engine, target))
         files = {f"{name}.{engine}": content for name, content in written.files.items()}
         files["params.safetensors"] = save({name: value.numpy() for name, value in values.items()})
         manifest = Manifest(
@@ -28,7 +28,6 @@ def engines():
         )
         certificate = Certificate(steps=1, batch_sizes=(1,), errors={})
         bundles[f"{engine} {target}"] = Bundle(manifest, files, certificate)
-    assert msgspec.structs.asdict(manifest)["precision"] == "float32"
     return lambda: {name: load_engine(bundle, 1) for name, bundle in bundles.items()}
 
 

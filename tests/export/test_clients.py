@@ -1,17 +1,18 @@
 """Clients of many kinds, exported, run by onnxruntime, and compared with torch autograd by the certificate."""
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
 from client_cases import CLIENTS, OPTIMIZERS, OTHERS, client, each
-from clients import SGD, certified, graphs_of
+from clients import SGD, certified, described, graphs_of
 from cutlayer.bundle import TOLERANCE
 from cutlayer.errors import UserError
-from cutlayer.optimizers import Adam
+from cutlayer.optimizers import Adam, Sgd
 from cutlayer.recipe import InputSpec
-from cutlayer_export.certificate import CertificateError, _errors, _floor
+from cutlayer_export.certificate import CertificateError, _Drifts, _errors, _floor, certify
 
 
 @pytest.mark.parametrize("name", each(CLIENTS))
@@ -52,6 +53,35 @@ def test_an_error_of_up_to_four_times_torchs_own_passes(times, passes):
     floors = {"gradients.w": _floor(exact["gradients.w"] + own, exact["gradients.w"])}
     found = {"gradients.w": (exact["gradients.w"] + times * own).numpy()}
     assert (_errors(found, exact, floors)["gradients.w"] <= TOLERANCE) is passes
+
+
+@pytest.mark.parametrize(("times", "found"), [(1.0, False), (1.003, True), (0.997, True)])
+def test_a_drift_is_told_from_noise_that_is_greater(times, found):
+    random, drifts = torch.Generator().manual_seed(0), _Drifts()
+    for _ in range(6):
+        wanted = torch.randn(5000, generator=random, dtype=torch.float64)
+        noise = [0.01 * torch.randn(5000, generator=random, dtype=torch.float64) for _ in range(2)]
+        drifts.add({"w": (times * wanted + noise[0]).numpy()}, {"w": wanted + noise[1]}, {"w": wanted})
+    assert (drifts.excess("w") > TOLERANCE) is found
+
+
+def test_a_gradient_that_is_a_little_too_long_is_refused_where_rounding_flips_relus():
+    layers = [(nn.Conv2d(16 if at else 3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for at in range(8)]
+    torch.manual_seed(0)
+    module, spec, plain = nn.Sequential(*sum(layers, ())), InputSpec(shape=(3, 16, 16)), Sgd(learning_rate=0.05)
+    client, _, values = described(module, spec, plain)
+    arrays = {name: value.numpy() for name, value in values.items()}
+    graphs = graphs_of(module, spec, plain).graphs
+
+    def longer(given):
+        found = dict(graphs.backward(given))
+        before, after = given["params.0.weight"], found["new_params.0.weight"]
+        found["gradients.0.weight"] = found["gradients.0.weight"] * np.float32(1.003)
+        return found | {"new_params.0.weight": before + (after - before) * np.float32(1.003)}
+
+    assert certify(module, "all", client, arrays, graphs).valid
+    with pytest.raises(CertificateError, match="differs from torch by"):
+        certify(module, "all", client, arrays, graphs._replace(backward=longer))
 
 
 def test_what_is_not_a_number_is_never_certified():

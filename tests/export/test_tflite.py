@@ -3,9 +3,10 @@
 import pytest
 from torch import nn
 
-from client_cases import CLIENTS, OPTIMIZERS, OTHERS, client, each
+from client_cases import CLIENTS, OPTIMIZERS, OTHERS, Function, client, each
 from clients import certified
 from cutlayer.errors import UserError
+from cutlayer_export.writers import Form
 
 LEFT_OUT = {"volume"}
 TARGETS = ["xnnpack", pytest.param("generic", marks=pytest.mark.slow)]
@@ -14,20 +15,39 @@ TARGETS = ["xnnpack", pytest.param("generic", marks=pytest.mark.slow)]
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", each(CLIENTS))
 def test_an_image_client_trains_on_tflite_as_in_torch(name, target):
-    assert certified(client(CLIENTS[name]), engine="tflite", target=target).valid
+    assert certified(client(CLIENTS[name]), form=Form("tflite", target)).valid
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", each(sorted(OTHERS.keys() - LEFT_OUT)))
 def test_any_other_client_trains_on_tflite_as_in_torch(name, target):
     spec, modules = OTHERS[name]
-    assert certified(client(modules), spec, engine="tflite", target=target).valid
+    assert certified(client(modules), spec, form=Form("tflite", target)).valid
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_steps_as_in_torch(name):
     modules = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
-    assert certified(client(modules), optimizer=OPTIMIZERS[name], engine="tflite").valid
+    assert certified(client(modules), optimizer=OPTIMIZERS[name], form=Form("tflite")).valid
+
+
+REFUSED = {
+    "circular padding": lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
+    "roll": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.roll(1, 2)),
+    "cumsum": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.cumsum(2)),
+    "round": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x + x.detach().round()),
+    "var": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.var(1, keepdim=True)),
+    "amin": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.amin(1)),
+    "max along an axis": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.max(1)[0]),
+    "a norm of another order": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.norm(p=1, dim=1)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_documents_say_is_refused_is_so_by_name(name):
+    with pytest.raises(UserError, match=r"builtin operations have no counterpart of aten\."):
+        certified(client([REFUSED[name]()]), form=Form("tflite"))
 
 
 def test_an_operation_that_tflite_cannot_express_is_named_with_its_module():
@@ -35,4 +55,4 @@ def test_an_operation_that_tflite_cannot_express_is_named_with_its_module():
     with pytest.raises(
         UserError, match=r"aten.convolution.default \(in the module '0'\) \(a convolution of 3 dimensions"
     ):
-        certified(client(modules), spec, engine="tflite")
+        certified(client(modules), spec, form=Form("tflite"))

@@ -102,7 +102,7 @@ class OnnxEngine:
     def restore(self, state: EngineState) -> None:
         """See `Engine`."""
         self._kept = {name: _owned(state.arrays[name]) for name in self._kept}
-        self._steps = state.steps
+        self._steps, self._batch = state.steps, {}
 
     def _keep_news(self, outputs: _Values) -> None:
         """What a step gave out as ``new_*`` is what the next one takes in; its old memory takes the news after that."""

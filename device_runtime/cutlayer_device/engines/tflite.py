@@ -67,15 +67,15 @@ class TfliteEngine:
         if not self._batch or gradient.shape != self._batch["z"].shape:
             raise LocalProtocolError("backward wants the gradient of the last forward, once")
         step, rate = np.asarray(self._steps + 1, np.int64), np.asarray(learning_rate, np.float32)
-        offered: _Arrays = {"g": gradient, "learning_rate": rate, "step": step}
+        offered: _Arrays = self._batch | {"g": gradient, "learning_rate": rate, "step": step}
+        self._batch = {}
         forward, backward = self._graphs["forward"], self._graph("backward")
-        backward.feed(self._kept | self._batch | offered, source=forward)
+        backward.feed(self._kept | offered, source=forward)
         if reloads := self._bundle.has_graph("filters"):  # of both, since weights change
             forward.unload()
         self._keep_news(backward.run())
         if reloads:
             backward.unload()
-        self._batch = {}
         self._steps += 1
 
     def weights(self) -> _Arrays:
@@ -98,7 +98,7 @@ class TfliteEngine:
     def restore(self, state: EngineState) -> None:
         """See `Engine`."""
         self._kept = {name: state.arrays[name].copy() for name in self._kept}
-        self._steps = state.steps
+        self._steps, self._batch = state.steps, {}
         self._weights_changed()
 
     def _keep_news(self, outputs: _Arrays) -> None:

@@ -92,17 +92,30 @@ def _swept(graph: Graph, x: Tensor, kernel: Tensor, bias: Tensor | None, sweep: 
         x = graph.pad(x, [(0, 0), *((p, p) for p in sweep.padding), (0, 0)])
     if sweep.groups == 1:
         weight = graph.transpose(kernel, _KERNEL)
-        return graph.convolution(x, weight, bias, sweep.stride, sweep.dilation, same)
+        return _convolved(graph, "CONV_2D", x, weight, bias, sweep.stride, sweep.dilation, same)
     if kernel.shape[1] == 1 and sweep.groups == x.shape[3]:
         weight = graph.transpose(kernel, _DEPTHWISE)
-        return graph.depthwise(x, weight, bias, sweep.stride, sweep.dilation, same)
+        return _convolved(graph, "DEPTHWISE_CONV_2D", x, weight, bias, sweep.stride, sweep.dilation, same)
     own = graph.constant([0.0] * kernel.shape[0]) if bias is None else bias
     parts = zip(*(_parts(graph, *each, sweep.groups) for each in ((x, 3), (kernel, 0), (own, 0))), strict=True)
-    each = [
-        graph.convolution(part, graph.transpose(weight, _KERNEL), shift, sweep.stride, sweep.dilation, same)
-        for part, weight, shift in parts
-    ]
-    return graph.concatenate(each, 3)
+    single = sweep._replace(groups=1, padding=sweep.padding if same else (0, 0))
+    return graph.concatenate([_swept(graph, part, weight, shift, single) for part, weight, shift in parts], 3)
+
+
+def _convolved(
+    graph: Graph, kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+    dilation: Sequence[int], same: bool,
+) -> Tensor:  # fmt: skip
+    """CONV_2D with a weight (O, kh, kw, I), or DEPTHWISE_CONV_2D with one (1, kh, kw, O); ``same``: the size stays."""
+    depthwise = kind == "DEPTHWISE_CONV_2D"
+    outputs = weight.shape[3 if depthwise else 0]
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[1:3], strict=True)]
+    out = [(n - r - 1) // s + 1 for n, r, s in zip(x.shape[1:3], reach, stride, strict=True)]
+    options: dict[str, Any] = {"stride_height": stride[0], "stride_width": stride[1], "padding": int(not same)}
+    options |= {"dilation_height": dilation[0], "dilation_width": dilation[1]}
+    options |= {"multiplier": outputs // x.shape[3]} if depthwise else {}
+    shift = graph.constant([0.0] * outputs) if bias is None else bias
+    return graph.add(kind, [x, weight, shift], (x.shape[0], *(x.shape[1:3] if same else out), outputs), **options)
 
 
 def _parts(graph: Graph, x: Tensor, axis: int, groups: int) -> list[Tensor]:
@@ -228,7 +241,8 @@ def _products(graph: Graph, a: Tensor, others: Iterable[Tensor]) -> Tensor:
 def _dense_weight_by_convolution(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
     """The same as one convolution of x with dy, channels as batch and batch as channels, stride and dilation exchanged."""
     whole = graph.transpose(_whole(graph, x, dy.shape[1:3], kernel, sweep), _EXCHANGED)
-    found = graph.convolution(whole, graph.transpose(dy, _EXCHANGED), None, sweep.dilation, sweep.stride)
+    weight = graph.transpose(dy, _EXCHANGED)
+    found = _convolved(graph, "CONV_2D", whole, weight, None, sweep.dilation, sweep.stride, same=False)
     cropped = graph.slice(found, [0, 0, 0, 0], [None, *kernel, None])
     return graph.transpose(cropped, (3, 0, 1, 2))
 

@@ -15,7 +15,7 @@ from cutlayer_export.tflite.graph import Graph, Operation, Tensor
 
 __all__ = ["ACTIVATIONS", "KINDS", "SCHEMA_VERSION", "File", "Kind", "to_file"]
 
-_TYPES = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int64": 4, "bool": 6, "int8": 9, "uint32": 15}
+_TYPES = {"float32": 0, "float16": 1, "int32": 2, "int64": 4, "bool": 6}
 SCHEMA_VERSION = 3
 _IDENTIFIER, _ALIGNMENT = b"TFL3", 16
 _LAST_OLD_CODE = 127
@@ -42,14 +42,12 @@ _SWEEP = (("padding", 0, "b"), ("stride_width", 1, "i"), ("stride_height", 2, "i
 _POOL = Kind(17, 5, (*_SWEEP, ("window_width", 3, "i"), ("window_height", 4, "i"), ("activation", 5, "b")))
 _ENTRIES = (("activation", 0, "b"),)
 _REDUCE = (("keep", 0, "B"),)
-_BLOCK = (("block", 0, "i"),)
 KINDS: dict[str, Kind] = {
     "ABS": Kind(101),
     "ADD": Kind(0, 11, _ENTRIES),
     "AVERAGE_POOL_2D": _POOL._replace(code=1),
-    "BATCH_MATMUL": Kind(126, 101, (("turn_a", 0, "B"), ("turn_b", 1, "B"))),
+    "BATCH_MATMUL": Kind(126, 101, (("turn_b", 1, "B"),)),
     "BITWISE_XOR": Kind(160, 125),
-    "BROADCAST_TO": Kind(130),
     "CAST": Kind(53, 37, (("source", 0, "t"), ("target", 1, "t"))),
     "CONCATENATION": Kind(2, 10, (("axis", 0, "i"),)),
     "CONV_2D": Kind(3, 1, (*_SWEEP, ("activation", 3, "b"), ("dilation_width", 4, "i"), ("dilation_height", 5, "i"))),
@@ -66,19 +64,15 @@ KINDS: dict[str, Kind] = {
             ("dilation_height", 6, "i"),
         ),
     ),
-    "DEPTH_TO_SPACE": Kind(5, 94, _BLOCK),
     "DEQUANTIZE": Kind(6),
     "DIV": Kind(42, 29),
-    "ELU": Kind(111),
     "EQUAL": Kind(71),
     "EXP": Kind(47),
     "FLOOR": Kind(8),
     "FULLY_CONNECTED": Kind(9, 8, _ENTRIES),
     "GATHER": Kind(36, 23, (("axis", 0, "i"),)),
-    "GELU": Kind(150, 116, (("approximate", 0, "B"),)),
     "GREATER": Kind(61),
     "GREATER_EQUAL": Kind(62),
-    "HARD_SWISH": Kind(117),
     "LESS": Kind(58),
     "LESS_EQUAL": Kind(63),
     "LOG": Kind(73),
@@ -109,7 +103,6 @@ KINDS: dict[str, Kind] = {
     "SHAPE": Kind(77, 55, (("result", 0, "t"),)),
     "SIN": Kind(66),
     "SOFTMAX": Kind(25, 9, (("beta", 0, "f"),)),
-    "SPACE_TO_DEPTH": Kind(26, 19, _BLOCK),
     "SQRT": Kind(75),
     "STRIDED_SLICE": Kind(45, 32, (("begins", 0, "i"), ("ends", 1, "i"))),
     "SUB": Kind(41, 28),

@@ -137,21 +137,21 @@ class Graph:
         return self.add(kind, inputs, shape, dtype)
 
     def plus(self, a: Tensor, b: Tensor) -> Tensor:
-        """A + b."""
+        """Their sum."""
         return self.binary("ADD", a, b)
 
     def minus(self, a: Tensor, b: Tensor) -> Tensor:
-        """A - b: where b is the smaller, plus -b, for which version 2.14 has a faster kernel."""
+        """Their difference: where b is the smaller, a plus -b, for which version 2.14 has a faster kernel."""
         if b.dtype == "float32" and b.shape != a.shape and broadcast(a.shape, b.shape) == a.shape and b.data is None:
             return self.plus(a, self.unary("NEG", b))
         return self.binary("SUB", a, b)
 
     def times(self, a: Tensor, b: Tensor) -> Tensor:
-        """A * b."""
+        """Their product."""
         return self.binary("MUL", a, b)
 
     def scaled(self, a: Tensor, factor: float) -> Tensor:
-        """A times a number."""
+        """The tensor times a number."""
         return a if factor == 1 else self.times(a, self.constant(factor))
 
     def cast(self, x: Tensor, dtype: str) -> Tensor:
@@ -266,14 +266,14 @@ class Graph:
         sizes = self.add("SHAPE", [x], (len(x.shape),), "int32", result="int32")
         return self.reshape(self.cast(self.slice(sizes, [0], [1]), "float32"), ())
 
-    def product(self, a: Tensor, b: Tensor, turn_a: bool = False, turn_b: bool = False) -> Tensor:
-        """Matrix product of the last two dimensions, each matrix transposed where so wanted."""
-        rows, columns = a.shape[-1 if turn_a else -2], b.shape[-2 if turn_b else -1]
+    def product(self, a: Tensor, b: Tensor, turn_b: bool = False) -> Tensor:
+        """Matrix product of the last two dimensions, with b transposed where so wanted."""
+        rows, columns = a.shape[-2], b.shape[-2 if turn_b else -1]
         shape = (*broadcast(a.shape[:-2], b.shape[:-2]), rows, columns) if len(a.shape) > 2 else (rows, columns)
-        return self.add("BATCH_MATMUL", [a, b], shape, turn_a=turn_a, turn_b=turn_b)
+        return self.add("BATCH_MATMUL", [a, b], shape, turn_b=turn_b)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """X (rows, I) times weight (O, I) transposed, plus bias (O,).
+        """A linear layer: (rows, I) times a weight (O, I) transposed, plus a bias (O,).
 
         A fully connected layer whose weights do not stand in the file runs on none of XNNPACK's kernels, a product does.
         """
@@ -282,61 +282,6 @@ class Graph:
         product = self.product(x, weight, turn_b=True)
         return product if bias is None else self.plus(product, bias)
 
-    # Convolution and pooling of (B, H, W, C); padding is done before.
-
-    def convolution(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int] = (1, 1),
-        dilation: Sequence[int] = (1, 1),
-        same: bool = False,
-    ) -> Tensor:
-        """Weight (O, kh, kw, I); ``same``: pad so that the size stays."""
-        out = self._swept(x, weight.shape[1:3], stride, dilation, same)
-        geometry = _geometry(stride, dilation, same)
-        return self.add("CONV_2D", [x, weight, self._bias(bias, weight.shape[0])], (*out, weight.shape[0]), **geometry)
-
-    def depthwise(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int] = (1, 1),
-        dilation: Sequence[int] = (1, 1),
-        same: bool = False,
-    ) -> Tensor:
-        """Weight (1, kh, kw, C * multiplier)."""
-        out = self._swept(x, weight.shape[1:3], stride, dilation, same)
-        geometry = _geometry(stride, dilation, same) | {"multiplier": weight.shape[3] // x.shape[3]}
-        inputs = [x, weight, self._bias(bias, weight.shape[3])]
-        return self.add("DEPTHWISE_CONV_2D", inputs, (*out, weight.shape[3]), **geometry)
-
-    def pool(self, kind: str, x: Tensor, window: Sequence[int], stride: Sequence[int]) -> Tensor:
-        """MAX_POOL_2D or AVERAGE_POOL_2D."""
-        out = self._swept(x, window, stride, (1, 1), same=False)
-        geometry: dict[str, Any] = {"stride_height": stride[0], "stride_width": stride[1], "padding": 1}
-        geometry |= {"window_height": window[0], "window_width": window[1]}
-        return self.add(kind, [x], (*out, x.shape[3]), **geometry)
-
-    def _bias(self, bias: Tensor | None, channels: int) -> Tensor:
-        return self.constant(np.zeros(channels)) if bias is None else bias
-
-    @staticmethod
-    def _swept(
-        x: Tensor, window: Sequence[int], stride: Sequence[int], dilation: Sequence[int], same: bool
-    ) -> tuple[int, ...]:
-        if same:
-            return x.shape[:3]
-        reach = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
-        return x.shape[0], *((size - r - 1) // s + 1 for size, r, s in zip(x.shape[1:3], reach, stride, strict=True))
-
 
 def _without(values: Sequence[Any], axis: int, neutral: Any) -> list[Any]:
     return [neutral if each == axis else value for each, value in enumerate(values)]
-
-
-def _geometry(stride: Sequence[int], dilation: Sequence[int], same: bool) -> dict[str, Any]:
-    sizes = {"stride_height": stride[0], "stride_width": stride[1]}
-    return sizes | {"dilation_height": dilation[0], "dilation_width": dilation[1], "padding": int(not same)}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cutlayer_export.tflite.graph import Graph, Tensor, entries
+from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.values import PerSample, Value, aligned, plain, scalar, sizes
 
 __all__ = ["RULES", "samples"]
@@ -20,15 +20,7 @@ _AXES = {0: 0, 1: 3, 2: 1, 3: 2}
 
 
 def _view(graph: Graph, x: Value, shape: Sequence[Any]) -> Value:
-    wanted = [None if size == -1 else size for size in shape]
-    if None in wanted:
-        known = math.prod(sizes([size for size in wanted if size is not None]))
-        return Value(graph.reshape(plain(graph, x), _filled(wanted, entries(x.shape) // known)))
-    return Value(graph.reshape(plain(graph, x), sizes(wanted)))
-
-
-def _filled(shape: Sequence[Any], rest: int) -> list[int]:
-    return sizes([PerSample(-rest) if size is None and rest < 0 else rest if size is None else size for size in shape])
+    return Value(graph.reshape(plain(graph, x), sizes([None if size == -1 else size for size in shape])))
 
 
 def _permute(graph: Graph, x: Value, order: Sequence[int]) -> Value:

@@ -9,7 +9,7 @@ __all__ = ["needed", "part", "partition"]
 _FREE = {"RESHAPE", "SHAPE"}
 """Operations that cost next to nothing: done again rather than saved."""
 _CHANGING = ("x", "seed", "buffers.")
-"""Inputs that are not what they were when backward runs, or not there."""
+"""Inputs from which backward takes nothing anew that forward has computed: samples and draws are many, buffers are others by then."""
 
 
 def partition(graph: Graph) -> tuple[Graph, Graph]:
@@ -71,7 +71,7 @@ def _inputs(producers: dict[Tensor, Operation], tensor: Tensor) -> tuple[Tensor 
 
 
 def _changing(graph: Graph) -> set[Tensor]:
-    """What depends on inputs that backward cannot read again. Sizes alone do not count."""
+    """What depends on such inputs. Sizes alone do not count."""
     found = {each for name, each in graph.inputs.items() if name.startswith(_CHANGING)}
     for operation in graph.operations:
         if operation.kind != "SHAPE" and any(each in found for each in operation.inputs):

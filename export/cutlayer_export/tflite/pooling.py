@@ -45,14 +45,15 @@ class _Windows(NamedTuple):
         reached = zip(self.out, self.stride, self.dilation, self.kernel, self.padding, self.size, strict=True)
         return [max((o - 1) * s + d * (k - 1) + 1 - p - n, 0) for o, s, d, k, p, n in reached]
 
-    @property
-    def tiled(self) -> bool:
-        """Whether windows lie side by side and nothing is added."""
-        return self.kernel == self.stride and not any((*self.padding, *self.after)) and max(self.dilation) == 1
-
     def padded(self, graph: Graph, x: Tensor, value: float) -> Tensor:
         margins = zip(self.padding, self.after, strict=True)
         return graph.pad(x, [(0, 0), *margins, (0, 0)], value)
+
+    def pooled(self, graph: Graph, kind: str, x: Tensor) -> Tensor:
+        """MAX_POOL_2D or AVERAGE_POOL_2D of what is padded."""
+        options: dict[str, Any] = {"stride_height": self.stride[0], "stride_width": self.stride[1], "padding": 1}
+        options |= {"window_height": self.kernel[0], "window_width": self.kernel[1]}
+        return graph.add(kind, [x], (x.shape[0], *self.out, x.shape[3]), **options)
 
     def tap(self, graph: Graph, x: Tensor, place: Sequence[int]) -> Tensor:
         """The entry at a place of every window of what is padded: (B, *out, C)."""
@@ -72,7 +73,7 @@ def _max_pool(graph: Graph, x: Value, *geometry: Any) -> Value:
     windows = _Windows.of(x.shape, *geometry)
     padded = windows.padded(graph, images(graph, x), _LOWEST)
     if max(windows.dilation) == 1:
-        return Value(graph.pool("MAX_POOL_2D", padded, windows.kernel, windows.stride), images=True)
+        return Value(windows.pooled(graph, "MAX_POOL_2D", padded), images=True)
     taps = [windows.tap(graph, padded, place) for place in itertools.product(*map(range, windows.kernel))]
     found = taps[0]
     for tap in taps[1:]:
@@ -125,28 +126,22 @@ def _assembled(graph: Graph, given: dict[tuple[int, ...], Tensor], windows: _Win
 
 
 def _average_pool(
-    graph: Graph, x: Value, kernel: Any, stride: Any = (), padding: Any = (0,), ceil: bool = False,
-    count_padding: bool = True, divisor: int | None = None,
+    graph: Graph, x: Value, kernel: Any, stride: Any = (), padding: Any = (0,), ceil: bool = False, count_padding: bool = True
 ) -> Value:  # fmt: skip
     windows = _Windows.of(x.shape, kernel, stride, padding, (1,), ceil)
-    padded = windows.padded(graph, images(graph, x), 0.0)
-    y = graph.pool("AVERAGE_POOL_2D", padded, windows.kernel, windows.stride)
-    shares = _shares(windows, count_padding, divisor)
+    y = windows.pooled(graph, "AVERAGE_POOL_2D", windows.padded(graph, images(graph, x), 0.0))
+    shares = _shares(windows, count_padding)
     return Value(y if (shares == 1).all() else graph.times(y, graph.constant(shares)), images=True)
 
 
-def _shares(windows: _Windows, count_padding: bool, divisor: int | None) -> NDArray[np.float64]:
+def _shares(windows: _Windows, count_padding: bool) -> NDArray[np.float64]:
     """What the mean of a whole window is to be multiplied with: (1, *out, 1)."""
-    if divisor is not None:
-        counts = [np.full(windows.out[0], divisor), np.ones(windows.out[1])]
-    else:
-        counts = []
-        for size, out, k, s, p in zip(
-            windows.size, windows.out, windows.kernel, windows.stride, windows.padding, strict=True
-        ):
-            starts = s * np.arange(out) - p
-            low, high = (starts, size + p) if count_padding else (np.maximum(starts, 0), size)
-            counts.append(np.minimum(starts + k, high) - low)
+    counts = []
+    each = zip(windows.size, windows.out, windows.kernel, windows.stride, windows.padding, strict=True)
+    for size, out, k, s, p in each:
+        starts = s * np.arange(out) - p
+        low, high = (starts, size + p) if count_padding else (np.maximum(starts, 0), size)
+        counts.append(np.minimum(starts + k, high) - low)
     shares: NDArray[np.float64] = np.prod(windows.kernel) / np.multiply.outer(*counts)
     return shares[None, ..., None]
 

@@ -45,8 +45,8 @@ def images(graph: Graph, value: Value) -> Tensor:
     return value.tensor if value.images else graph.transpose(value.tensor, _LAST)
 
 
-def sizes(shape: Sequence[Any]) -> list[int]:
-    """A shape as `Graph` writes it."""
+def sizes(shape: Sequence[Any]) -> list[Any]:
+    """A shape as `Graph` writes it; None stays."""
     return [-size.number if isinstance(size, PerSample) else size for size in shape]
 
 
