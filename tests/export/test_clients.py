@@ -65,6 +65,7 @@ def test_a_drift_is_told_from_noise_that_is_greater(times, found):
     assert (drifts.excess("w") > TOLERANCE) is found
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_a_little_too_long_is_refused_where_rounding_flips_relus():
     layers = [(nn.Conv2d(16 if at else 3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for at in range(8)]
     torch.manual_seed(0)

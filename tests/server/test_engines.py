@@ -29,6 +29,7 @@ def mixtures(digits, bundles, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_one_device_of_each_engine_converges_like_two_of_a_kind(mixtures):
     (accuracies, losses), *others = mixtures.values()
     assert accuracies[-1] > 0.9
@@ -37,6 +38,7 @@ def test_one_device_of_each_engine_converges_like_two_of_a_kind(mixtures):
         np.testing.assert_allclose(other_losses, losses, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_they_converge_with_eight_bits_too(digits, bundles, tmp_path):
     trial = digits_trial(digits, epochs=8)
     own = {trial.devices[0]: read_bundle(bundles["xnnpack"])}
@@ -44,7 +46,7 @@ def test_they_converge_with_eight_bits_too(digits, bundles, tmp_path):
     assert run.all(EpochDone)[-1].test_accuracy > 0.93
 
 
-@pytest.mark.parametrize("kind", ["xnnpack", "generic"])
+@pytest.mark.parametrize("kind", ["xnnpack", pytest.param("generic", marks=pytest.mark.slow)])
 def test_a_tflite_device_that_is_killed_ends_as_one_that_is_not(digits, bundles, tmp_path, kind):
     trial = digits_trial(digits, epochs=2)
     bundle = read_bundle(bundles[kind])
