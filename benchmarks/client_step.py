@@ -4,9 +4,9 @@
 
 Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32, each engine in a process of its own,
 since what one tells the C library of memory would help the other too. They take turns of a few steps, the first of which warms the caches and does not count; the median of all others. Ratios are the time
-of torch divided by an engine's, so above 1 the engine is faster. Forward alone is that of a step, in train mode. Then, for
-VGG11 cut at features.5, each in a process of its own: the greatest resident memory while training, the time from the start
-of the process to the end of the first step, and what the packages of its runtime take up.
+of torch divided by an engine's, so above 1 the engine is faster. Forward alone is that of a step, in train mode. Then, each
+in a process of its own: the greatest resident memory while training; and for VGG11 cut at features.5 the time from the
+start of the process to the end of the first step, and what the packages of its runtime take up.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from typing import NamedTuple
 SHAPES = "shapes.json"
 ENGINES = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert",)}
 """Ours, with the packages of their runtimes."""
-BATCH, TURNS, STEPS = 32, 6, 5
+PACKAGES = {**ENGINES, "torch": ("torch",)}
+BATCH, TURNS, STEPS, RUNS = 32, 6, 5, 3
 REST_S = 0.02
 """Between the engines, so that the threads of the one before are at rest: some keep theirs spinning for a while."""
 
@@ -62,7 +63,7 @@ CASES = [
     Case("TextEncoder", f"{ZOO}.text_encoder:TextEncoder", "embedding", (64,), tokens=10_000),
     Case("TextEncoder", f"{ZOO}.text_encoder:TextEncoder", "layers.0", (64,), tokens=10_000),
 ]
-MEMORY_CASE = CASES[1]
+START_CASE = CASES[1]
 
 
 def recipe(case: Case):
@@ -102,6 +103,10 @@ def export_all(cases: Sequence[Case], folder: Path) -> None:
 
 def chosen(only: str) -> list[Case]:
     return [case for case in CASES if only.lower() in f"{case.name}@{case.cut}".lower()]
+
+
+def named(name: str) -> Case:
+    return next(case for case in CASES if f"{case.name}@{case.cut}" == name)
 
 
 def our_step(path: Path, threads: int, x, g) -> Step:
@@ -156,8 +161,7 @@ def step_of(engine: str, case: Case, folder: Path, threads: int) -> Step:
 
 def turns_worker(engine: str, name: str, folder: Path, threads: int) -> None:
     """For each line of standard input a turn: the times of forward and of the whole step, in milliseconds."""
-    case = next(case for case in CASES if f"{case.name}@{case.cut}" == name)
-    step = step_of(engine, case, folder, threads)
+    step = step_of(engine, named(name), folder, threads)
     for _ in sys.stdin:
         step.backward(step.forward())
         times = []
@@ -186,9 +190,9 @@ def measure(case: Case, folder: Path, threads: int, engines: Sequence[str]) -> d
     return {name: tuple(map(median, zip(*each, strict=True))) for name, each in times.items()}
 
 
-def memory_worker(engine: str, folder: Path, started: float) -> None:
+def memory_worker(engine: str, name: str, folder: Path, started: float) -> None:
     """Train a while; print the time of the first step since ``started`` and the greatest resident memory."""
-    step = step_of(engine, MEMORY_CASE, folder, 1)
+    step = step_of(engine, named(name), folder, 1)
     step.backward(step.forward())
     first = time.time() - started
     for _ in range(20):
@@ -236,19 +240,27 @@ def faster(times: dict[str, tuple[float, float]], peer: str) -> str:
     return f" ({step:4.2f}x {half:4.2f}x)"
 
 
-def memory(folder: Path) -> None:
-    print(f"\n{MEMORY_CASE.name} @ {MEMORY_CASE.cut}, batch {BATCH}, one thread, a process of its own, median of 3")
-    for engine, packages in {**ENGINES, "torch": ("torch",)}.items():
-        runs = []
-        for _ in range(3):
-            output, _ = call("--memory", engine, str(folder), str(time.time()), threads=1).communicate()
-            runs.append(json.loads(output))
-        start, mib = (median(each) for each in zip(*runs, strict=True))
+def memory(folder: Path, cases: Sequence[Case]) -> None:
+    print(f"\nGreatest resident memory in MiB, batch {BATCH}, one thread, a process of its own, median of {RUNS}")
+    for case in cases:
+        found = {engine: resident(engine, case, folder)[1] for engine in PACKAGES}
+        text = "  ".join(f"{engine} {mib:4.0f}" for engine, mib in found.items())
+        print(f"{case.name + ' @ ' + case.cut:24} {text}", flush=True)
+    print(f"\n{START_CASE.name} @ {START_CASE.cut}: from start to the end of the first step, and the runtime on disk")
+    for engine, packages in PACKAGES.items():
         size = sum(map(installed_mb, packages))
-        print(
-            f"{engine:7} greatest resident memory {mib:4.0f} MiB, from start to the end of the first step {start:.2f} s, "
-            f"{' and '.join(packages)} {size:.0f} MB on disk"
-        )
+        print(f"{engine:7} {resident(engine, START_CASE, folder)[0]:.2f} s  {size:.0f} MB of {' and '.join(packages)}")
+
+
+def resident(engine: str, case: Case, folder: Path) -> tuple[float, float]:
+    """Seconds to the end of the first step, and MiB."""
+    runs = []
+    for _ in range(RUNS):
+        name = f"{case.name}@{case.cut}"
+        output, _ = call("--memory", engine, name, str(folder), str(time.time()), threads=1).communicate()
+        runs.append(json.loads(output))
+    start, mib = map(median, zip(*runs, strict=True))
+    return start, mib
 
 
 def installed_mb(package: str) -> float:
@@ -261,18 +273,19 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also torch.compile (minutes of compiling)")
     parser.add_argument("--only", default="", help="part of a client's name")
     parser.add_argument("--turns", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.turns:
         engine, name, folder, threads = options.turns
         turns_worker(engine, name, Path(folder), int(threads))
     elif options.memory:
-        memory_worker(options.memory[0], Path(options.memory[1]), float(options.memory[2]))
+        engine, name, folder, started = options.memory
+        memory_worker(engine, name, Path(folder), float(started))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            export_all({*chosen(options.only), MEMORY_CASE}, Path(folder))
+            export_all({*chosen(options.only), START_CASE}, Path(folder))
             speed(Path(folder), options)
-            memory(Path(folder))
+            memory(Path(folder), chosen(options.only))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@
     inference.<engine>    x, parameters, buffers -> smashed data, in eval mode
     forward.<engine>      x, parameters, buffers -> smashed data, new buffers, saved tensors, in train mode
     backward.<engine>     x, cut gradient, saved tensors, parameters, state, learning rate -> new parameters and state
-    filters.<engine>      parameters, buffers -> weights as convolutions want them, where those stand in the other graphs
+    <graph>-filters.<engine>  parameters, buffers -> weights of convolutions, where these stand in the file of that graph
     certificate.json      how far the graphs are from torch
 
 A frozen client and a whole model have the first three and the last only; filters some TFLite bundles alone. Inputs and outputs of the graphs are named:
 ``x``, ``z``, ``g``, ``learning_rate``, ``step``, ``seed``; ``params.<name>``, ``buffers.<name>``, ``state.<name>``; an
-output ``new_<input>`` replaces that input in the next step; ``saved.<number>`` goes from forward to backward. What never
-changes stands inside the graphs.
+output ``new_<input>`` replaces that input in the next step; ``saved.<number>`` goes from forward to backward.
+Outputs of filters are named after the byte at which they are to stand. What never changes stands inside the graphs.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from cutlayer.errors import UserError
 from cutlayer.optimizers import Optimizer
 from cutlayer.recipe import InputSpec, Spec
 
-__all__ = ["Bundle", "Certificate", "Client", "Manifest", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "Certificate", "Client", "Manifest", "filters_of", "read_bundle", "write_bundle"]
 
 FORMAT_VERSION = 2
 TOLERANCE = 1e-4
@@ -40,7 +40,6 @@ TOLERANCE = 1e-4
 MAX_BUNDLE_BYTES = 1 << 30
 """Of all files together, unpacked."""
 _MANIFEST, _PARAMS, _CERTIFICATE = "manifest.json", "params.safetensors", "certificate.json"
-_FILTERS = "filters"
 _Arrays = dict[str, NDArray[Any]]
 
 
@@ -85,6 +84,8 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     """Of ONNX's operators, or the version of TFLite's schema."""
     versions: dict[str, str]
     files: dict[str, str]
+    target: str = ""
+    """What TFLite graphs are made for: xnnpack or generic."""
     precision: str = "float32"
     """In which the graph of inference computes: float32, float16 or int8."""
 
@@ -113,6 +114,11 @@ class Certificate(_Record, frozen=True, omit_defaults=True):
         return self.worst <= TOLERANCE
 
 
+def filters_of(graph: str) -> str:
+    """The name of the graph that computes what stands in the file of ``graph``."""
+    return f"{graph}-filters"
+
+
 class Bundle:
     """A verified bundle in memory."""
 
@@ -120,7 +126,7 @@ class Bundle:
         self.manifest, self.certificate, self._files = manifest, certificate, files
 
     def graph(self, name: str) -> bytes:
-        """The graph "inference", "forward", "backward" or "filters"."""
+        """The graph "inference", "forward" or "backward", or the `filters_of` one of them."""
         return self._files[f"{name}.{self.manifest.engine}"]
 
     def has_graph(self, name: str) -> bool:
@@ -190,8 +196,8 @@ def read_bundle(path: Path) -> Bundle:
         room -= len(files[name])
         if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise UserError(f"bundle {path}: {name} was changed after export (its SHA-256 differs): export it again")
-    for name in sorted(_allowed_files(manifest)):
-        if name not in files and name not in (_CERTIFICATE, f"{_FILTERS}.{manifest.engine}"):
+    for name in sorted(_wanted_files(manifest)):
+        if name not in files:
             raise UserError(f"bundle {path}: the manifest does not list {name}: export it again")
     _check_client(path, manifest.client)
     _check_params(path, manifest.client, files[_PARAMS])
@@ -204,9 +210,17 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(manifest, files, certificate)
 
 
+def _graphs(manifest: Manifest) -> list[str]:
+    return ["inference"] if manifest.client.optimizer is None else ["inference", "forward", "backward"]
+
+
+def _wanted_files(manifest: Manifest) -> set[str]:
+    return {_PARAMS, *(f"{graph}.{manifest.engine}" for graph in _graphs(manifest))}
+
+
 def _allowed_files(manifest: Manifest) -> set[str]:
-    graphs = ["inference"] if manifest.client.optimizer is None else ["inference", "forward", "backward"]
-    return {_PARAMS, _CERTIFICATE, *(f"{graph}.{manifest.engine}" for graph in (*graphs, _FILTERS))}
+    filters = {f"{filters_of(graph)}.{manifest.engine}" for graph in _graphs(manifest)}
+    return _wanted_files(manifest) | filters | {_CERTIFICATE}
 
 
 def _read_manifest(path: Path, content: bytes) -> Manifest:

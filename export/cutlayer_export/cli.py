@@ -110,10 +110,12 @@ def _is_of(path: Path, client: Client, options: Options) -> bool:
         bundle = read_bundle(path) if path.exists() else None
     except UserError:
         return False
-    if bundle is None or (bundle.has_graph("filters") and options.target == "generic"):
+    if bundle is None:
         return False
-    found = (bundle.manifest.client, bundle.manifest.engine, bundle.manifest.precision)
-    return found == (client, options.engine, options.precision)
+    manifest = bundle.manifest
+    target = options.target if options.engine == "tflite" else ""
+    wanted = (client, options.engine, target, options.precision)
+    return (manifest.client, manifest.engine, manifest.target, manifest.precision) == wanted
 
 
 def _describe(manifest: Manifest) -> str:

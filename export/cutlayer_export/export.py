@@ -62,6 +62,7 @@ def export_bundle(
         trial=recipe.name,
         client=client,
         engine=form.engine,
+        target=form.target if form.engine == "tflite" else "",
         precision=form.precision,
         opset=written.opset,
         versions={"cutlayer": __version__, "torch": version("torch"), **written.versions},

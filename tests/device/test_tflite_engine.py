@@ -55,3 +55,27 @@ def test_inference_between_forward_and_backward_changes_nothing(engines):
                 engine.backward(g, 0.1)
         for name, value in first.weights().items():
             np.testing.assert_array_equal(second.weights()[name], value)
+
+
+def test_batches_may_change_their_size(engines):
+    random = np.random.default_rng(2)
+    batches = [random.standard_normal((size, 3, 8, 8), np.float32) for size in (4, 2, 4)]
+    found = []
+    for engine in engines().values():
+        for x in batches:
+            engine.backward(1e-2 * engine.forward(x, 0), 0.1)
+        found.append(engine.weights())
+    for other in found[1:]:
+        for name, value in found[0].items():
+            np.testing.assert_allclose(other[name], value, rtol=0, atol=1e-5 * np.abs(value).max())
+
+
+def test_smashed_data_and_weights_stay_where_they_are_from_step_to_step(engines):
+    x = np.random.default_rng(3).standard_normal((4, 3, 8, 8), np.float32)
+    for name, engine in engines().items():
+        z = engine.forward(x, 0)
+        kept = engine.state()
+        engine.backward(z.copy(), 0.1)
+        again = engine.forward(x, 0)
+        assert np.shares_memory(z, again), name
+        assert any((value != engine.state().arrays[key]).any() for key, value in kept.arrays.items())

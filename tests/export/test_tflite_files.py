@@ -72,7 +72,7 @@ THEIRS = {
     "stride_width": "strideW", "stride_height": "strideH", "dilation_width": "dilationWFactor", "dilation_height": "dilationHFactor",
     "window_width": "filterWidth", "window_height": "filterHeight", "activation": "fusedActivationFunction",
     "multiplier": "depthMultiplier", "turn_b": "adjY", "source": "inDataType", "target": "outDataType",
-    "result": "outType", "keep": "keepDims", "begins": "beginMask", "ends": "endMask",
+    "result": "outType", "places": "outputType", "keep": "keepDims", "begins": "beginMask", "ends": "endMask",
 }  # fmt: skip
 
 
@@ -92,7 +92,11 @@ def test_files_are_of_builtin_operations_of_version_one_and_of_one_graph(files, 
 
 
 def test_weights_of_convolutions_stand_in_the_files_for_xnnpack_and_nowhere_else(files):
-    assert files["xnnpack"].keys() - files["generic"].keys() == {"filters"}
+    assert files["xnnpack"].keys() - files["generic"].keys() == {
+        "inference-filters",
+        "forward-filters",
+        "backward-filters",
+    }
     for target, wanted in (("xnnpack", True), ("generic", False)):
         for name in ("inference", "forward", "backward"):
             weights = [inputs[1] for kind, inputs in operations(files[target][name]) if kind.endswith("CONV_2D")]
@@ -114,6 +118,34 @@ def test_backward_is_one_part_for_xnnpack(files):
             )
     interpreter.allocate_tensors()
     assert sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details()) == 1
+
+
+def saved(module, shape=IMAGE):
+    """Shapes of what forward saves for backward, of a batch of one."""
+    content = graphs_of(module, shape, form=Form("tflite")).files["forward"]
+    interpreter = runtime.Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    outputs = interpreter.get_output_details()
+    return sorted(tuple(each["shape"]) for each in outputs if each["name"].startswith("saved."))
+
+
+def test_what_follows_quickly_from_samples_is_computed_again_rather_than_saved():
+    stem = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
+    assert saved(nn.Sequential(*stem, nn.Conv2d(8, 4, 1))) == []
+    wide = [nn.Conv2d(3, 8, 5, padding=2), nn.ReLU()]
+    assert saved(nn.Sequential(*wide, nn.Conv2d(8, 4, 1))) == [(1, 8, 8, 8)]
+
+
+def test_smashed_data_are_not_saved_a_second_time():
+    assert saved(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU())) == []
+    assert saved(nn.Sequential(nn.Conv2d(3, 8, 5), nn.Sigmoid())) == []
+
+
+def test_what_is_computed_again_is_so_when_it_is_read():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 8, 3), nn.ReLU())
+    kinds = [kind for kind, _ in operations(graphs_of(net, IMAGE, form=Form("tflite")).files["backward"])]
+    gradient, again = (at for at, kind in enumerate(kinds) if kind == "CONV_2D")
+    assert kinds.index("BATCH_MATMUL") < gradient < again
 
 
 def test_exporting_twice_gives_the_same_bytes(files):

@@ -27,17 +27,17 @@ def load(core, device_runtime):
 def step(graph, folder, given):
     """What forward and backward give, as the engine runs them."""
 
-    def run(name, values, source=None):
-        graphs[name].feed(values, source)
-        return graphs[name].run()
+    def run(name, values):
+        if filters := graphs.get(f"{name}-filters"):
+            filters.feed(values)
+            graphs[name].write({int(place): value for place, value in filters.run({}).items()})
+        graphs[name].feed(values)
+        return graphs[name].run({})
 
     graphs = {path.stem: graph(path.read_bytes(), 1) for path in folder.glob("*.tflite")}
-    if "filters" in graphs:
-        for place, value in run("filters", given).items():
-            name, _, offset = place.partition(".")
-            graphs[name].write(int(offset), value)
     forward = run("forward", given)
-    return forward | run("backward", given | {"z": forward["z"]}, graphs["forward"])
+    saved = graphs["forward"].saved({})
+    return forward | run("backward", given | saved | {"z": forward["z"]})
 
 
 def error(found, wanted, floor):

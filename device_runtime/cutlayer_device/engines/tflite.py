@@ -1,13 +1,12 @@
 """The client-side model on plain ai-edge-litert, or on tflite-runtime where there is no other, as on 32-bit boards."""
 
 import os
-import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.bundle import Bundle
+from cutlayer.bundle import Bundle, filters_of
 from cutlayer.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
 from cutlayer_device.engines.tflite_graph import RUNTIME, TfliteGraph, keep_memory
@@ -15,14 +14,17 @@ from cutlayer_device.engines.tflite_graph import RUNTIME, TfliteGraph, keep_memo
 __all__ = ["TfliteEngine"]
 
 _Arrays = dict[str, NDArray[Any]]
-_Filters = list[tuple[int, NDArray[Any]]]
 
 
 class TfliteEngine:
     """Runs the TFLite graphs of a bundle; see `Engine`.
 
     A bundle has one of two forms. Either parameters are inputs of every graph; or weights of convolutions stand in the
-    files of the graphs, and after every step the graph ``filters`` computes what is to be written there.
+    files of the graphs, and after every step graphs of their own compute what is to be written there.
+
+    Forward is unloaded before backward is loaded, so that the same memory serves both; what goes from one to the other
+    waits outside. That, smashed data, parameters, buffers and optimizer state stay where they are from step to step: an
+    array that is made during a step and outlives it would lie in the way of what is loaded for the next.
 
     Args:
         bundle: a bundle exported for TFLite.
@@ -34,26 +36,32 @@ class TfliteEngine:
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         self._bundle, self._threads = bundle, threads or os.cpu_count() or 1
-        self._kept: _Arrays = bundle.arrays()
+        self._kept = {name: array.copy() for name, array in bundle.arrays().items()}
         self._batch: _Arrays = {}
+        self._room: _Arrays = {}
+        """Smashed data and saved tensors."""
         self._steps = 0
         self._graphs: dict[str, TfliteGraph] = {}
-        self._filters: dict[str, _Filters] | None = None
-        if bundle.has_graph("filters"):
-            keep_memory()
+        self._current = set[str]()
+        """Graphs whose files hold the weights of now."""
+        keep_memory()
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Engine`."""
-        return self._smashed(self._outputs("inference", {"x": x}), x)
+        graph = self._graph("inference")
+        graph.feed(self._kept | {"x": x})
+        return self._smashed(graph.run({}), x)
 
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
-        offered: _Arrays = {"x": np.array(x, order="C"), "seed": np.asarray(seed, np.int64)}
-        outputs = self._outputs("forward", offered)
-        z = self._smashed(outputs, x)
-        self._keep_news(outputs)
-        self._batch = offered | {"z": z}
-        return z
+        offered: _Arrays = {"x": np.asarray(x, order="C"), "seed": np.asarray(seed, np.int64)}
+        graph = self._graph("forward")
+        if "z" not in self._room or len(self._room["z"]) != len(x):
+            self._room = {}  # before there is another
+            self._room = graph.room(self._kept | offered)
+        graph.feed(self._kept | offered)
+        self._batch = offered | {"z": self._smashed(self._run(graph), x)}
+        return self._batch["z"]
 
     def _smashed(self, outputs: _Arrays, x: NDArray[Any]) -> NDArray[np.float32]:
         wanted = (len(x), *self._bundle.manifest.client.smashed.shape)
@@ -69,13 +77,13 @@ class TfliteEngine:
         step, rate = np.asarray(self._steps + 1, np.int64), np.asarray(learning_rate, np.float32)
         offered: _Arrays = self._batch | {"g": gradient, "learning_rate": rate, "step": step}
         self._batch = {}
-        forward, backward = self._graphs["forward"], self._graph("backward")
-        backward.feed(self._kept | offered, source=forward)
-        if reloads := self._bundle.has_graph("filters"):  # of both, since weights change
-            forward.unload()
-        self._keep_news(backward.run())
-        if reloads:
-            backward.unload()
+        forward = self._graphs["forward"]
+        saved = forward.saved(self._room)
+        forward.unload()
+        backward = self._graph("backward")
+        backward.feed(self._kept | offered | saved)
+        self._run(backward)
+        backward.unload()
         self._steps += 1
 
     def weights(self) -> _Arrays:
@@ -88,8 +96,8 @@ class TfliteEngine:
         for key in self._kept:
             kind, name = key.split(".", 1)
             if kind != "state":
-                self._kept[key] = weights[name].copy()
-        self._weights_changed()
+                np.copyto(self._kept[key], weights[name])
+        self._current.clear()
 
     def state(self) -> EngineState:
         """See `Engine`."""
@@ -97,41 +105,33 @@ class TfliteEngine:
 
     def restore(self, state: EngineState) -> None:
         """See `Engine`."""
-        self._kept = {name: state.arrays[name].copy() for name in self._kept}
+        for name, kept in self._kept.items():
+            np.copyto(kept, state.arrays[name])
         self._steps, self._batch = state.steps, {}
-        self._weights_changed()
-
-    def _keep_news(self, outputs: _Arrays) -> None:
-        news = {name.removeprefix("new_"): value for name, value in outputs.items() if name.startswith("new_")}
-        self._kept |= news
-        if news:
-            self._weights_changed()
-
-    def _weights_changed(self) -> None:
-        self._filters = None
+        self._current.clear()
 
     def _graph(self, name: str) -> TfliteGraph:
         """A graph with the weights of now. Each is loaded when it is first wanted."""
         if name not in self._graphs:
             self._graphs[name] = TfliteGraph(self._bundle.graph(name), self._threads)
-        if self._filters is None and name != "filters":
-            self._filters = self._computed_filters()
-        for offset, value in (self._filters or {}).pop(name, []):
-            self._graphs[name].write(offset, value)
+        if name not in self._current:
+            self._current.add(name)
+            if self._bundle.has_graph(filters_of(name)):
+                self._write_filters(name)
         return self._graphs[name]
 
-    def _computed_filters(self) -> "dict[str, _Filters]":
-        """What is to be written into the file of each graph, and where: outputs are named ``<graph>.<offset>``."""
-        found: dict[str, _Filters] = {}
-        if self._bundle.has_graph("filters"):
-            for place, value in self._outputs("filters", {}).items():
-                graph, _, offset = place.partition(".")
-                if not re.fullmatch(r"\d{1,12}", offset) or not self._bundle.has_graph(graph):
-                    raise UserError(f"the bundle names no place for the weights {place!r}: export it again")
-                found.setdefault(graph, []).append((int(offset), value))
-        return found
+    def _write_filters(self, name: str) -> None:
+        filters = TfliteGraph(self._bundle.graph(filters_of(name)), self._threads)
+        filters.feed(self._kept)
+        values = filters.run({})
+        if unnamed := [place for place in values if not place.isdecimal()]:
+            raise UserError(f"the bundle names no place for the weights {unnamed[0]!r} of {name}: export it again")
+        self._graphs[name].write({int(place): value for place, value in values.items()})
 
-    def _outputs(self, name: str, offered: _Arrays) -> _Arrays:
-        graph = self._graph(name)
-        graph.feed(self._kept | offered)
-        return graph.run()
+    def _run(self, graph: TfliteGraph) -> _Arrays:
+        """Outputs by name; news of parameters, buffers and state take the place of the old ones."""
+        kept = {f"new_{name}": array for name, array in self._kept.items()}
+        outputs = graph.run(kept | self._room)
+        if outputs.keys() & kept:
+            self._current.clear()
+        return outputs

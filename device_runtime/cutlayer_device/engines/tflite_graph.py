@@ -62,54 +62,71 @@ class TfliteGraph:
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
-        self._content, self._threads = bytearray(content), threads
+        self._content, self._threads = content, threads
         self._interpreter: Any = None
+        self._inputs: dict[str, int] = {}
+        self._outputs: dict[str, int] = {}
+        self._batched = set[str]()
         self._shapes: dict[str, tuple[int, ...]] = {}
 
-    def write(self, offset: int, value: NDArray[Any]) -> None:
-        """Put a constant into the file, which is loaded anew before it is run next."""
-        end = offset + value.nbytes
-        if not 0 <= offset <= end <= len(self._content):
-            raise UserError("the bundle names a place for weights that its graph does not have: export it again")
-        self._content[offset:end] = value.tobytes()
+    def write(self, values: Mapping[int, NDArray[Any]]) -> None:
+        """Put constants into the file, by the byte at which each begins; it is loaded anew before it is run next."""
         self.unload()
+        content = bytearray(self._content)
+        for offset, value in values.items():
+            end = offset + value.nbytes
+            if not 0 <= offset <= end <= len(content):
+                raise UserError("the bundle names a place for weights that its graph does not have: export it again")
+            content[offset:end] = value.tobytes()
+        self._content = bytes(content)
 
-    def feed(self, values: Mapping[str, NDArray[Any]], source: "TfliteGraph | None" = None) -> None:
-        """Give it its inputs, by name; saved tensors are those of the last run of ``source``."""
+    def feed(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Give it its inputs, by name."""
         if self._interpreter is None:
             self._load()
-        given = {name: _of(name, values, source) for name in self._inputs}
+        if missing := [name for name in self._inputs if name not in values]:
+            raise UserError(f"a graph of the bundle wants {missing[0]!r}, which its manifest does not describe")
         with _explained():
-            self._resize({name: array.shape for name, array in given.items()})
+            self._resize({name: values[name].shape for name in self._inputs})
             for name, index in self._inputs.items():
-                self._interpreter.set_tensor(index, np.asarray(given[name], order="C"))
+                self._interpreter.set_tensor(index, np.asarray(values[name], order="C"))
 
-    def run(self) -> _Arrays:
-        """Outputs by name, but for ``saved.*``, which stay where they are for a graph whose source this is."""
+    def run(self, places: Mapping[str, NDArray[Any]]) -> _Arrays:
+        """Outputs by name but for `saved` ones, written to ``places`` where that has one of the name, else to new arrays."""
         with _explained():
             self._interpreter.invoke()
-        return {
-            name: self._interpreter.get_tensor(index)
-            for name, index in self._outputs.items()
-            if not name.startswith(_SAVED)
-        }
+        return {name: self._copied(name, places) for name in self._outputs if not name.startswith(_SAVED)}
+
+    def saved(self, places: Mapping[str, NDArray[Any]]) -> _Arrays:
+        """Outputs ``saved.*`` of the last run, in the same way."""
+        return {name: self._copied(name, places) for name in self._outputs if name.startswith(_SAVED)}
+
+    def room(self, values: Mapping[str, NDArray[Any]]) -> _Arrays:
+        """Empty places for outputs that are no ``new_*``, for inputs of these shapes."""
+        self.feed(values)
+        details = [each for each in self._interpreter.get_output_details() if not each["name"].startswith("new_")]
+        self.unload()  # first, or they would lie above it
+        return {each["name"]: np.empty(each["shape"], each["dtype"]) for each in details}
+
+    def _copied(self, name: str, places: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        found = np.asarray(self._interpreter.tensor(self._outputs[name])())
+        if name not in places or places[name].shape != found.shape:
+            return found.copy()
+        np.copyto(places[name], found)
+        return places[name]
 
     def unload(self) -> None:
         """Free its memory until it is fed again."""
         self._interpreter = None
 
-    def saved(self, name: str) -> NDArray[Any] | None:
-        """An output of the last run, in the interpreter's own memory: not to be kept."""
-        view: NDArray[Any] | None = self._interpreter.tensor(self._outputs[name])() if name in self._outputs else None
-        return view
-
     def _load(self) -> None:
         with _explained():
-            self._interpreter = runtime.Interpreter(model_content=bytes(self._content), num_threads=self._threads)
+            self._interpreter = runtime.Interpreter(model_content=self._content, num_threads=self._threads)
+        if not self._inputs:
             inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._inputs = {each["name"]: each["index"] for each in inputs}
-        self._outputs = {each["name"]: each["index"] for each in outputs}
-        self._batched = {each["name"] for each in inputs if -1 in each["shape_signature"]}
+            self._inputs = {each["name"]: each["index"] for each in inputs}
+            self._outputs = {each["name"]: each["index"] for each in outputs}
+            self._batched = {each["name"] for each in inputs if -1 in each["shape_signature"]}
         self._shapes = {}
 
     def _resize(self, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -118,15 +135,6 @@ class TfliteGraph:
                 self._interpreter.resize_tensor_input(self._inputs[name], shapes[name])
             self._interpreter.allocate_tensors()
             self._shapes = shapes
-
-
-def _of(name: str, values: Mapping[str, NDArray[Any]], source: TfliteGraph | None) -> NDArray[Any]:
-    if name in values:
-        return values[name]
-    found = source.saved(name) if source is not None else None
-    if found is None:
-        raise UserError(f"a graph of the bundle wants {name!r}, which its manifest does not describe")
-    return found
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def _dense_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sw
     outputs, inputs = dy.shape[3], x.shape[3]
     windows = _windows(graph, x, dy.shape[1:3], kernel, sweep)
     if inputs < _FEW:
-        found = graph.transpose(_products(graph, graph.concatenate(list(windows), 3), [dy]), (1, 0))
+        found = _products(graph, dy, [graph.concatenate(list(windows), 3)])
     elif tuple(kernel) == (1, 1) and inputs > outputs:  # the wider one is what a product is best transposed of
         found = graph.transpose(_products(graph, next(windows), [dy]), (1, 0))
     else:
@@ -234,7 +234,8 @@ def _dense_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sw
 
 def _products(graph: Graph, a: Tensor, others: Iterable[Tensor]) -> Tensor:
     """Rows of a (..., M), transposed, times each of the others (..., N), side by side: (M, all N)."""
-    turned = graph.transpose(graph.reshape(a, (None, a.shape[-1])), (1, 0))
+    rank = len(a.shape)
+    turned = graph.reshape(graph.transpose(a, (rank - 1, *range(rank - 1))), (a.shape[-1], None))
     return graph.concatenate([graph.product(turned, graph.reshape(b, (None, b.shape[-1]))) for b in others], 1)
 
 

@@ -2,14 +2,14 @@
 
 XNNPACK takes a convolution only if its weights stand in the file. They change with every step, so a device writes them
 there, and loads the file again. What it writes a graph of its own computes from parameters and buffers: turned,
-transposed or scaled, as each convolution wants them. Its outputs are named ``<graph>.<offset>``, after the file and the
-byte at which a tensor stands.
+transposed or scaled, as each convolution wants them. Its outputs are named after the byte at which a tensor stands.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
+from cutlayer.bundle import filters_of
 from cutlayer_export.tflite.file import to_file
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.partition import needed, part
@@ -20,36 +20,30 @@ _KERNEL, _BIAS = 1, 2
 
 
 def with_filters(graphs: Mapping[str, Graph]) -> dict[str, bytes]:
-    """The files of ``graphs`` by name; among them ``filters`` if there is a convolution whose weights change."""
+    """The files of ``graphs`` by name, and of what computes the weights of each that has convolutions whose weights change."""
     files = {}
-    sources = dict[str, Tensor]()
-    merged = Graph(delegated=True)
     for name, graph in graphs.items():
         held = _held(graph)
         file = to_file(_replaced(graph, held), name)
         files[name] = file.content
-        known = _merge(merged, graph)
-        sources |= {f"{name}.{file.offsets[constant]}": known[tensor] for tensor, constant in held.items()}
-    if sources:
-        files["filters"] = to_file(part(merged, sources), "filters").content
+        if held:
+            copied, known = _copied(graph)
+            sources = {str(file.offsets[constant]): known[tensor] for tensor, constant in held.items()}
+            files[filters_of(name)] = to_file(part(copied, sources), filters_of(name)).content
     return files
 
 
-def _merge(merged: Graph, graph: Graph) -> dict[Tensor, Tensor]:
-    """Add the operations of a graph to those of others; what both compute is there once.
-
-    Returns for each tensor of the graph what stands for it there.
-    """
-    known: dict[Tensor, Tensor] = {}
-    for name, each in graph.inputs.items():
-        known[each] = merged.inputs[name] if name in merged.inputs else merged.input(name, each.shape, each.dtype)
+def _copied(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
+    """The same operations on other tensors, which can have other names; and for each tensor what stands for it there."""
+    copied = Graph(graph.delegated)
+    known = {each: copied.input(name, each.shape, each.dtype) for name, each in graph.inputs.items()}
     for operation in graph.operations:
         constants = (each for each in operation.inputs if each is not None and each.data is not None)
-        known |= {each: merged.constant(each.data, each.dtype) for each in constants}
+        known |= {each: copied.constant(each.data, each.dtype) for each in constants}
         inputs = [each and known[each] for each in operation.inputs]
         made = operation.output
-        known[made] = merged.add(operation.kind, inputs, made.shape, made.dtype, **operation.options)
-    return known
+        known[made] = copied.add(operation.kind, inputs, made.shape, made.dtype, **operation.options)
+    return copied, known
 
 
 def _held(graph: Graph) -> dict[Tensor, Tensor]:

@@ -83,6 +83,12 @@ class Graph:
         self.operations: list[Operation] = []
         self._known: dict[Any, Tensor] = {}
 
+    def like(self) -> "Graph":
+        """One with the same inputs and outputs and no operations."""
+        other = Graph(self.delegated)
+        other.inputs, other.outputs = dict(self.inputs), dict(self.outputs)
+        return other
+
     def input(self, name: str, shape: Sequence[int], dtype: str) -> Tensor:
         """A new input."""
         self.inputs[name] = tensor = Tensor(shape, dtype, name=name)

@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from cutlayer_export.tflite.graph import Graph, Operation, Tensor
 
 __all__ = ["needed", "part", "partition"]
 
+_SAVED = "saved."
 _FREE = {"RESHAPE", "SHAPE"}
 """Operations that cost next to nothing: done again rather than saved."""
+_LIGHT = {*_FREE, "PAD", "RELU", "RELU6", "STRIDED_SLICE", "TRANSPOSE"}
+_FEW = 64
+"""Products an entry for which a convolution of samples is done again: they take no longer than to copy it."""
 _CHANGING = ("x", "seed", "buffers.")
 """Inputs from which backward takes nothing anew that forward has computed: samples and draws are many, buffers are others by then."""
 
@@ -16,19 +22,91 @@ def partition(graph: Graph) -> tuple[Graph, Graph]:
     """Forward and backward; outputs ``saved.*`` of forward, and ``z``, are inputs of backward."""
     first = {name: each for name, each in graph.outputs.items() if name == "z" or name.startswith("new_buffers.")}
     second = {name: each for name, each in graph.outputs.items() if name not in first}
-    producers = {operation.output: operation for operation in graph.operations}
-    before = set(needed(first.values(), producers))
-    changing = _changing(graph)
+    before = set(needed(first.values(), _producers(graph)))
+    graph = _with_smashed_turned_back(graph, before)
+    again = _done_again(graph)
     given = dict[Tensor, Tensor]()
     saved = dict[str, Tensor]()
-    for tensor in _crossing(second.values(), producers, before, changing):
+    for tensor in _crossing(second.values(), _producers(graph), before & _changing(graph) - again):
         if tensor.name == "z":
             given[tensor] = tensor
             continue
-        name = f"saved.{len(saved)}"
+        name = f"{_SAVED}{len(saved)}"
         given[tensor] = Tensor(tensor.shape, tensor.dtype, name=name)
         saved[name] = tensor
-    return part(graph, first | saved), part(graph, second, given)
+    backward = part(graph, second, given)
+    backward.operations = _late(backward)
+    return part(graph, first | saved), backward
+
+
+def _with_smashed_turned_back(graph: Graph, before: set[Tensor]) -> Graph:
+    """What is smashed data with their axes in another order is made of them, which backward has."""
+    z = graph.outputs["z"]
+    producer = _producers(graph).get(z)
+    if producer is None or producer.kind != "TRANSPOSE":
+        return graph
+    source, order = producer.inputs
+    assert source is not None
+    assert order is not None
+    assert order.data is not None
+    inverse = graph.integers(*(int(at) for at in np.argsort(order.data)))
+    back = Operation("TRANSPOSE", (z, inverse), Tensor(source.shape, source.dtype), {})
+    result = graph.like()
+    for operation in graph.operations:
+        read = (
+            operation.inputs
+            if operation.output in before
+            else (back.output if each is source else each for each in operation.inputs)
+        )
+        result.operations.append(operation._replace(inputs=tuple(read)))
+        if operation is producer:
+            result.operations.append(back)
+    return result
+
+
+def _done_again(graph: Graph) -> set[Tensor]:
+    """What takes no longer to compute from samples than to save."""
+    samples = {graph.inputs["x"]}
+    changing = _changing(graph)
+    for operation in graph.operations:
+        read = [each for each in operation.inputs if each in changing]
+        if read and samples.issuperset(read) and _is_light(operation):
+            samples.add(operation.output)
+    return samples
+
+
+def _is_light(operation: Operation) -> bool:
+    if operation.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        return operation.kind in _LIGHT
+    kernel = operation.inputs[1]
+    assert kernel is not None
+    taps = kernel.shape[1] * kernel.shape[2]
+    return taps * (kernel.shape[3] if operation.kind == "CONV_2D" else 1) <= _FEW
+
+
+def _late(graph: Graph) -> list[Operation]:
+    """What does not depend on the cut gradient comes just before it is read, so that it is in memory for a short time."""
+    gradients = {graph.inputs["g"]}
+    for operation in graph.operations:
+        if not gradients.isdisjoint(operation.inputs):
+            gradients.add(operation.output)
+    waiting = {each.output: each for each in graph.operations if each.output not in gradients}
+    ordered: list[Operation] = []
+
+    def add(operation: Operation) -> None:
+        for each in operation.inputs:
+            if each in waiting:
+                add(waiting.pop(each))
+        ordered.append(operation)
+
+    for operation in graph.operations:
+        if operation.output in gradients:
+            add(operation)
+    return [*ordered, *waiting.values()]
+
+
+def _producers(graph: Graph) -> dict[Tensor, Operation]:
+    return {operation.output: operation for operation in graph.operations}
 
 
 def needed(wanted: Iterable[Tensor], producers: dict[Tensor, Operation]) -> Iterator[Tensor]:
@@ -79,10 +157,8 @@ def _changing(graph: Graph) -> set[Tensor]:
     return found
 
 
-def _crossing(
-    wanted: Iterable[Tensor], producers: dict[Tensor, Operation], before: set[Tensor], changing: set[Tensor]
-) -> list[Tensor]:
-    """Results of forward that backward reads; what follows from weights alone, or costs nothing, is done again."""
+def _crossing(wanted: Iterable[Tensor], producers: dict[Tensor, Operation], kept: set[Tensor]) -> list[Tensor]:
+    """Results of forward that backward reads; what follows from weights alone, or costs little, is done again."""
     found, seen, pending = set[Tensor](), set[Tensor](), list(wanted)
     while pending:
         tensor = pending.pop()
@@ -93,7 +169,7 @@ def _crossing(
         if operation is None:
             if tensor.name.startswith("buffers."):
                 found.add(tensor)
-        elif tensor in before and tensor in changing and operation.kind not in _FREE:
+        elif tensor in kept and operation.kind not in _FREE:
             found.add(tensor)
         else:
             pending.extend(each for each in operation.inputs if each is not None)

@@ -7,6 +7,7 @@ import numpy as np
 from ai_edge_litert import interpreter as runtime
 from numpy.typing import NDArray
 
+from cutlayer.bundle import filters_of
 from cutlayer.errors import UserError
 
 __all__ = ["runner"]
@@ -19,11 +20,9 @@ def runner(files: Mapping[str, bytes], name: str) -> Callable[[Arrays], Arrays]:
 
     def run(values: Arrays) -> Arrays:
         content = bytearray(files[name])
-        if "filters" in files:
-            for place, value in _run(files["filters"], values).items():
-                graph, _, offset = place.partition(".")
-                if graph == name:
-                    content[int(offset) : int(offset) + value.nbytes] = value.tobytes()
+        if filters_of(name) in files:
+            for offset, value in _run(files[filters_of(name)], values).items():
+                content[int(offset) : int(offset) + value.nbytes] = value.tobytes()
         return _run(bytes(content), values)
 
     return run
