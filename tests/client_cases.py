@@ -111,6 +111,11 @@ CLIENTS = {
     "dropouts": [nn.Conv2d(3, 8, 3), nn.Dropout(0.3), nn.Conv2d(8, 8, 3), nn.Dropout2d(0.2), nn.AlphaDropout(0.1)],
     "weight norm": [nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()],
     "splitting and joining": [Function(nn.Conv2d(3, 8, 3), lambda x: torch.cat([x[:, ::2] * x[:, 1::2], x.chunk(2, 1)[0]], 1))],
+    "rolled, padded in circles": [nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), Function(nn.Conv2d(4, 4, 3), lambda x: x * x.roll((1, -2), (2, 3)))],
+    "least and greatest": [Function(nn.Conv2d(3, 8, 3), lambda x: torch.cat([x - x.amin(1, keepdim=True), x.max(1, keepdim=True)[0], x.min(3, keepdim=True)[0] * x], 1))],
+    "spread, sums so far, rounding": [Function(nn.Conv2d(3, 8, 3), lambda x: x.cumsum(1) * (1 + x.std((2, 3), keepdim=True)) + (4 * x).round())],
+    "norms of other orders": [Function(nn.Conv2d(3, 8, 3), lambda x: x.norm(1, 1) + torch.linalg.vector_norm(x, 3, 1) + torch.linalg.vector_norm(x, float("inf"), 1))],
+    "one entry of each": [Function(nn.Conv2d(3, 8, 3), lambda x: x.gather(1, x.argmax(1, keepdim=True)))],
     "reductions": [Function(nn.Conv2d(3, 8, 3), lambda x: (x - x.amax(1, keepdim=True)).exp().sum((2, 3)).log().clamp(min=0.1))],
 }  # fmt: skip
 OTHERS = {

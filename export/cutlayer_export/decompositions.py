@@ -172,6 +172,16 @@ def _gelu_factor(x: Tensor) -> Tensor:
     return torch.erf(x / sqrt(2.0)) + 1.0
 
 
+def _roll(x: Tensor, shifts: Sequence[int], axes: Sequence[int] = ()) -> Tensor:
+    """Torch's own one chooses entries by numbers that it computes."""
+    if not axes:
+        return _roll(x.flatten(), shifts, [0]).view(x.shape)
+    for shift, axis in zip(shifts, axes, strict=True):
+        seam = -shift % x.shape[axis]
+        x = torch.cat([x.narrow(axis, seam, x.shape[axis] - seam), x.narrow(axis, 0, seam)], axis)
+    return x
+
+
 def _threshold_backward(dy: Tensor, y: Tensor, threshold: float) -> Any:
     return operators.relu_grad(dy, y) if threshold == 0 else dy * (y > threshold).to(dy.dtype)
 
@@ -188,6 +198,7 @@ _OURS: dict[Any, Callable[..., Any]] = {
     aten._weight_norm_interface_backward.default: _weight_norm_backward,  # noqa: SLF001
     aten.gelu.default: _gelu,
     aten.gelu_backward.default: _gelu_backward,
+    aten.roll.default: _roll,
     aten.threshold_backward.default: _threshold_backward,
     aten.hardtanh_backward.default: operators.between_grad,
     # Where a kernel asks for memory to write to (SiLU's backward does), what it holds before does not matter.

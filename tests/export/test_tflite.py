@@ -32,14 +32,12 @@ def test_every_optimizer_steps_as_in_torch(name):
 
 
 REFUSED = {
-    "circular padding": lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
-    "roll": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.roll(1, 2)),
-    "cumsum": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.cumsum(2)),
-    "round": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x + x.detach().round()),
-    "var": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.var(1, keepdim=True)),
-    "amin": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.amin(1)),
-    "max along an axis": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.max(1)[0]),
-    "a norm of another order": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.norm(p=1, dim=1)),
+    "sorting": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.sort(1)[0]),
+    "the greatest few": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.topk(2, 1)[0]),
+    "products along an axis": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.prod(1)),
+    "arc tangent": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.atan()),
+    "patches": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: nn.functional.unfold(x, 3)),
+    "sums over the batch so far": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.cumsum(0)),
 }
 
 

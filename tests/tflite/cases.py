@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from client_cases import OTHERS, client
+from client_cases import CLIENTS, OTHERS, client
 from clients import IMAGE, described
 from cutlayer.optimizers import Sgd
 from cutlayer.recipe import InputSpec
@@ -78,6 +78,14 @@ def nets():
     yield "norms", [nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)], IMAGE
     yield "dropout", [nn.Conv2d(3, 4, 1), nn.Dropout(0.4), nn.Conv2d(4, 2, 1)], IMAGE
     yield "upsampling", [nn.ReflectionPad2d(1), nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2)], IMAGE
+    for name in (
+        "rolled, padded in circles",
+        "least and greatest",
+        "spread, sums so far, rounding",
+        "norms of other orders",
+        "reductions",
+    ):
+        yield name, CLIENTS[name], IMAGE
     for name in ("signal", "features", "embedding", "transformer layer", "causal attention", "LSTM"):
         yield name, OTHERS[name][1], OTHERS[name][0]
 

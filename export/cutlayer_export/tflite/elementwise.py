@@ -205,7 +205,7 @@ _COMPARISONS = {
 }  # fmt: skip
 _UNARY = {
     "abs": "ABS", "cos": "COS", "exp": "EXP", "floor": "FLOOR", "log": "LOG", "neg": "NEG", "relu": "RELU",
-    "rsqrt": "RSQRT", "sigmoid": "LOGISTIC", "sin": "SIN", "sqrt": "SQRT", "tanh": "TANH",
+    "round": "ROUND", "rsqrt": "RSQRT", "sigmoid": "LOGISTIC", "sin": "SIN", "sqrt": "SQRT", "tanh": "TANH",
 }  # fmt: skip
 _BINARY = {
     aten.maximum.default: "MAXIMUM", aten.minimum.default: "MINIMUM",
@@ -233,6 +233,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.erf.default: _composed(_erf),
     aten.expm1.default: _composed(_expm1),
     aten.hardtanh.default: _composed(_hardtanh),
+    aten.isnan.default: _composed(lambda graph, x: graph.binary("NOT_EQUAL", x, x, "bool")),
     aten.leaky_relu.default: _composed(_leaky_relu),
     aten.log1p.default: _composed(_log1p),
     aten.logical_not.default: lambda graph, x: Value(

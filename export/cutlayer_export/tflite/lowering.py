@@ -9,7 +9,7 @@ from torch import fx
 
 from cutlayer.errors import UserError
 from cutlayer_export import training_graph
-from cutlayer_export.tflite import convolution, draws, elementwise, matrix, moving, normalisation, pooling
+from cutlayer_export.tflite import convolution, draws, elementwise, matrix, moving, normalisation, pooling, reductions
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.values import PerSample, Value, count, plain, scalar
 
@@ -24,6 +24,7 @@ _RULES: dict[Any, Rule] = {
     **moving.RULES,
     **normalisation.RULES,
     **pooling.RULES,
+    **reductions.RULES,
 }
 """What each operation of torch becomes: a function of the graph and of the operation's arguments."""
 

@@ -1,4 +1,4 @@
-"""Operations that only move entries, and sums over axes."""
+"""Operations that only move entries."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from cutlayer_export.tflite.graph import Graph, Tensor
-from cutlayer_export.tflite.values import PerSample, Value, aligned, plain, scalar, sizes
+from cutlayer_export.tflite.values import CHANNELS_LAST, PerSample, Value, aligned, plain, scalar, sizes
 
 __all__ = ["RULES", "samples"]
 
 aten = torch.ops.aten
 _END = 1 << 31
-_AXES = {0: 0, 1: 3, 2: 1, 3: 2}
-"""Where torch's axes of images stand in images with channels last."""
 
 
 def _view(graph: Graph, x: Value, shape: Sequence[Any]) -> Value:
@@ -46,6 +44,8 @@ def _expand(graph: Graph, x: Value, shape: Sequence[Any]) -> Value:
     tensor = graph.reshape(plain(graph, x), padded)
     if wanted == padded:
         return Value(tensor)
+    if tensor.data is not None and min(wanted, default=0) >= 0:
+        return Value(graph.constant(np.broadcast_to(tensor.data, wanted), tensor.dtype))
     if x.tensor.dtype != "float32":
         raise NotImplementedError(f"repeating a tensor of {x.tensor.dtype}")
     return Value(graph.plus(tensor, _zeros(graph, wanted)))
@@ -94,7 +94,7 @@ def _slice(graph: Graph, x: Value, axis: int = 0, start: int | None = None, stop
             return x
         raise NotImplementedError("a slice of the batch")
     begin, end, step = slice(start, None if stop is None else min(stop, _END), step).indices(size)
-    at, tensor = (_AXES[axis], x.tensor) if x.images else (axis, x.tensor)
+    at, tensor = (CHANNELS_LAST[axis], x.tensor) if x.images else (axis, x.tensor)
     starts, stops, steps = [0] * len(x.shape), [None] * len(x.shape), [1] * len(x.shape)
     starts[at], stops[at], steps[at] = begin, end, step  # type: ignore[call-overload]
     return Value(graph.slice(tensor, starts, stops, steps), x.images)
@@ -134,7 +134,7 @@ def _concatenate(graph: Graph, parts: Sequence[Value], axis: int = 0) -> Value:
     parts = [part for part in parts if part.shape != (0,)]
     axis %= len(parts[0].shape)
     tensors, last = aligned(graph, parts)
-    return Value(graph.concatenate(tensors, _AXES[axis] if last else axis), last)
+    return Value(graph.concatenate(tensors, CHANNELS_LAST[axis] if last else axis), last)
 
 
 def _pad(graph: Graph, x: Value, margins: Sequence[int], value: float = 0.0) -> Value:
@@ -194,32 +194,6 @@ def _places(shape: Sequence[int], places: Sequence[Value | None]) -> dict[int, N
     return {axis: np.asarray(place.tensor.data).reshape(-1) % shape[axis] for axis, place in chosen.items()}
 
 
-def _reduced(kind: str) -> Callable[..., Value]:
-    def rule(graph: Graph, x: Value, axes: Sequence[int] | None = None, keep: bool = False, **_: Any) -> Value:
-        rank = len(x.shape)
-        if kind == "SUM" and x.tensor.dtype == "bool":
-            x = Value(graph.cast(x.tensor, "float32"), x.images)
-        gone = sorted(axis % rank for axis in ([axes] if isinstance(axes, int) else axes or range(rank)))
-        if x.images and keep:
-            return Value(graph.reduce(kind, x.tensor, [_AXES[axis] for axis in gone]), images=True)
-        if x.images and gone == [2, 3]:
-            return Value(graph.reduce(kind, x.tensor, [1, 2], keep=False))
-        if not rank:
-            return x
-        return Value(graph.reduce(kind, plain(graph, x), gone, keep))
-
-    return rule
-
-
-def _norm(
-    graph: Graph, x: Value, order: float = 2, axes: Sequence[int] | None = None, keep: bool = False, **_: Any
-) -> Value:
-    if order != 2:
-        raise NotImplementedError(f"a norm of order {order}")
-    squares = _reduced("SUM")(graph, Value(graph.times(x.tensor, x.tensor), x.images), axes, keep)
-    return Value(graph.unary("SQRT", squares.tensor), squares.images)
-
-
 def _index_put(
     graph: Graph, x: Value, places: Sequence[Value | None], source: Value, accumulate: bool = False
 ) -> Value:
@@ -238,6 +212,11 @@ def _index_put(
     return Value(graph.plus(plain(graph, x), tensor))
 
 
+def _copy(graph: Graph, x: Value, source: Value, *_: Any) -> Value:
+    """What is written over all of ``x``."""
+    return _expand(graph, source, [PerSample(-size) if size < 0 else size for size in x.shape])
+
+
 def _flip(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
     """One axis at a time: version 2.14 takes several, and reverses the first alone."""
     tensor = plain(graph, x)
@@ -248,20 +227,17 @@ def _flip(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
 
 RULES: dict[Any, Callable[..., Any]] = {
     aten._unsafe_view.default: _view,  # noqa: SLF001
-    aten.amax.default: _reduced("REDUCE_MAX"),
-    aten.any.dim: _reduced("REDUCE_ANY"),
     aten.arange.start_step: _arange,
     aten.cat.default: _concatenate,
     aten.constant_pad_nd.default: _pad,
     aten.empty.memory_format: lambda graph, size, **options: _full(graph, size, 0, options.get("dtype")),
+    aten.copy.default: _copy,
     aten.expand.default: _expand,
     aten.flip.default: _flip,
     aten.full.default: _full,
     aten.full_like.default: _full_like,
     aten.index.Tensor: _index,
     aten.index_put.default: _index_put,
-    aten.linalg_vector_norm.default: _norm,
-    aten.mean.dim: _reduced("MEAN"),
     aten.permute.default: _permute,
     aten.repeat.default: _repeat,
     aten.reshape.default: _view,
@@ -272,8 +248,6 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.split_with_sizes.default: _split,
     aten.squeeze.dim: lambda graph, x, axis: _squeeze(graph, x, [axis]),
     aten.squeeze.dims: _squeeze,
-    aten.sum.default: _reduced("SUM"),
-    aten.sum.dim_IntList: _reduced("SUM"),
     aten.unsqueeze.default: _unsqueeze,
     aten.view.default: _view,
 }

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 from cutlayer_export.tflite.graph import Graph, Tensor, entries
 
-__all__ = ["PerSample", "Value", "aligned", "count", "images", "plain", "scalar", "sizes", "valued"]
+__all__ = ["CHANNELS_LAST", "PerSample", "Value", "aligned", "count", "images", "plain", "scalar", "sizes", "valued"]
 
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """From torch's order of the axes of images to the runtime's, and back."""
+CHANNELS_LAST = {0: 0, 1: 3, 2: 1, 3: 2}
+"""Where torch's axes of images stand in images with channels last."""
 
 
 class Value(NamedTuple):
