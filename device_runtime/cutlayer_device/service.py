@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -50,6 +51,7 @@ def serve(config_path: Path, state: Path, probation_s: float) -> None:
     notifier, path = Notifier(), config_path.resolve()  # another release may take its place meanwhile
     installed = _absolute(toml.read(path, DeviceConfig), path.parent)
     updates = Updates(state / "updates" / path.parent.name, installed)
+    _forget_updates_of_others(state / "updates", path.parent.parent)
     membership = _on_probation(updates, lambda: _membership(updates, notifier))
     if updates.on_probation:
         threading.Thread(target=_supervise, args=(updates, probation_s), name="probation", daemon=True).start()
@@ -66,6 +68,13 @@ def serve(config_path: Path, state: Path, probation_s: float) -> None:
             _log.warning("%s; trying again in %g s", error, _AGAIN_S)
             notifier.status(str(error))
             _pause(notifier)
+
+
+def _forget_updates_of_others(updates: Path, releases: Path) -> None:
+    """Of releases that are gone from the board."""
+    for folder in [each for each in updates.glob("*/") if each.is_dir()]:
+        if not (releases / folder.name).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _on_probation(updates: Updates, act: Callable[[], _T]) -> _T:
