@@ -12,6 +12,8 @@ PACKAGES = (
     *("dash", "bash", "coreutils", "sed", "grep", "tar", "gzip", "libc-bin", "base-passwd", "passwd", "systemd"),
 )
 """For Python and its packages; and for a first boot's script."""
+ALSO = {"armhf": ("python3-numpy", "python3-pil", "python3-cffi-backend", "libpython3.11-dev")}
+"""By architecture: PyPI has none of these for 32-bit ARM, and no msgspec, which is compiled with the last one's headers."""
 NOT_NEEDED = ("doc", "man", "locale", "info", "lintian")
 
 # What onnxruntime reads of the processor; without it, it would read that of this machine, and die.
@@ -42,10 +44,12 @@ Dir::Cache "{apt}/cache";
 """
 
 
-def make_root(folder, suite="bookworm", architecture="arm64", also=()):
+def make_root(folder, suite="bookworm", architecture="arm64"):
     """The root, made if it is not there. Raises `CalledProcessError` if the packages cannot be had."""
     root = Path(folder).resolve() / f"{suite}-{architecture}"
-    if (root / "whole").exists():
+    packages = [*PACKAGES, *ALSO.get(architecture, ())]
+    whole = root / "whole"
+    if whole.exists() and whole.read_text().split() == packages:
         return root
     shutil.rmtree(root, ignore_errors=True)
     apt = root.with_name(f"{root.name}.apt")
@@ -56,7 +60,7 @@ def make_root(folder, suite="bookworm", architecture="arm64", also=()):
     (apt / "etc" / "sources.list").write_text(
         f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror()} {suite} main\n"
     )
-    for words in (["update"], ["--yes", "--download-only", "install", *PACKAGES, *also]):
+    for words in (["update"], ["--yes", "--download-only", "install", *packages]):
         subprocess.run(
             ["apt-get", "-qq", *words], env={"APT_CONFIG": str(apt / "apt.conf"), "PATH": "/usr/bin:/bin"}, check=True
         )
@@ -80,7 +84,7 @@ def make_root(folder, suite="bookworm", architecture="arm64", also=()):
     for name in ("present", "possible", "online"):
         (cpus / name).write_text("0-1\n")
     shutil.rmtree(apt)
-    (root / "whole").touch()
+    whole.write_text("\n".join(packages))
     return root
 
 

@@ -25,12 +25,12 @@ class Machine(NamedTuple):
     processor: str
     architecture: str
     platforms: tuple
-    also: tuple = ()
+    numpy: tuple = ("numpy==1.26.4",)
+    """Where the system has none of its own."""
 
 
-# PyPI has no numpy for 32-bit ARM; Debian has.
 MACHINES = {
-    "armv7l": Machine("qemu-arm-static", "cortex-a7", "armhf", ("manylinux_2_34_armv7l",), ("python3-numpy",)),
+    "armv7l": Machine("qemu-arm-static", "cortex-a7", "armhf", ("manylinux_2_34_armv7l",), ()),
     "aarch64": Machine(
         "qemu-aarch64-static",
         "cortex-a72",
@@ -80,9 +80,8 @@ def test_on_arm(cases, tmp_path, name, runtime):
     if shutil.which(machine.emulator) is None:
         pytest.fail(f"these tests need {machine.emulator} (apt-get install qemu-user-static)")
     cache = Path(os.environ.get("CUTLAYER_CACHE", "runs/arm"))
-    root = make_root(cache, architecture=machine.architecture, also=machine.also)
-    numpy = [] if machine.also else ["numpy==1.26.4"]
-    site = packages(tmp_path / "site", machine.platforms, runtime, *numpy)
+    root = make_root(cache, architecture=machine.architecture)
+    site = packages(tmp_path / "site", machine.platforms, runtime, *machine.numpy)
     # On a real system alternatives link to these folders.
     libraries = ":".join(f"{root}/usr/lib/arm-linux-gnueabihf/{each}" for each in ("blas", "lapack"))
     settings = {"PYTHONPATH": site, "LD_LIBRARY_PATH": libraries, "PYTHONDONTWRITEBYTECODE": "1"}
