@@ -34,7 +34,7 @@ from cutlayer.recipe import InputSpec, Spec
 
 __all__ = ["Bundle", "Certificate", "Client", "Manifest", "filters_of", "read_bundle", "write_bundle"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 TOLERANCE = 1e-4
 """Largest relative error against torch with which a bundle may be used."""
 MAX_BUNDLE_BYTES = 1 << 30
@@ -227,7 +227,9 @@ def _read_manifest(path: Path, content: bytes) -> Manifest:
     try:
         version = msgspec.json.decode(content).get("format_version")
         if version != FORMAT_VERSION:
-            raise UserError(f"bundle {path}: has format version {version}, this cutlayer reads {FORMAT_VERSION}")
+            raise UserError(
+                f"bundle {path}: has format version {version}, this cutlayer reads {FORMAT_VERSION}: export it again"
+            )
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, AttributeError, RecursionError, UnicodeDecodeError) as error:
         raise UserError(f"bundle {path}: {_MANIFEST} cannot be read, export it again: {error}") from error

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import signal
 import threading
@@ -29,6 +30,7 @@ __all__ = ["check_release", "serve"]
 
 _T = TypeVar("_T")
 _AGAIN_S = 15.0
+_RELEASE = re.compile("[0-9a-f]{12}")
 _CHECKED_BATCH = 4
 _log = logging.getLogger(__name__)
 
@@ -71,9 +73,9 @@ def serve(config_path: Path, state: Path, probation_s: float) -> None:
 
 
 def _forget_updates_of_others(updates: Path, releases: Path) -> None:
-    """Of releases that are gone from the board."""
-    for folder in [each for each in updates.glob("*/") if each.is_dir()]:
-        if not (releases / folder.name).exists():
+    """Remove those of releases that are gone from the board."""
+    for folder in list(updates.glob("*/")):
+        if _RELEASE.fullmatch(folder.name) and not (releases / folder.name).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -178,6 +178,8 @@ def _roll(x: Tensor, shifts: Sequence[int], axes: Sequence[int] = ()) -> Tensor:
         return _roll(x.flatten(), shifts, [0]).view(x.shape)
     for shift, axis in zip(shifts, axes, strict=True):
         seam = -shift % x.shape[axis]
+        if isinstance(seam, int) and seam == 0:
+            continue
         x = torch.cat([x.narrow(axis, seam, x.shape[axis] - seam), x.narrow(axis, 0, seam)], axis)
     return x
 

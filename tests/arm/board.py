@@ -50,10 +50,10 @@ class Board:
             assert np.abs(arm[name] - here[name]).max() <= 1e-4 * max(np.abs(here[name]).max(), 1e-3), name
 
 
-def trial_with(command, digits, broker, folder):
+def trial_with(command, digits, broker, folder, *, ends):
     """A trial of two epochs of a board, which ``command`` starts, and one here, through a real broker.
 
-    Returns the board's exit status. It gets SIGTERM when the trial has ended.
+    Returns the board's exit status. Unless it ``ends`` with the trial, it gets SIGTERM then.
     """
     kept = [
         line
@@ -71,7 +71,8 @@ def trial_with(command, digits, broker, folder):
         devices = [subprocess.Popen(words, stderr=log) for words in (command, other)]
         try:
             done = subprocess.run(serve, capture_output=True, text=True, check=False, timeout=200)
-            devices[1].wait(timeout=20)
+            for device in devices if ends else devices[1:]:
+                device.wait(timeout=60)
         finally:
             for device in devices:
                 device.terminate()

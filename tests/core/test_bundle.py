@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from cutlayer.bundle import Certificate, Client, Manifest, read_bundle, write_bundle
+from cutlayer.bundle import FORMAT_VERSION, Certificate, Client, Manifest, read_bundle, write_bundle
 from cutlayer.errors import UserError
 from cutlayer.optimizers import Sgd
 from cutlayer.recipe import InputSpec, Spec
@@ -30,7 +30,7 @@ CLIENT = Client(
 
 def manifest(**changes):
     fields = {
-        "format_version": 2, "trial": "t", "client": CLIENT, "engine": "onnx",
+        "format_version": FORMAT_VERSION, "trial": "t", "client": CLIENT, "engine": "onnx",
         "opset": 18, "versions": {}, "files": {},
     }  # fmt: skip
     return Manifest(**{**fields, **changes})
@@ -99,7 +99,10 @@ def test_a_manifest_cannot_reach_outside_its_folder(tmp_path, name):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda m: m.update(format_version=1), "format version 1, this cutlayer reads 2"),
+        (
+            lambda m: m.update(format_version=1),
+            f"format version 1, this cutlayer reads {FORMAT_VERSION}: export it again",
+        ),
         (lambda m: m.update(extra=1), "manifest.json cannot be read"),
         (lambda m: m["client"].pop("cut"), "manifest.json cannot be read"),
         (lambda m: m["client"]["params"]["w"].update(shape=[2**50]), "as the manifest describes it"),

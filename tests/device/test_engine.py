@@ -1,5 +1,4 @@
 import contextlib
-import re
 from importlib.metadata import version
 
 import numpy as np
@@ -165,17 +164,6 @@ def test_a_tflite_graph_that_is_damaged_is_refused(bundles, tmp_path, name, chan
     with pytest.raises(UserError, match="does not run a graph of the bundle, export it again") as caught:
         engine.infer(batch(2)[0])
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("place", [b"inference.99999999", b"inference.notanumb", b"nothing.0000000000"])
-def test_weights_that_are_to_go_where_the_graph_has_no_place_are_refused(bundles, tmp_path, place):
-    def moved(content):
-        found = re.search(rb"inference\.\d+", content)
-        return content if found is None else content.replace(found[0], place[: len(found[0])])
-
-    engine = load_engine(edited(bundles["xnnpack"], tmp_path, moved), threads=1)
-    with pytest.raises(UserError, match="export it again"):
-        engine.infer(batch(2)[0])
 
 
 def test_the_files_of_an_export_are_self_contained(digits):

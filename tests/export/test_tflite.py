@@ -37,6 +37,14 @@ REFUSED = {
     "products along an axis": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.prod(1)),
     "arc tangent": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.atan()),
     "patches": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: nn.functional.unfold(x, 3)),
+    "places in another shape": lambda: Function(
+        nn.Conv2d(3, 4, 3), lambda x: x.gather(1, x.mean((2, 3), keepdim=True).argmax(1, keepdim=True))
+    ),
+    "places known at run time": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x[:, :, x[0, 0, 0].argsort()]),
+    "the greatest of the batch": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x - x.max(0, keepdim=True)[0]),
+    "pooling of three dimensions": lambda: Function(
+        nn.Conv2d(3, 4, 3), lambda x: nn.functional.max_pool3d(x[:, None], 2)
+    ),
     "sums over the batch so far": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.cumsum(0)),
 }
 
@@ -44,8 +52,12 @@ REFUSED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_the_documents_say_is_refused_is_so_by_name(name):
-    with pytest.raises(UserError, match=r"builtin operations have no counterpart of aten\."):
+    with pytest.raises(UserError, match=r"builtin operations have no counterpart of (aten|cutlayer)\."):
         certified(client([REFUSED[name]()]), form=Form("tflite"))
+
+
+def test_a_client_whose_gradients_are_all_zero_trains():
+    assert certified(client([Function(nn.Conv2d(3, 4, 3), lambda x: x.round())]), form=Form("tflite")).valid
 
 
 def test_an_operation_that_tflite_cannot_express_is_named_with_its_module():

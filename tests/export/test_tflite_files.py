@@ -134,11 +134,16 @@ def test_what_follows_quickly_from_samples_is_computed_again_rather_than_saved()
     assert saved(nn.Sequential(*stem, nn.Conv2d(8, 4, 1))) == []
     wide = [nn.Conv2d(3, 8, 5, padding=2), nn.ReLU()]
     assert saved(nn.Sequential(*wide, nn.Conv2d(8, 4, 1))) == [(1, 8, 8, 8)]
+    several = [each for _ in range(4) for each in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())]
+    assert saved(nn.Sequential(*several, nn.Conv2d(3, 4, 1))) == [(1, 8, 8, 3)] * 2, "two together take few"
 
 
-def test_smashed_data_are_not_saved_a_second_time():
-    assert saved(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU())) == []
-    assert saved(nn.Sequential(nn.Conv2d(3, 8, 5), nn.Sigmoid())) == []
+@pytest.mark.parametrize("size", [3, 5])
+def test_smashed_data_are_neither_saved_nor_computed_a_second_time(size):
+    net = nn.Sequential(nn.Conv2d(3, 8, size), nn.ReLU())
+    assert saved(net) == []
+    backward = operations(graphs_of(net, IMAGE, form=Form("tflite")).files["backward"])
+    assert "CONV_2D" not in [kind for kind, _ in backward]
 
 
 def test_what_is_computed_again_is_so_when_it_is_read():

@@ -83,6 +83,7 @@ def nets():
         "least and greatest",
         "spread, sums so far, rounding",
         "norms of other orders",
+        "one entry of each",
         "reductions",
     ):
         yield name, CLIENTS[name], IMAGE

@@ -37,7 +37,8 @@ class Engine(Protocol):
     def forward(self, x: NDArray[Any], seed: int) -> NDArray[np.float32]:
         """The same in train mode: ``seed`` decides what dropout draws; updates buffers such as running statistics.
 
-        The result is the engine's own memory, valid until the next call of ``forward``.
+        The result is the engine's own memory, to be read only, and until the next call of ``forward``. ``x`` may be read
+        again by ``backward``, and is to stay as it is until then.
         """
 
     def backward(self, gradient: NDArray[np.float32], learning_rate: float) -> None:

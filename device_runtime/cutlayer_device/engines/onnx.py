@@ -59,9 +59,9 @@ class OnnxEngine:
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
         offered = {"x": _view(x), "seed": _view(np.asarray(seed, np.int64))}
-        last = self._batch or self._reusable
-        reusable = last if last and last["x"].shape() == offered["x"].shape() else {}
-        outputs = self._forward.run(self._kept | offered, self._spare | reusable)
+        self._reusable, self._batch = self._batch or self._reusable, {}
+        fits = bool(self._reusable) and self._reusable["x"].shape() == offered["x"].shape()
+        outputs = self._forward.run(self._kept | offered, self._spare | (self._reusable if fits else {}))
         self._keep_news(outputs)
         self._batch = offered | {name: value for name, value in outputs.items() if not name.startswith("new_")}
         return self._smashed(outputs, x)

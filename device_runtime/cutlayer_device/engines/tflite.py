@@ -1,6 +1,7 @@
 """The client-side model on plain ai-edge-litert, or on tflite-runtime where there is no other, as on 32-bit boards."""
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,9 @@ class TfliteEngine:
 
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
+        self._batch = {}
+        if "inference" in self._graphs:  # it would take memory that training needs
+            self._graphs["inference"].unload()
         offered: _Arrays = {"x": np.asarray(x, order="C"), "seed": np.asarray(seed, np.int64)}
         graph = self._graph("forward")
         if "z" not in self._room or len(self._room["z"]) != len(x):
@@ -124,7 +128,7 @@ class TfliteEngine:
         filters = TfliteGraph(self._bundle.graph(filters_of(name)), self._threads)
         filters.feed(self._kept)
         values = filters.run({})
-        if unnamed := [place for place in values if not place.isdecimal()]:
+        if unnamed := [place for place in values if not re.fullmatch("[0-9]{1,12}", place)]:
             raise UserError(f"the bundle names no place for the weights {unnamed[0]!r} of {name}: export it again")
         self._graphs[name].write({int(place): value for place, value in values.items()})
 

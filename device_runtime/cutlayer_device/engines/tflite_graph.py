@@ -35,7 +35,7 @@ __all__ = ["RUNTIME", "TfliteGraph", "keep_memory"]
 
 _Arrays = dict[str, NDArray[Any]]
 _REFUSED = (RuntimeError, ValueError, SystemError)
-_SAVED = "saved."
+_SAVED, _NEW = "saved.", "new_"
 RUNTIME = f"{_PACKAGE} {version(_PACKAGE)}"
 """Which of them is there."""
 
@@ -104,16 +104,21 @@ class TfliteGraph:
     def room(self, values: Mapping[str, NDArray[Any]]) -> _Arrays:
         """Empty places for outputs that are no ``new_*``, for inputs of these shapes."""
         self.feed(values)
-        details = [each for each in self._interpreter.get_output_details() if not each["name"].startswith("new_")]
+        details = [each for each in self._interpreter.get_output_details() if not each["name"].startswith(_NEW)]
         self.unload()  # first, or they would lie above it
         return {each["name"]: np.empty(each["shape"], each["dtype"]) for each in details}
 
     def _copied(self, name: str, places: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         found = np.asarray(self._interpreter.tensor(self._outputs[name])())
-        if name not in places or places[name].shape != found.shape:
+        place = places.get(name)
+        if place is None:
             return found.copy()
-        np.copyto(places[name], found)
-        return places[name]
+        if (place.shape, place.dtype) == (found.shape, found.dtype):
+            np.copyto(place, found)
+            return place
+        if name.startswith(_NEW):
+            raise UserError(f"a graph of the bundle gives no {name!r} as its manifest describes it: export it again")
+        return found.copy()
 
     def unload(self) -> None:
         """Free its memory until it is fed again."""

@@ -109,7 +109,7 @@ KINDS: dict[str, Kind] = {
     "SOFTMAX": Kind(25, 9, (("beta", 0, "f"),)),
     "SQRT": Kind(75),
     "STRIDED_SLICE": Kind(45, 32, (("begins", 0, "i"), ("ends", 1, "i"))),
-    "SUB": Kind(41, 28),
+    "SUB": Kind(41, 28, _ENTRIES),
     "SUM": Kind(74, 27, _REDUCE),
     "TANH": Kind(28),
     "TRANSPOSE": Kind(39),

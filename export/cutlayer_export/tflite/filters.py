@@ -67,8 +67,7 @@ def _changes_with_steps_alone(tensor: Tensor, producers: Mapping[Tensor, object]
 
 
 def _replaced(graph: Graph, held: Mapping[Tensor, Tensor]) -> Graph:
-    result = Graph(graph.delegated)
-    result.inputs, result.outputs = graph.inputs, graph.outputs
+    result = graph.like()
     result.operations = [
         operation._replace(inputs=tuple(each and held.get(each, each) for each in operation.inputs))
         for operation in graph.operations

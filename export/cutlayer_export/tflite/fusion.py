@@ -73,8 +73,7 @@ class _Rewritten:
     """A copy of a graph in the making, whose tensors are the same."""
 
     def __init__(self, original: Graph) -> None:
-        self.graph = Graph(original.delegated)
-        self.graph.inputs, self.graph.outputs = dict(original.inputs), dict(original.outputs)
+        self.graph = original.like()
         self._readers = Counter(each for operation in original.operations for each in operation.inputs)
         self._readers.update(original.outputs.values())
         self._producers: dict[Tensor, Operation] = {}

@@ -79,9 +79,10 @@ def _called(graph: Graph, node: fx.Node, values: dict[fx.Node, Any], owner: Call
 
 
 def _refusal(node: fx.Node, owner: Callable[[str], str], reason: str) -> UserError:
+    name = node.target if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", "")  # noqa: SLF001
     return UserError(
         f"the part before the cut cannot be exported to TFLite: its builtin operations have no counterpart of "
-        f"{node.target}{owner(str(node.target))}{reason}; cut before it, or use --engine onnx"
+        f"{name}{owner(str(node.target))}{reason}; cut before it, or use --engine onnx"
     )
 
 
@@ -133,5 +134,6 @@ _NUMBERS: dict[Any, Rule] = {
     operator.truediv: _arithmetic("DIV", operator.truediv),
     operator.floordiv: _arithmetic("", operator.floordiv),
     torch.ops.aten.sym_size.int: lambda graph, x, axis: count(x.shape[axis : axis + 1]),
+    torch.sym_float: lambda graph, number: number,
     torch.ops.aten.sym_numel.default: lambda graph, x: count(x.shape),
 }

@@ -13,9 +13,9 @@ _FREE = {"RESHAPE", "SHAPE"}
 """Operations that cost next to nothing: done again rather than saved."""
 _LIGHT = {*_FREE, "PAD", "RELU", "RELU6", "STRIDED_SLICE", "TRANSPOSE"}
 _FEW = 64
-"""Products an entry for which a convolution of samples is done again: they take no longer than to copy it."""
+"""Products an entry, of all convolutions from the samples to it, with which it is computed again: saving it takes as long."""
 _CHANGING = ("x", "seed", "buffers.")
-"""Inputs from which backward takes nothing anew that forward has computed: samples and draws are many, buffers are others by then."""
+"""Inputs on which results depend that are worth saving: samples and draws are many, buffers are others by then."""
 
 
 def partition(graph: Graph) -> tuple[Graph, Graph]:
@@ -24,7 +24,7 @@ def partition(graph: Graph) -> tuple[Graph, Graph]:
     second = {name: each for name, each in graph.outputs.items() if name not in first}
     before = set(needed(first.values(), _producers(graph)))
     graph = _with_smashed_turned_back(graph, before)
-    again = _done_again(graph)
+    again = _computed_again(graph) - {graph.outputs["z"]}
     given = dict[Tensor, Tensor]()
     saved = dict[str, Tensor]()
     for tensor in _crossing(second.values(), _producers(graph), before & _changing(graph) - again):
@@ -64,29 +64,32 @@ def _with_smashed_turned_back(graph: Graph, before: set[Tensor]) -> Graph:
     return result
 
 
-def _done_again(graph: Graph) -> set[Tensor]:
+def _computed_again(graph: Graph) -> set[Tensor]:
     """What takes no longer to compute from samples than to save."""
-    samples = {graph.inputs["x"]}
+    products = {graph.inputs["x"]: 0}
     changing = _changing(graph)
     for operation in graph.operations:
         read = [each for each in operation.inputs if each in changing]
-        if read and samples.issuperset(read) and _is_light(operation):
-            samples.add(operation.output)
-    return samples
+        if read and all(each in products for each in read) and (own := _products(operation)) is not None:
+            total = own + max(products[each] for each in read)
+            if total <= _FEW:
+                products[operation.output] = total
+    return set(products)
 
 
-def _is_light(operation: Operation) -> bool:
+def _products(operation: Operation) -> int | None:
+    """How many an entry of the result takes; None of what is not light."""
     if operation.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        return operation.kind in _LIGHT
+        return 0 if operation.kind in _LIGHT else None
     kernel = operation.inputs[1]
     assert kernel is not None
     taps = kernel.shape[1] * kernel.shape[2]
-    return taps * (kernel.shape[3] if operation.kind == "CONV_2D" else 1) <= _FEW
+    return taps * (kernel.shape[3] if operation.kind == "CONV_2D" else 1)
 
 
 def _late(graph: Graph) -> list[Operation]:
     """What does not depend on the cut gradient comes just before it is read, so that it is in memory for a short time."""
-    gradients = {graph.inputs["g"]}
+    gradients = {each for name, each in graph.inputs.items() if name == "g"}  # none where all gradients are zero
     for operation in graph.operations:
         if not gradients.isdisjoint(operation.inputs):
             gradients.add(operation.output)

@@ -89,7 +89,9 @@ def _max_pool_grad(graph: Graph, dy: Value, x: Value, y: Value, *geometry: Any) 
     places = list(itertools.product(*map(range, windows.kernel)))
     given: dict[tuple[int, ...], Tensor] = {}
     for place in places[:-1]:
-        passed = graph.times(left, positive(graph, graph.minus(greatest, windows.tap(graph, padded, place))))
+        # Not below zero, should another kernel have computed them again.
+        below = graph.unary("RELU", graph.minus(greatest, windows.tap(graph, padded, place)))
+        passed = graph.times(left, positive(graph, below))
         given[place] = graph.minus(left, passed)
         left = passed
     given[places[-1]] = left  # one of them is the maximum

@@ -26,8 +26,7 @@ _GREATEST = 65504.0
 
 def in_float16(graph: Graph) -> Graph:
     """The same graph with its weights in float16."""
-    result = Graph(graph.delegated)
-    result.inputs, result.outputs = dict(graph.inputs), dict(graph.outputs)
+    result = graph.like()
     halved: dict[Tensor, Tensor] = {}
     for operation in graph.operations:
         for each in operation.inputs:

@@ -54,14 +54,14 @@ def _variance(
 def _norm(
     graph: Graph, x: Value, order: float = 2, axes: Sequence[int] | None = None, keep: bool = False, **_: Any
 ) -> Value:
+    if order == 2:
+        squares = _SUM(graph, Value(graph.times(x.tensor, x.tensor), x.images), axes, keep)
+        return Value(graph.unary("SQRT", squares.tensor), squares.images)
     size = graph.unary("ABS", x.tensor)
     if order == float("inf"):
         return _GREATEST(graph, Value(size, x.images), axes, keep)
     if order == 1:
         return _SUM(graph, Value(size, x.images), axes, keep)
-    if order == 2:
-        squares = _SUM(graph, Value(graph.times(x.tensor, x.tensor), x.images), axes, keep)
-        return Value(graph.unary("SQRT", squares.tensor), squares.images)
     if order <= 0:
         raise NotImplementedError(f"a norm of order {order}")
     powers = graph.binary("POW", size, graph.constant(order))
@@ -77,9 +77,9 @@ def _place(kind: str) -> Callable[..., Value]:
             raise NotImplementedError("a place among all entries")
         axis %= len(x.shape)
         tensor = plain(graph, x)
-        gone = [size for at, size in enumerate(tensor.shape) if at != axis]
-        places = graph.add(kind, [tensor, graph.constant(axis, "int32")], gone, "int32", places="int32")
-        return Value(graph.reshape(places, [*gone[:axis], 1, *gone[axis:]]) if keep else places)
+        left = [size for at, size in enumerate(tensor.shape) if at != axis]
+        places = graph.add(kind, [tensor, graph.constant(axis, "int32")], left, "int32", places="int32")
+        return Value(graph.reshape(places, [*left[:axis], 1, *left[axis:]]) if keep else places)
 
     return rule
 
@@ -98,8 +98,10 @@ def _chosen(graph: Graph, x: Value, axis: int, places: Value) -> tuple[Tensor, i
     """Where along an axis its one place is: true there, false elsewhere."""
     axis %= len(x.shape)
     size, rank = x.shape[axis], len(x.shape)
-    if size < 0 or places.shape[axis] != 1:
-        raise NotImplementedError(f"{places.shape[axis]} places along an axis")
+    if size < 0:
+        raise NotImplementedError("places along the batch")
+    if places.shape != (*x.shape[:axis], 1, *x.shape[axis + 1 :]):
+        raise NotImplementedError(f"places of shape {places.shape} in one of {x.shape}")
     each = graph.constant(np.arange(size).reshape([-1 if at == axis else 1 for at in range(rank)]), "int32")
     return graph.binary("EQUAL", graph.cast(plain(graph, places), "int32"), each, "bool"), axis
 
@@ -111,21 +113,30 @@ def _gather(graph: Graph, x: Value, axis: int, places: Value, **_: Any) -> Value
 
 def _scatter(graph: Graph, x: Value, axis: int, places: Value, source: Any) -> Value:
     chosen, _ = _chosen(graph, x, axis, places)
-    new = plain(graph, source) if isinstance(source, Value) else graph.constant(source)
-    return Value(graph.choose(chosen, new, plain(graph, x)))
+    return Value(graph.choose(chosen, _source(graph, places, source), plain(graph, x)))
 
 
 def _scatter_add(graph: Graph, x: Value, axis: int, places: Value, source: Value) -> Value:
     chosen, _ = _chosen(graph, x, axis, places)
-    return Value(graph.plus(plain(graph, x), graph.choose(chosen, plain(graph, source), graph.constant(0.0))))
+    return Value(graph.plus(plain(graph, x), graph.choose(chosen, _source(graph, places, source), graph.constant(0.0))))
+
+
+def _source(graph: Graph, places: Value, source: Any) -> Tensor:
+    if not isinstance(source, Value):
+        return graph.constant(source)
+    if source.shape != places.shape:
+        raise NotImplementedError(f"entries of shape {source.shape} for places of {places.shape}")
+    return plain(graph, source)
 
 
 def _cumulative(graph: Graph, x: Value, axis: int, **_: Any) -> Value:
     tensor = plain(graph, x)
+    if tensor.dtype == "bool":
+        tensor = graph.cast(tensor, "int64")
     if tensor.shape[axis] < 0:
         raise NotImplementedError("a sum over the batch so far")
     at = graph.constant(axis % len(tensor.shape), "int32")
-    return Value(graph.add("CUMSUM", [tensor, at], tensor.shape))
+    return Value(graph.add("CUMSUM", [tensor, at], tensor.shape, tensor.dtype))
 
 
 RULES: dict[Any, Callable[..., Any]] = {
