@@ -86,7 +86,7 @@ BOARDS = {
 _WAYS_OUT = {
     "jp5": "install JetPack 6 where the module takes it (Orin does, Xavier does not), or run the board's part on another board",
     "jp4": "there is no newer JetPack for the Jetson Nano: take another board for this trial",
-    "bookworm-32": "install the 64-bit system, which runs on every board of this list",
+    "bookworm-32": "install the 64-bit system, which runs on every board of this list, or set the board up by hand (docs/install.md)",
     "trixie-32": "install the 64-bit system, which runs on every board of this list",
 }
 
@@ -107,7 +107,5 @@ def target_of(board: str, os: str) -> Target:
         found, needed = (".".join(map(str, version)) for version in (system.python, _LEAST_PYTHON))
         raise UserError(f"--os {os}: {system.title} has Python {found}, cutlayer needs {needed}: {way_out}")
     if system.machine == "armv7l":
-        raise UserError(
-            f"--os {os}: PyPI has no numpy and no msgspec for 32-bit ARM: {way_out}, or set the board up by hand (docs/install.md)"
-        )
+        raise UserError(f"--os {os}: PyPI has no numpy and no msgspec for 32-bit ARM: {way_out}")
     return Target(board, os)
