@@ -12,10 +12,15 @@ _VIEWS = {aten.view.default, aten._unsafe_view.default, aten.expand.default, ate
 _PRODUCTS = {aten.bmm.default, aten.mm.default, aten.matmul.default}
 _SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.detach_copy.default}
 
+_OF_TENSORS = {aten.mul.Scalar: aten.mul.Tensor, aten.div.Scalar: aten.div.Tensor}
+"""For numbers that depend on the batch, which the exporter to ONNX takes for tensors."""
+
 
 def simplify(module: fx.GraphModule) -> None:
     """Apply what helps on every runtime, in place."""
     for node in list(module.graph.nodes):
+        if node.target in _OF_TENSORS and isinstance(node.args[1], fx.Node):
+            node.target = _OF_TENSORS[node.target]
         if node.target in _SAME:
             node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)

@@ -27,7 +27,7 @@ SMALL = {
         InputSpec(shape=(6,), dtype="int64", low=0, high=19),
     ),
 }
-FEW = 4
+FEW = 2
 LARGE = {
     "VGG11": (VGG11, COLOUR),
     "VGG13 with BatchNorm": (lambda: VGG13(batch_norm=True), COLOUR),
