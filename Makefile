@@ -14,7 +14,7 @@ test: .venv/dev
 test-slow: .venv/dev
 	$(BIN)/pytest -m slow
 
-# A release as it goes onto a board, on emulated processors: needs qemu-user-static, and the packages of Debian and PyPI.
+# A release as it goes onto a board, on emulated processors: needs qemu-user-static, gcc-arm-linux-gnueabihf, and the packages of Debian and PyPI.
 test-arm: .venv/dev
 	$(BIN)/pytest -m arm
 
