@@ -26,7 +26,19 @@ MODULES = (
         "pair",
         "schedules",
     ),
-    *("link", "conversation", "session", "broadcast", "endpoint", "topics", "trial", "data", "bundle", "record"),
+    *(
+        "link",
+        "conversation",
+        "session",
+        "broadcast",
+        "endpoint",
+        "topics",
+        "trial",
+        "data",
+        "bundle",
+        "record",
+        "inbox",
+    ),
 )
 METERS = ("doctor", "machine", "meters", "profiler", "recordings")
 TESTS = [f"tests/core/test_{name}.py" for name in MODULES] + [f"tests/profiles/test_{name}.py" for name in METERS]

@@ -17,9 +17,8 @@ from cutlayer.errors import TransportError
 from cutlayer.messages import End
 from cutlayer.processes import start, stop
 from cutlayer.session import Role
-from cutlayer.transports import LastWill, MemoryBroker, MqttTransport, Packet
+from cutlayer.transports import LastWill, MemoryBroker, MqttTransport
 from cutlayer.transports.base import publish_bytes
-from cutlayer.transports.inbox import Inbox
 
 
 def connect_memory(_broker):
@@ -295,27 +294,6 @@ def test_what_is_published_while_there_is_no_broker_is_lost_and_nothing_else_hap
     for transport in (a, b):
         transport.close()
     stop([process])
-
-
-def test_a_flood_on_one_topic_leaves_room_for_the_others():
-    inbox = Inbox()
-    taken = [inbox.put(Packet("t/a/up", bytes(100_000), 100_000, 0.0)) for _ in range(100)]
-    assert sum(taken) == 32
-    assert inbox.put(Packet("t/b/up", b"x", 1, 0.0))
-    assert not inbox.put(Packet("t/b/up", bytes(1 << 19), 1 << 19, 0.0))
-    assert [inbox.get(0.0).topic for _ in range(33)] == ["t/a/up"] * 32 + ["t/b/up"]
-    assert inbox.get(0.0) is None
-    assert inbox.put(Packet("t/a/up", b"x", 1, 0.0))
-
-
-def test_tensors_do_not_take_the_room_of_births(monkeypatch):
-    monkeypatch.setattr("cutlayer.transports.inbox._MOST_WAITING_BYTES", 1000)
-    inbox = Inbox()
-    assert inbox.put(Packet("t/a/up", bytes(1000), 1000, 0.0))
-    assert not inbox.put(Packet("t/b/up", b"x", 1, 0.0))
-    assert inbox.put(Packet("t/b/state", b"birth", 5, 0.0))
-    assert not inbox.put(Packet("t/a/state", bytes(1 << 13), 1 << 13, 0.0))
-    assert [inbox.get(0.0).topic for _ in range(2)] == ["t/a/up", "t/b/state"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from collections import Counter
 
 from cutlayer.transports.base import Packet
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "take"]
 
 _MOST_BYTES = 1 << 18
 """Twice the longest frame of ours; what is larger is not for us."""
@@ -15,6 +15,23 @@ _MOST_A_TOPIC = 32
 _MOST_WAITING_BYTES = 1 << 28
 _BIRTHS, _MOST_BIRTH_BYTES, _MOST_WAITING_BIRTH_BYTES = ("/state", "/control"), 1 << 12, 1 << 26
 """Births and wills are not sent again. They are small, and tensors do not take their room."""
+
+
+def take(packets: "queue.SimpleQueue[Packet]", timeout_s: float) -> Packet | None:
+    """The first of a queue that nobody else takes from, or None after ``timeout_s``.
+
+    Up to Python 3.12 a queue waits without end if a short timeout has passed before it has seen that it is empty. So it
+    is looked at first, after which it waits as it should.
+    """
+    try:
+        return packets.get_nowait()
+    except queue.Empty:
+        if timeout_s <= 0:
+            return None
+    try:
+        return packets.get(timeout=timeout_s)
+    except queue.Empty:
+        return None
 
 
 class Inbox:
@@ -46,9 +63,8 @@ class Inbox:
 
     def get(self, timeout_s: float) -> Packet | None:
         """The packet that has waited longest, or None after ``timeout_s``."""
-        try:
-            packet = self._packets.get(timeout=timeout_s) if timeout_s > 0 else self._packets.get_nowait()
-        except queue.Empty:
+        packet = take(self._packets, timeout_s)
+        if packet is None:
             return None
         with self._lock:
             self._bytes[packet.topic.endswith(_BIRTHS)] -= len(packet.payload)

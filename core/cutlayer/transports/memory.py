@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cutlayer.transports.base import PROTOCOL_LIMIT_BYTES, LastWill, Packet, publish_bytes
+from cutlayer.transports.inbox import take
 
 __all__ = ["MemoryBroker", "MemoryTransport"]
 
@@ -84,10 +85,7 @@ class MemoryTransport:
 
     def receive(self, timeout_s: float) -> Packet | None:
         """See `Transport`."""
-        try:
-            return self.inbox.get(timeout=max(timeout_s, 0.0))
-        except queue.Empty:
-            return None
+        return take(self.inbox, timeout_s)
 
     def reconnections(self) -> int:
         """See `Transport`; memory never reconnects."""
