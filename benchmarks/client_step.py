@@ -3,10 +3,11 @@
     python benchmarks/client_step.py [--compile] [--only vgg11]
 
 Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32, each engine in a process of its own,
-since what one tells the C library of memory would help the other too. They take turns of a few steps, the first of which warms the caches and does not count; the median of all others. Ratios are the time
-of torch divided by an engine's, so above 1 the engine is faster. Forward alone is that of a step, in train mode. Then, each
-in a process of its own: the greatest resident memory while training; and for VGG11 cut at features.5 the time from the
-start of the process to the end of the first step, and what the packages of its runtime take up.
+since what one tells the C library of memory would help the other too. They take turns of a few steps, the first of which
+warms the caches and does not count; the median of all others. Ratios are the time of torch divided by an engine's, so above
+1 the engine is faster. Forward alone is that of a step, in train mode. Then, each in a process of its own: the greatest
+resident memory while training; and for VGG11 cut at features.5 the time from the start of the process to the end of the
+first step, and what the packages of its runtime take up.
 """
 
 import argparse

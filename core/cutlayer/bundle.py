@@ -8,7 +8,8 @@
     <graph>-filters.<engine>  parameters, buffers -> weights of convolutions, where these stand in the file of that graph
     certificate.json      how far the graphs are from torch
 
-A frozen client and a whole model have the first three and the last only; filters some TFLite bundles alone. Inputs and outputs of the graphs are named:
+A frozen client and a whole model have the first three and the last only; filters some TFLite bundles alone. Inputs and
+outputs of the graphs are named:
 ``x``, ``z``, ``g``, ``learning_rate``, ``step``, ``seed``; ``params.<name>``, ``buffers.<name>``, ``state.<name>``; an
 output ``new_<input>`` replaces that input in the next step; ``saved.<number>`` goes from forward to backward.
 Outputs of filters are named after the byte at which they are to stand. What never changes stands inside the graphs.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from arm.board import Board
 from arm.root import make_root
 from tflite.cases import write_cases
 
@@ -83,8 +84,6 @@ def test_on_arm(cases, tmp_path, name, runtime):
     root = make_root(cache, architecture=machine.architecture)
     site = packages(tmp_path / "site", machine.platforms, runtime, *machine.numpy)
     # On a real system alternatives link to these folders.
-    libraries = ":".join(f"{root}/usr/lib/arm-linux-gnueabihf/{each}" for each in ("blas", "lapack"))
-    settings = {"PYTHONPATH": site, "LD_LIBRARY_PATH": libraries, "PYTHONDONTWRITEBYTECODE": "1"}
-    shown = [word for key, value in settings.items() for word in ("-E", f"{key}={value}")]
-    command = [machine.emulator, "-cpu", machine.processor, "-L", root, *shown, root / "usr/bin/python3.11", "-s"]
-    replay(command, cases, runtime)
+    libraries = [root / "usr" / "lib" / "arm-linux-gnueabihf" / each for each in ("blas", "lapack")]
+    board = Board(machine.emulator, root, "python3.11", site, libraries)
+    replay(board.command(machine.processor), cases, runtime)
