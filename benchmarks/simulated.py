@@ -63,8 +63,8 @@ class Loop:
     @staticmethod
     def publish(client, topic, payload):
         client.publish(topic, payload, qos=0)
-        while client.want_write():
-            client.loop_write()
+        while client.want_write() and client.loop_write() == paho.MQTT_ERR_SUCCESS:
+            pass
 
 
 class _Device:

@@ -162,7 +162,7 @@ class Assembly:
     def __init__(self, first: Chunk) -> None:
         self.total_bytes = first.total_bytes
         self._count = first.count
-        self._buffer = bytearray(first.total_bytes)
+        self._buffer = bytearray(first.total_bytes if first.count > 1 else 0)
         self._missing = set(range(first.count))
 
     @property
@@ -179,6 +179,9 @@ class Assembly:
         if (chunk.count, chunk.total_bytes) != (self._count, self.total_bytes):
             raise ChunkError(f"chunk {chunk.index} of message {chunk.message_id} contradicts its other chunks")
         offset = _offset(chunk)
+        if self._count == 1:
+            self._missing.clear()
+            return chunk.body  # as it came: most messages are no longer than a chunk
         if chunk.index in self._missing:
             self._missing.remove(chunk.index)
             self._buffer[offset : offset + len(chunk.body)] = chunk.body
@@ -191,6 +194,8 @@ def _offset(chunk: Chunk) -> int:
     The last chunk may be shorter, so the common size follows from its distance to the end.
     """
     size, remainder = len(chunk.body), 0
+    if chunk.count == 1 and size == chunk.total_bytes:
+        return 0
     if chunk.index == chunk.count - 1:
         before = chunk.total_bytes - len(chunk.body)
         size, remainder = divmod(before, chunk.count - 1) if chunk.count > 1 else (len(chunk.body), before)

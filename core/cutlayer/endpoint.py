@@ -207,9 +207,11 @@ class Endpoint:
 
     def poll(self, device: str) -> Message | None:
         """The next message of ``device`` if it is here already."""
-        message = self._sessions[device].next_event()
-        if message is not None:
-            self._flush(device)  # acknowledgements that were held while messages waited
+        session = self._sessions[device]
+        held = session.holds
+        message = session.next_event()
+        if held and not session.holds:
+            self._flush(device)
         return message
 
     def expect_no_answers(self) -> None:

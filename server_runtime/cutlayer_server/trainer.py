@@ -75,6 +75,8 @@ class Trainer:
         self._samples = record.devices()
         """Of each device, as it announced them."""
         self._replays: dict[str, Iterator[Message]] = {}
+        self._encoded: tuple[Arrays, bytes] = ({}, b"")
+        """The weights that travelled last, and as what: all devices may begin with the same."""
         self._ledger = Ledger(record, fleet.endpoint, self._phases)
 
     def _plan_from(self, past: Past) -> Plan:
@@ -156,9 +158,9 @@ class Trainer:
             if self._trial.schedule.silences:
                 self._cache.begin(device, epoch, steps)
         has_them = self._held.get(device) is weights or (mode is Mode.EXCHANGE and steps > 0)
-        self._fleet.say(
-            device, Begin(epoch=epoch, mode=mode, steps=steps), b"" if has_them else encode_weights(weights)
-        )
+        if not has_them and self._encoded[0] is not weights:
+            self._encoded = weights, encode_weights(weights)
+        self._fleet.say(device, Begin(epoch=epoch, mode=mode, steps=steps), b"" if has_them else self._encoded[1])
         self._held[device] = weights
 
     def turn(self, devices: list[str]) -> None:

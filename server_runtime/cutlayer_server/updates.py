@@ -135,6 +135,8 @@ class Updates:
 
     def _seed(self, device: str, header: Smashed, purpose: int) -> int:
         trial = self._trial
+        if not trial.codec.down.draws:
+            return 0
         return seed_of(trial.seeds.data, trial.devices.index(device), header.epoch, header.step, purpose)
 
     def _tell_all(self, gradient: NDArray[np.float32], header: Smashed) -> "_ToAll":

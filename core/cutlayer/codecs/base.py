@@ -64,6 +64,11 @@ class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         """What encodes smashed data that no gradient answers: without noise, which averages out no more where they are kept."""
         return self
 
+    @property
+    def draws(self) -> bool:
+        """Whether `encode` draws at random, hence needs a seed."""
+        return False
+
     def for_share(self, share: float) -> "BaseCodec":
         """What encodes this share of a tensor with the budget of the whole."""
         return self
@@ -77,7 +82,7 @@ class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
         Args:
             tensor: what travels.
-            seed: decides all that is drawn.
+            seed: decides all that is drawn, if it `draws`.
             memory: of the sender's last tensor; a start for what is searched, never needed.
         """
         raise NotImplementedError

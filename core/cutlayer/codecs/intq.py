@@ -39,6 +39,11 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
         """Rounded to nearest: noise that is kept and trained on again averages out no more."""
         return msgspec.structs.replace(self, rounding="nearest")
 
+    @property
+    def draws(self) -> bool:
+        """Only to round stochastically."""
+        return self.rounding == "stochastic"
+
     def problem(self, shape: tuple[int, ...]) -> str:
         """See `BaseCodec`."""
         if self.per == "channel" and len(shape) < 3:

@@ -97,7 +97,7 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
         Args:
             smashed: (B, *smashed).
-            seed: decides all that is drawn.
+            seed: decides all that is drawn, if the codec `draws`.
             memory: of the last `Sent`.
             steady: whether no gradient answers them; the server may keep them, to train on them again.
         """

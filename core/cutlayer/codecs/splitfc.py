@@ -36,6 +36,11 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
     ratio: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 4.0
 
     @property
+    def draws(self) -> bool:
+        """It drops features at random."""
+        return True
+
+    @property
     def steady(self) -> Fwq:
         """Without dropout: noise that is kept and trained on again averages out no more."""
         return Fwq(bits_per_entry=self.bits_per_entry)

@@ -70,6 +70,8 @@ class State(Enum):
     UPDATING = "updating"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__  # there is one of each; an Enum's own hash is a call in Python
+
 
 class Event(Enum):
     """What can be said, and by whom."""
@@ -93,10 +95,11 @@ class Event(Enum):
     UPDATED = (Role.DEVICE, "updated")
     END = (Role.SERVER, "end")
 
-    @property
-    def speaker(self) -> Role:
-        """The only side that may say it."""
-        return self.value[0]
+    __hash__ = object.__hash__
+
+    def __init__(self, speaker: Role, what: str) -> None:
+        self.speaker, self.what = speaker, what
+        """The only side that may say it, and how it is called."""
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
@@ -145,32 +148,39 @@ class Conversation:
 
     def said(self, header: Header) -> None:
         """This side is about to send ``header``. Raises `LocalProtocolError` if it must not."""
-        problem = self._problem(header, self._role)
-        if problem:
+        if problem := self._advance(header, self._role):
             raise LocalProtocolError(f"{self._role.value} must not send this: {problem}")
-        self._advance(header)
 
     def heard(self, header: Header) -> None:
         """The peer sent ``header``. Raises `RemoteProtocolError` if it must not have."""
-        problem = self._problem(header, self._role.peer)
-        if problem:
+        if problem := self._advance(header, self._role.peer):
             raise RemoteProtocolError(f"the {self._role.peer.value} broke the protocol: {problem}")
-        self._advance(header)
 
-    def _problem(self, header: Header, speaker: Role) -> str:
-        event = _event(header)
+    def _advance(self, header: Header, speaker: Role) -> str:
+        """Take a step in the table, or tell why it is none, which changes nothing."""
+        event = _EVENTS_OF_MODES.get(header.mode) if isinstance(header, Begin) else _EVENTS.get(type(header))
         if event is None or event.speaker is not speaker:
             return f"a {type(header).__name__} is not the {speaker.value}'s to send"
-        if event not in TRANSITIONS[self.state]:
-            allowed = ", ".join(each.value[1] for each in TRANSITIONS[self.state]) or "nothing"
-            return f"{event.value[1]} while {self.state.value} (allowed: {allowed})"
+        allowed = TRANSITIONS[self.state]
+        if event not in allowed:
+            names = ", ".join(each.what for each in allowed) or "nothing"
+            return f"{event.what} while {self.state.value} (allowed: {names})"
+        if problem := self._misnumbered(header):
+            return problem
+        self.state = allowed[event]
+        self._count(header)
+        return ""
+
+    def _misnumbered(self, header: Header) -> str:
         match header:
+            case Smashed(epoch=epoch, step=step) if step != self._next_step or epoch != self._epoch:
+                return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
+            case Gradient(epoch=epoch, step=step) if step != self._next_step - 1 or epoch != self._epoch:
+                return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
+            case Smashed() | Gradient():
+                return ""
             case Begin(epoch=epoch) if epoch <= self._epoch:
                 return f"epoch {epoch} begins after epoch {self._epoch}"
-            case Smashed(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step):
-                return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
-            case Gradient(epoch=epoch, step=step) if (epoch, step) != (self._epoch, self._next_step - 1):
-                return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
             case Lacking(number=number) if number != self._to_all:
                 return f"message {number} to all is lacking, expected {self._to_all}"
             case Query(step=step) if step != self._next_step:
@@ -181,17 +191,14 @@ class Conversation:
                 return f"weights after {steps} steps of epoch {epoch}, expected {self._next_step} of {self._epoch}"
         return ""
 
-    def _advance(self, header: Header) -> None:
-        event = _event(header)
-        assert event is not None
-        self.state = TRANSITIONS[self.state][event]
+    def _count(self, header: Header) -> None:
         match header:
-            case Begin(epoch=epoch, steps=steps):
-                self._epoch, self._next_step = epoch, steps
             case Smashed(step=step) | Query(step=step):
                 self._next_step = step + 1
             case Gradient(shared=shared):
                 self._to_all = shared.number if shared else None
+            case Begin(epoch=epoch, steps=steps):
+                self._epoch, self._next_step = epoch, steps
             case Lacking():
                 self._to_all = None
 
@@ -214,12 +221,4 @@ _EVENTS: dict[type[Header], Event] = {
     Updated: Event.UPDATED,
     End: Event.END,
 }
-
-
-def _event(header: Header) -> Event | None:
-    match header:
-        case Begin(mode=Mode.EXCHANGE):
-            return Event.BEGIN_EXCHANGE
-        case Begin(mode=Mode.FORWARD):
-            return Event.BEGIN_FORWARD
-    return _EVENTS.get(type(header))
+_EVENTS_OF_MODES: dict[Mode, Event] = {Mode.EXCHANGE: Event.BEGIN_EXCHANGE, Mode.FORWARD: Event.BEGIN_FORWARD}

@@ -31,7 +31,7 @@ _MAX_PARTIAL_MESSAGES = 8
 """Messages being put together or waiting for an earlier one; a peer with a window of 4 chunks needs no more."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _InFlight:
     frame: bytes
     sent_at: float
@@ -114,6 +114,8 @@ class Link:
 
     def frames_to_send(self, now: float) -> list[bytes]:
         """Frames to publish now: acknowledgements first, then chunks to be repeated, then new ones."""
+        if self.idle:
+            return []
         frames = self._chunks_to_send(now)
         owed = self._acknowledgements and not self.holds_acknowledgements
         if frames:

@@ -101,6 +101,11 @@ class Session:
         return self._conversation.state
 
     @property
+    def holds(self) -> bool:
+        """Whether so much waits for `next_event` that acknowledgements are held back."""
+        return self._link.holds_acknowledgements
+
+    @property
     def backlog(self) -> int:
         """Chunks that the peer has not acknowledged yet."""
         return self._link.backlog
