@@ -58,6 +58,11 @@ def converse(messages, seed, loss=0.0, repeat=0.0, delay_s=0.0, chunk_bytes=50, 
 MESSAGES = [bytes([i]) * (1 + 37 * i) for i in range(20)]
 
 
+def kinds(frames):
+    """Kinds of the chunks in each frame."""
+    return [[chunk.kind for chunk in parse_all(frame)] for frame in frames]
+
+
 def test_a_good_network_delivers_in_order_without_waiting():
     delivered, took_s = converse(MESSAGES, seed=0)
     assert delivered == MESSAGES
@@ -227,7 +232,7 @@ def test_an_acknowledgement_travels_with_the_answer_where_one_follows_at_once():
         for frame in frames:
             asker.receive(frame, now + pause)
         asker.frames_to_send(now + pause)
-        return [[chunk.kind for chunk in parse_all(frame)] for frame in frames]
+        return kinds(frames)
 
     together, apart = [[Kind.ACK, Kind.DATA]], [[Kind.ACK], [Kind.DATA]]
     assert ask(0.0, 0.001) == apart  # nothing is known yet
@@ -238,17 +243,36 @@ def test_an_acknowledgement_travels_with_the_answer_where_one_follows_at_once():
     assert ask(5.0, 0.001) == together
 
 
-def test_the_chunks_of_a_message_are_acknowledged_one_by_one():
+def test_the_chunks_of_a_message_are_acknowledged_in_pairs_and_the_last_with_the_answer():
+    asker, answerer = Link(1, chunk_bytes=10), Link(2)
+    answerer._answers_at_once = True
+    asker.send(bytes(35))
+    first, second, third, last = asker.frames_to_send(0.0)
+    answerer.receive(first, 0.0)
+    assert answerer.frames_to_send(0.0) == []
+    answerer.receive(second, 0.001)
+    assert kinds(answerer.frames_to_send(0.001)) == [[Kind.ACK, Kind.ACK]]
+    answerer.receive(third, 0.002)
+    answerer.receive(last, 0.015)
+    assert answerer.frames_to_send(0.015) == []
+    assert answerer.next_deadline() == pytest.approx(0.035)
+    answerer.send(b"answer")
+    assert kinds(answerer.frames_to_send(0.03)) == [[Kind.ACK, Kind.ACK, Kind.DATA]]
+
+
+def test_a_slow_peer_is_told_of_each_chunk_and_of_the_last_with_the_answer_still():
     asker, answerer = Link(1, chunk_bytes=10), Link(2)
     answerer._answers_at_once = True
     asker.send(bytes(25))
-    first, second, last = asker.frames_to_send(0.0)
-    for frame in (first, second):
-        answerer.receive(frame, 0.0)
-        assert len(answerer.frames_to_send(0.0)) == 1
-    answerer.receive(last, 0.0)
-    assert answerer.frames_to_send(0.0) == []
-    assert answerer.next_deadline() == pytest.approx(0.02)
+    *others, last = asker.frames_to_send(0.0)
+    for number, frame in enumerate(others):
+        answerer.receive(frame, float(number))
+        assert answerer.frames_to_send(float(number)) == []
+        assert kinds(answerer.frames_to_send(number + 0.02)) == [[Kind.ACK]]
+    answerer.receive(last, 2.0)
+    assert answerer.frames_to_send(2.0) == []
+    answerer.send(b"answer")
+    assert kinds(answerer.frames_to_send(2.01)) == [[Kind.ACK, Kind.DATA]]
 
 
 def test_memory_for_unfinished_messages_is_bounded():

@@ -27,6 +27,8 @@ _SHORTEST_TIMEOUT_S = 1.0
 _LONGEST_TIMEOUT_S = 60.0
 _ANSWER_S = 0.02
 """How long an acknowledgement may wait for an answer to travel with: little beside a timeout."""
+_MOST_OWED = 2
+"""Acknowledgements that wait while a message is arriving: half a window, so that its sender can go on."""
 _MAX_PARTIAL_MESSAGES = 8
 """Messages being put together or waiting for an earlier one; a peer with a window of 4 chunks needs no more."""
 
@@ -52,7 +54,8 @@ class Link:
     that is merely slow is not filled with copies.
 
     An acknowledgement travels with the next chunk of ours if one is likely to follow at once (RFC 1122, 4.2.3.2), as it did
-    the last time. That halves the packets of a conversation in which every message has an answer.
+    the last time; until the message is complete, with that of the next chunk of the peer. That halves the packets of a
+    conversation in which every message has an answer, and radio time is what packets cost.
 
     Args:
         sender_epoch: random 64-bit number of this process.
@@ -122,7 +125,7 @@ class Link:
             self._answers_at_once = now <= self._owed_since + _ANSWER_S
         elif owed and now < self._owed_until():
             return []
-        elif owed and now > self._owed_since:
+        elif owed and now > self._owed_since and not self._partial:
             self._answers_at_once = False
         if not owed:
             return frames
@@ -137,8 +140,9 @@ class Link:
         self._answers_at_once = False
 
     def _owed_until(self) -> float:
-        """When acknowledgements go without an answer of ours: at once between the chunks of a message."""
-        return self._owed_since + _ANSWER_S if self._answers_at_once and not self._partial else self._owed_since
+        """When acknowledgements go without an answer of ours; in a message, every other chunk's with the one before."""
+        waits = self._answers_at_once and (not self._partial or len(self._acknowledgements) < _MOST_OWED)
+        return self._owed_since + _ANSWER_S if waits else self._owed_since
 
     def _chunks_to_send(self, now: float) -> list[bytes]:
         frames: list[bytes] = []
@@ -188,7 +192,7 @@ class Link:
         messages: list[memoryview] = []
         if chunk.message_id >= self._expected_id and chunk.message_id not in self._early:
             new, messages = self._assemble(chunk)
-        if not self._acknowledgements:
+        if messages or not self._acknowledgements:
             self._owed_since = now
         self._acknowledgements[chunk.acknowledgement().pack()] = None
         return new, messages
