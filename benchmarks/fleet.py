@@ -145,13 +145,15 @@ def simulate(trial):
 
 def bare_loop(trial, seconds):
     """The same batches without a network. Returns steps and seconds."""
-    _, _, model, shape = load(trial)
+    from cutlayer_server.server_model import Part
+
+    _, _, models, shape = load(trial)
     z = np.abs(np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
-    labels = np.zeros(shape[0], np.uint16)
-    model.step(z, labels)
+    model, batch = models.of("d0"), [Part("d0", z, np.zeros(shape[0], np.uint16), 1.0)]
+    model.step(batch)
     steps, began = 0, time.perf_counter()
     while time.perf_counter() < began + seconds:
-        model.step(z, labels)
+        model.step(batch)
         steps += 1
     return {"steps": steps, "seconds": time.perf_counter() - began}
 

@@ -123,7 +123,9 @@ def steps_per_s(folder, trial, run_dir, port, ahead):
 def measure(folder, broker, options, show):
     for name, profile in LINKS.items():
         for window in WINDOWS:
-            found = [goodput(broker, profile, window, options.megabytes << 20, seed) for seed in range(options.rounds)]
+            found = [
+                goodput(broker, profile, window, int(options.megabytes * 2**20), seed) for seed in range(options.rounds)
+            ]
             show(
                 link=name,
                 window=window,
@@ -150,7 +152,7 @@ def measure(folder, broker, options, show):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=int, default=4)
+    parser.add_argument("--megabytes", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -1,0 +1,40 @@
+"""Every benchmark that takes seconds when asked for little still runs, so that its results can be had again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script, *options):
+    """What the script prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_small_fleet_is_measured_beside_its_bare_peers():
+    lines = run("fleet.py", "--devices", "2", "--kb", "4", "--seconds", "0.5", "--rounds", "1", "--json").splitlines()
+    rows = {row["what"]: row for row in map(msgspec.json.decode, lines)}
+    assert len(rows) == 3
+    assert all(row["ratio"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_one_client_is_measured_beside_torch():
+    shown = run("client_step.py", "--only", "MLP")
+    assert "MLP @ act2" in shown
+    assert "geometric mean of onnx against eager" in shown
+
+
+@pytest.mark.slow
+def test_links_are_measured():
+    lines = run("links.py", "--megabytes", "0.25", "--rounds", "1", "--json").splitlines()
+    assert lines
+    assert all(msgspec.json.decode(line) for line in lines)
