@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-# A test in each core: threads of several that spin for the same cores take half as long again.
+# A test in each core: threads of several that spin for the same cores take a third longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

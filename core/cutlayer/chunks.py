@@ -194,8 +194,6 @@ def _offset(chunk: Chunk) -> int:
     The last chunk may be shorter, so the common size follows from its distance to the end.
     """
     size, remainder = len(chunk.body), 0
-    if chunk.count == 1 and size == chunk.total_bytes:
-        return 0
     if chunk.index == chunk.count - 1:
         before = chunk.total_bytes - len(chunk.body)
         size, remainder = divmod(before, chunk.count - 1) if chunk.count > 1 else (len(chunk.body), before)

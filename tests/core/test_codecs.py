@@ -49,6 +49,13 @@ def test_a_round_trip_keeps_shape_type_and_announced_size(codec, tensor, seed):
     assert np.isfinite(decoded).all()
 
 
+@all_codecs
+def test_a_codec_says_whether_the_seed_decides_anything(codec):
+    tensor = np.random.default_rng(0).standard_normal((8, 96)).astype(np.float32)
+    payloads = {bytes(codec.encode(tensor, seed).payload) for seed in range(8)}
+    assert (len(payloads) > 1) == codec.draws
+
+
 @floats
 @given(tensors)
 def test_formats_of_floats_err_by_no_more_than_half_a_unit(codec, tensor):

@@ -106,11 +106,11 @@ def test_equal_seeds_give_equal_runs_to_the_last_bit(digits, tmp_path, aggregati
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_fp8_both_ways_learns_as_raw_does(digits, tmp_path):
+def test_fp8_both_ways_stays_within_one_point_of_raw(digits, tmp_path):
     accuracies = {}
     for name, codecs in (("raw", RAW), ("fp8", Codecs(up=Fp8(), down=Fp8()))):
-        run, _ = run_trial(digits, digits_trial(digits, epochs=10, codec=codecs), tmp_path / name)
-        accuracies[name] = mean(each.test_accuracy for each in run.all(EpochDone)[-3:])
+        run, _ = run_trial(digits, digits_trial(digits, epochs=24, codec=codecs), tmp_path / name)
+        # Of many epochs, since from one to the next it varies by two points.
+        accuracies[name] = mean(each.test_accuracy for each in run.all(EpochDone)[-12:])
     assert accuracies["raw"] > 0.95
-    # Single runs differ by a point with the order of additions alone; benchmarks/results/digits.txt has six seeds.
-    assert accuracies["fp8"] >= accuracies["raw"] - 0.025
+    assert accuracies["fp8"] >= accuracies["raw"] - 0.01

@@ -177,8 +177,6 @@ class Conversation:
                 return f"smashed data of step {epoch}.{step}, expected {self._epoch}.{self._next_step}"
             case Gradient(epoch=epoch, step=step) if step != self._next_step - 1 or epoch != self._epoch:
                 return f"gradient of step {epoch}.{step}, expected {self._epoch}.{self._next_step - 1}"
-            case Smashed() | Gradient():
-                return ""
             case Begin(epoch=epoch) if epoch <= self._epoch:
                 return f"epoch {epoch} begins after epoch {self._epoch}"
             case Lacking(number=number) if number != self._to_all:
