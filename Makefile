@@ -1,26 +1,39 @@
-# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
-PYTHON ?= python3
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first, with PYTHON (3.10 to 3.13).
+PYTHON ?= $(or $(and $(wildcard .venv/demo),$(wildcard .venv/bin/python)),python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# In parallel, and the slowest named: each file's tests share what is costly to make, mostly.
+PYTEST := $(BIN)/pytest
+SPREAD := --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-arm test-slow test-versions check lint types imports format bench reproduce clean
+.PHONY: demo test test-slow test-long test-arm test-versions tools check lint types imports format constraints dist bench reproduce clean
 
 demo: .venv/demo
 	$(BIN)/cutlayer demo
+	@echo "Next: source .venv/bin/activate, then what the README shows under \"Do it by hand\"."
 
-test: .venv/dev
-	$(BIN)/pytest -m "not slow" --numprocesses auto --dist worksteal
+test: .venv/dev tools
+	$(PYTEST) -m "not slow and not long" $(SPREAD)
 
-test-slow: .venv/dev
-	$(BIN)/pytest -m slow
+# Those that measure time run alone, after the others.
+test-slow: .venv/dev tools
+	$(PYTEST) -m "slow and not alone and not long" $(SPREAD) --durations=0 --durations-min=1
+	$(PYTEST) -m "slow and alone and not long" --durations=0 --durations-min=1
 
-# A release as it goes onto a board, on emulated processors: needs qemu-user-static, gcc-arm-linux-gnueabihf, and the packages of Debian and PyPI.
-test-arm: .venv/dev
-	$(BIN)/pytest -m arm
+# What takes longer than CI has; what it last said is kept.
+test-long: .venv/dev tools
+	$(PYTEST) -m long --durations=0 | tee benchmarks/results/test-long.txt
+
+# A release as it goes onto a board, on emulated processors.
+test-arm: .venv/dev tools
+	$(PYTEST) -m arm
 
 # The board's and the core's tests on every other Python that this machine has.
 test-versions: .venv/dev
 	$(BIN)/python tests/versions.py 3.10 3.12 3.13
+
+# The system's programs that tests start, from the distribution's packages, where that is allowed.
+tools: .venv/demo
+	@$(BIN)/python tests/tools.py
 
 check: lint types imports
 
@@ -38,6 +51,18 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# New exact versions where pyproject.toml asks for them; what is pinned stays where it still fits.
+constraints: .venv/dev
+	cp constraints.txt .venv/pinned.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-header --no-annotate \
+	    pyproject.toml setup/constraints.in --output-file .venv/pinned.txt
+	{ grep '^#' constraints.txt; grep -vE '^#|^(cuda|nvidia|triton)|win32' .venv/pinned.txt; } > .venv/constraints.txt
+	mv .venv/constraints.txt constraints.txt
+
+# The wheel and the source archive, in dist/.
+dist: .venv/dev
+	$(BIN)/uv build --quiet --build-constraints constraints.txt --out-dir dist .
+
 bench: .venv/dev
 	$(BIN)/python benchmarks/codecs.py
 
@@ -51,11 +76,9 @@ clean:
 	rm -rf .venv runs dist
 
 .venv/demo: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) torch || { echo "The CPU build of PyTorch was not found: point pip at PyTorch's CPU index (docs/install.md)." >&2; exit 1; }
-	$(PIP) --editable '.[demo]'
-	touch $@
+	@sh setup/run.sh "$(PYTHON)" demo
+	@touch $@
 
 .venv/dev: .venv/demo
-	$(PIP) --editable '.[dev]'
-	touch $@
+	@$(BIN)/python -m setup.environment dev
+	@touch $@

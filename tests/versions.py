@@ -52,7 +52,7 @@ def interpreter(version: str) -> str | None:
     candidates += [str(each / "bin" / "python") for each in sorted(kept.glob(f"{version}.*"))]
     for candidate in filter(None, candidates):
         answer = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False)
-        if answer.stdout.startswith(f"Python {version}."):
+        if (answer.stdout or answer.stderr).startswith(f"Python {version}."):
             return candidate
     return None
 
