@@ -6,9 +6,9 @@ import time
 import numpy as np
 import paho.mqtt.client as paho
 
-from cutlayer import topics
-from cutlayer.endpoint import new_epoch
-from cutlayer.messages import (
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.endpoint import new_epoch
+from cutlayer_core.wire.messages import (
     Assignment,
     Begin,
     End,
@@ -25,8 +25,8 @@ from cutlayer.messages import (
     decode,
     encode,
 )
-from cutlayer.session import Role, Session
-from cutlayer.transports.mqtt import _tune_socket
+from cutlayer_core.wire.session import Role, Session
+from cutlayer_core.wire.transports.mqtt import _tune_socket
 
 __all__ = ["Fleet", "Loop"]
 

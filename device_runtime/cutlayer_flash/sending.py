@@ -8,12 +8,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cutlayer import topics
-from cutlayer.endpoint import Endpoint, new_epoch, will_of
-from cutlayer.errors import CutlayerError, PeerLost, UserError
-from cutlayer.messages import Presence, Update, Updated
-from cutlayer.session import Role
-from cutlayer.transports import LastWill, Transport
+from cutlayer_core.errors import CutlayerError, PeerLost, UserError
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.endpoint import Endpoint, new_epoch, will_of
+from cutlayer_core.wire.messages import Presence, Update, Updated
+from cutlayer_core.wire.session import Role
+from cutlayer_core.wire.transports import LastWill, Transport
 
 __all__ = ["Sender", "make_key", "public_key_of", "sign"]
 

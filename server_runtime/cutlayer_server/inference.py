@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutlayer import topics
-from cutlayer.endpoint import Endpoint
-from cutlayer.errors import CodecError, LocalProtocolError, RemoteError, UserError
-from cutlayer.messages import End, Message, Presence, Query, Scores, Serve, encode_weights
-from cutlayer.session import Role
-from cutlayer.transports import Transport
-from cutlayer.trial import Trial
+from cutlayer_core.errors import CodecError, LocalProtocolError, RemoteError, UserError
+from cutlayer_core.trial.trial import Trial
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.endpoint import Endpoint
+from cutlayer_core.wire.messages import End, Message, Presence, Query, Scores, Serve, encode_weights
+from cutlayer_core.wire.session import Role
+from cutlayer_core.wire.transports import Transport
 from cutlayer_cut import client_of, cut_model
-from cutlayer_server.fleet import assignment_of
-from cutlayer_server.processor import CPU
-from cutlayer_server.server_model import client_weights
+from cutlayer_server.fleet.fleet import assignment_of
+from cutlayer_server.model.processor import CPU
+from cutlayer_server.model.server_model import client_weights
 
 __all__ = ["InferenceService"]
 
