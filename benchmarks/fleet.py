@@ -95,7 +95,7 @@ def serve(trial, seconds):
     """The real fleet and trainer; rounds until the time is over. Returns steps, seconds and peak memory in MB."""
     from cutlayer_core.record.events import Started
     from cutlayer_core.record.record import Record
-    from cutlayer_core.wire.endpoint import will_of
+    from cutlayer_core.wire.presence import will_of
     from cutlayer_server.fleet.connection import connect
     from cutlayer_server.fleet.fleet import Fleet
     from cutlayer_server.training.checkpoints import Checkpoints

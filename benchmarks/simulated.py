@@ -7,7 +7,6 @@ import numpy as np
 import paho.mqtt.client as paho
 
 from cutlayer_core.wire import topics
-from cutlayer_core.wire.endpoint import new_epoch
 from cutlayer_core.wire.messages import (
     Assignment,
     Begin,
@@ -25,6 +24,7 @@ from cutlayer_core.wire.messages import (
     decode,
     encode,
 )
+from cutlayer_core.wire.presence import new_epoch
 from cutlayer_core.wire.session import Role, Session
 from cutlayer_core.wire.transports.mqtt import _tune_socket
 

@@ -17,7 +17,7 @@ from cutlayer_core.bundles.release import DeviceConfig
 from cutlayer_core.console import exit_status, stop_on_sigterm
 from cutlayer_core.samples.inputs import read_inputs
 from cutlayer_core.wire import topics
-from cutlayer_core.wire.endpoint import will_of
+from cutlayer_core.wire.presence import will_of
 from cutlayer_core.wire.transports import MqttTransport, load_tls
 from cutlayer_device.commands import doctor, profile_calibrate, profile_client
 from cutlayer_device.inference.inference import Classifier, LocalClassifier, SplitClassifier, classify

@@ -15,7 +15,7 @@ from cutlayer_core.bundles.update import Changes, Manifest, pack
 from cutlayer_core.errors import UserError
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.chunks import MAX_MESSAGE_BYTES
-from cutlayer_core.wire.endpoint import new_epoch
+from cutlayer_core.wire.presence import new_epoch
 from cutlayer_core.wire.transports import LastWill, MqttTransport, load_tls
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of

@@ -12,7 +12,7 @@ from cutlayer_core.record.record import Record, Summary, free_run_dir
 from cutlayer_core.samples import data
 from cutlayer_core.trial.trial import Broker, read_trial
 from cutlayer_core.wire import topics
-from cutlayer_core.wire.endpoint import will_of
+from cutlayer_core.wire.presence import will_of
 from cutlayer_profiles.report import write_report
 from cutlayer_server.fleet.connection import connect
 from cutlayer_server.inference import InferenceService

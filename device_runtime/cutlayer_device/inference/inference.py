@@ -86,7 +86,7 @@ class SplitClassifier:
         self._engine, self._name, self._patience_s = load_engine(bundle, threads), birth.device, patience_s
         self._birth, self._step = birth, 0
         self._endpoint = Endpoint(Role.DEVICE, birth.trial, transport, birth.epoch, _require_answers)
-        self._endpoint.open(self._name)
+        self._endpoint.conversations.open(self._name)
         self._endpoint.claim(topics.state(birth.trial, self._name), birth)
         transport.subscribe(topics.down(birth.trial, self._name))
         transport.subscribe(topics.control(birth.trial))
@@ -98,7 +98,7 @@ class SplitClassifier:
 
     def close(self) -> None:
         """Say goodbye."""
-        self._endpoint.leave(self._birth)
+        self._endpoint.presence.leave(self._birth)
 
     def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Classifier`. Raises `PeerLost` if the server goes, `MessageError` if it answers nonsense."""
@@ -106,7 +106,7 @@ class SplitClassifier:
             return np.empty((0, 1), np.float32)
         z = self._engine.infer(x)
         sent = self._codecs.encode(z, steady=True)
-        self._endpoint.send(self._name, Query(step=self._step, tensor=sent.tensor), sent.payload)
+        self._endpoint.conversations.send(self._name, Query(step=self._step, tensor=sent.tensor), sent.payload)
         self._step += 1
         reply = self._endpoint.expect(self._name, self._patience_s)
         if isinstance(reply.header, End):

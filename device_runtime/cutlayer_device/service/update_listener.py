@@ -9,8 +9,9 @@ import msgspec
 
 from cutlayer_core.errors import CutlayerError, RemoteError
 from cutlayer_core.wire import topics
-from cutlayer_core.wire.endpoint import Endpoint, new_epoch, will_of
+from cutlayer_core.wire.endpoint import Endpoint
 from cutlayer_core.wire.messages import Presence, Update, Updated
+from cutlayer_core.wire.presence import new_epoch, will_of
 from cutlayer_core.wire.session import Role
 from cutlayer_core.wire.transports import LastWill, Transport
 from cutlayer_device.service.updates import Updates
@@ -70,7 +71,7 @@ class Listener(threading.Thread):
                 endpoint.pump(1.0)
                 if (
                     self._sender
-                    and (message := endpoint.poll(self._device)) is not None
+                    and (message := endpoint.conversations.poll(self._device)) is not None
                     and isinstance(message.header, Update)
                 ):
                     self._take(endpoint, bytes(message.payload), message.header.signature)
@@ -81,8 +82,8 @@ class Listener(threading.Thread):
         """Somebody who sends updates is there, or another one."""
         if presence.online and presence.epoch != self._sender and self._endpoint is not None:
             self._sender = presence.epoch
-            self._endpoint.open(self._device, presence.epoch)
-            self._endpoint.announce(msgspec.structs.replace(birth, server=presence.epoch))
+            self._endpoint.conversations.open(self._device, presence.epoch)
+            self._endpoint.presence.announce(msgspec.structs.replace(birth, server=presence.epoch))
 
     def _take(self, endpoint: Endpoint, content: bytes, signature: bytes) -> None:
         try:
@@ -90,7 +91,7 @@ class Listener(threading.Thread):
         except RemoteError as error:
             answer = Updated(ok=False, reason=str(error)[:2000])
         _log.warning("an update %s: %s", "is taken" if answer.ok else "is refused", answer.reason)
-        endpoint.send(self._device, answer)
+        endpoint.conversations.send(self._device, answer)
         endpoint.drain(timeout_s=5.0)
         if answer.ok:
             self._start_anew()

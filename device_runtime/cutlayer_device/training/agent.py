@@ -9,8 +9,8 @@ from cutlayer_core.bundles.bundle import Bundle
 from cutlayer_core.errors import PeerStartedAnew
 from cutlayer_core.samples import data
 from cutlayer_core.wire import topics
-from cutlayer_core.wire.endpoint import new_epoch, will_of
 from cutlayer_core.wire.messages import Presence
+from cutlayer_core.wire.presence import new_epoch, will_of
 from cutlayer_core.wire.transports import LastWill, Transport
 from cutlayer_device.engines import load_engine
 from cutlayer_device.training.participation import Board, Participation

@@ -10,7 +10,7 @@ from cutlayer_core.bundles.bundle import read_bundle
 from cutlayer_core.bundles.release import DeviceConfig
 from cutlayer_core.samples import data
 from cutlayer_core.wire import topics
-from cutlayer_core.wire.endpoint import new_epoch
+from cutlayer_core.wire.presence import new_epoch
 from cutlayer_core.wire.transports import LastWill, MqttTransport, Transport, load_tls
 from cutlayer_device.training.agent import Agent, birth_of
 from cutlayer_device.training.states import States

@@ -108,7 +108,7 @@ class Participation:
             self._board.states.clear()
             return str(over)
         finally:
-            self._endpoint.leave(self._birth)
+            self._endpoint.presence.leave(self._birth)
 
     def _take_part(self) -> str:
         assignment: Assignment | None = None
@@ -242,7 +242,7 @@ class Participation:
         while (left := ends - time.monotonic()) > 0:
             with suppress(_ServerMoved):
                 self._endpoint.pump(left)
-            if (message := self._endpoint.poll(self._birth.device)) is not None:
+            if (message := self._endpoint.conversations.poll(self._birth.device)) is not None:
                 assert isinstance(message.header, End), "the session lets nothing else through"
                 return message.header
         idle = profiler.report() if profiler and idle_s else None
@@ -250,7 +250,7 @@ class Participation:
         return None
 
     def _say(self, header: Header, payload: Payload = b"") -> None:
-        self._endpoint.send(self._birth.device, header, payload)
+        self._endpoint.conversations.send(self._birth.device, header, payload)
 
     def _hear(self) -> Message:
         """The server's next message. Raises as `_patiently`."""
@@ -294,9 +294,9 @@ class Participation:
             return
         if self._server_epoch is None:
             self._server_epoch = presence.epoch
-            self._endpoint.open(self._birth.device, presence.epoch)
-            self._endpoint.listen(presence.epoch)
-            self._endpoint.announce(msgspec.structs.replace(self._birth, server=presence.epoch))
+            self._endpoint.conversations.open(self._birth.device, presence.epoch)
+            self._endpoint.broadcasts.listen(presence.epoch)
+            self._endpoint.presence.announce(msgspec.structs.replace(self._birth, server=presence.epoch))
         elif presence.epoch != self._server_epoch:
             raise PeerStartedAnew("the server started anew")
         elif presence.online != self._server_online:

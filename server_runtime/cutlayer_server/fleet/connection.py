@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cutlayer_core.trial.trial import Trial
-from cutlayer_core.wire.endpoint import new_epoch
+from cutlayer_core.wire.presence import new_epoch
 from cutlayer_core.wire.transports import LastWill, MqttTransport, load_tls
 
 __all__ = ["connect"]

@@ -100,7 +100,7 @@ class Fleet:
             self._serve_on(lambda: self.endpoint.pump(1.0))
         for name in missing:
             self._admitted.pop(name, None)
-            self.endpoint.close(name)
+            self.endpoint.conversations.close(name)
         self.devices = [name for name in self.listed if name not in missing]
         self._phase = _Phase.TRAINING
         return {name: self._admitted[name] for name in self.devices}
@@ -130,7 +130,7 @@ class Fleet:
             samples: how many each device had that took part before; who has others now is refused.
         """
         for name in self.missing:
-            self.endpoint.reset(name)
+            self.endpoint.conversations.reset(name)
         self._catch_up()
         taken, self._joining = self._joining, {}
         for name, presence in list(taken.items()):
@@ -145,7 +145,7 @@ class Fleet:
             self._admitted[name] = presence
             self._online.add(name)
             self.devices = [each for each in self.listed if each in self.devices or each == name]
-            self.endpoint.open(name, presence.epoch)
+            self.endpoint.conversations.open(name, presence.epoch)
             self.say(name, assignment_of(self._trial, name, self._birth.run))
         return taken
 
@@ -164,11 +164,11 @@ class Fleet:
         """Go on without a device; if this process of it speaks again, it is told to join anew."""
         self.devices.remove(device)
         self._online.discard(device)
-        self.endpoint.give_up(device, self._admitted.pop(device).epoch)
+        self.endpoint.conversations.give_up(device, self._admitted.pop(device).epoch)
 
     def say(self, device: str, header: Header, payload: Payload = b"") -> None:
         """Send a message to a device."""
-        self.endpoint.send(device, header, payload)
+        self.endpoint.conversations.send(device, header, payload)
 
     def hear(self, device: str, since: float | None = None) -> Message:
         """The next message of a device.
@@ -200,13 +200,13 @@ class Fleet:
         """End the trial for every device that is still there, and say goodbye."""
         self._phase = _Phase.DISMISSED
         for device, presence in self._joining.items():
-            self.endpoint.open(device, presence.epoch)
+            self.endpoint.conversations.open(device, presence.epoch)
             self._online.add(device)
         for device in self._admitted | self._joining:
             if device in self._online:
                 self.say(device, End(reason=reason, ok=ok))
             else:
-                self.endpoint.close(device)
+                self.endpoint.conversations.close(device)
         try:
             if not self.endpoint.drain(timeout_s=3.0):
                 _log.warning("not every device confirmed the end of the trial")
@@ -225,7 +225,7 @@ class Fleet:
 
     def leave(self) -> None:
         """Go without a word: devices wait for the next server, and answer it anew."""
-        self.endpoint.leave(self._birth)
+        self.endpoint.presence.leave(self._birth)
 
     def _serve_on(self, wait: Callable[[], _T]) -> _T | None:
         """Do not let one who was refused disturb those who take part; None if one tried.
@@ -239,7 +239,7 @@ class Fleet:
             if error.device in self.devices:
                 raise
             _log.warning("no longer listening to %s", error)
-            self.endpoint.close(error.device)
+            self.endpoint.conversations.close(error.device)
             return None
 
     def _meet(self, presence: Presence) -> None:
@@ -248,9 +248,9 @@ class Fleet:
             return  # who leaves now was told to
         if admitted is not None and admitted.epoch == presence.epoch:
             self._move(name, presence.online)
-        elif self.endpoint.has_given_up(name, presence.epoch):
+        elif self.endpoint.conversations.has_given_up(name, presence.epoch):
             if presence.online:
-                self.endpoint.reset(name)
+                self.endpoint.conversations.reset(name)
         elif name in self._joining and self._joining[name].epoch == presence.epoch and not presence.online:
             del self._joining[name]
         elif presence.online and presence.server == self._birth.epoch:  # not said to another server
@@ -272,7 +272,7 @@ class Fleet:
         else:
             self._admitted[name] = presence
             self._online.add(name)
-            self.endpoint.open(name, presence.epoch)
+            self.endpoint.conversations.open(name, presence.epoch)
 
     def _meet_later(self, presence: Presence) -> None:
         """A device comes while the training goes on."""
@@ -300,7 +300,7 @@ class Fleet:
         if len(self._refused) < _MAX_REFUSED:
             self._refused.add(name)
             _log.warning("refused %s: %s", name, reason)
-            self.endpoint.open(name, presence.epoch)
+            self.endpoint.conversations.open(name, presence.epoch)
             self.say(name, End(reason=f"{name} was refused: {reason}", ok=False))
 
 

@@ -18,8 +18,8 @@ from cutlayer_core.samples import data
 from cutlayer_core.trial.aggregation import SplitFed
 from cutlayer_core.trial.trial import Trial
 from cutlayer_core.wire import topics
-from cutlayer_core.wire.endpoint import new_epoch, will_of
 from cutlayer_core.wire.messages import Presence
+from cutlayer_core.wire.presence import new_epoch, will_of
 from cutlayer_core.wire.transports import LastWill, Transport
 from cutlayer_cut import Halves, client_of, cut_model
 from cutlayer_server.fleet.fleet import Fleet

@@ -107,4 +107,4 @@ class Ledger:
 
     def _total(self) -> tuple[int, int]:
         """Bytes up and down since the start, over all devices."""
-        return self._endpoint.received_bytes.total(), self._endpoint.sent_bytes.total()
+        return self._endpoint.traffic.received_bytes.total(), self._endpoint.traffic.sent_bytes.total()

@@ -144,7 +144,7 @@ class Updates:
         with self._phases("encode"):
             sent = self._trial.codec.encode_shared(gradient, self._seed(self._trial.devices[0], header, _COMMON))
         with self._phases("send"):
-            number = self._fleet.endpoint.broadcast(Shared(), sent.payload)
+            number = self._fleet.endpoint.broadcasts.publish(Shared(), sent.payload)
         self._shared = _ToAll(SharedRows(number, sent.tensor), sent)
         return self._shared
 
@@ -163,7 +163,7 @@ class Updates:
                 tensor=sent.tensor if sent else None,
                 loss=result.loss,
                 shared=to_all.rows if to_all else None,
-                spent_s=max(self._fleet.endpoint.waited_s(batch.device), 0.0),
+                spent_s=max(self._fleet.endpoint.conversations.waited_s(batch.device), 0.0),
                 keep=keep,
             )
             self._fleet.say(batch.device, reply, sent.payload if sent else b"")

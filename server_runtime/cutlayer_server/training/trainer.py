@@ -130,7 +130,7 @@ class Trainer:
         """Close the books of the epoch, evaluate, and record both."""
         returned = self._round.returned
         self._models.merge({device: self._round.samples[device] for device in returned})
-        self._fleet.endpoint.expect_no_answers()  # of ours, for as long as the evaluation takes
+        self._fleet.endpoint.conversations.expect_no_answers()  # of ours, for as long as the evaluation takes
         books, modes = self._ledger.stop(), self._plan.modes(returned)
         loss = self._plan.end(self._ledger.steps, returned)
         test = evaluate()

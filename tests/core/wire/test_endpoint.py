@@ -10,8 +10,9 @@ from cutlayer_core.errors import PeerLost, PeerStartedAnew, RemoteProtocolError
 from cutlayer_core.schedules import Mode
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.chunks import reset, split
-from cutlayer_core.wire.endpoint import Endpoint, will_of
+from cutlayer_core.wire.endpoint import Endpoint
 from cutlayer_core.wire.messages import Begin, Message, Presence, Smashed, Tensor, decode, encode
+from cutlayer_core.wire.presence import will_of
 from cutlayer_core.wire.session import Link, Role
 from cutlayer_core.wire.transports import MemoryBroker
 
@@ -28,7 +29,7 @@ def server_on(broker, on_presence=ignore, devices=("a",)):
     transport.subscribe(topics.every_up("t"))
     transport.subscribe(topics.every_state("t"))
     for device in devices:
-        endpoint.open(device)
+        endpoint.conversations.open(device)
     return endpoint
 
 
@@ -36,26 +37,26 @@ def device_on(broker, name="a", trial="t"):
     transport = broker.connect()
     endpoint = Endpoint(Role.DEVICE, trial, transport, 2, ignore)
     transport.subscribe(topics.down(trial, name))
-    endpoint.open(name)
+    endpoint.conversations.open(name)
     return endpoint
 
 
 def test_messages_pass_both_ways_and_their_bytes_are_counted_alike(assignment):
     broker = MemoryBroker()
     server, device = server_on(broker), device_on(broker)
-    server.send("a", assignment)
-    server.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), b"weights" * 100_000)
+    server.conversations.send("a", assignment)
+    server.conversations.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), b"weights" * 100_000)
     assert device.expect("a", 1.0).header.client == 0
     helper = threading.Thread(target=server.drain, args=(5.0,))
     helper.start()
     assert len(device.expect("a", 5.0).payload) == 700_000
     helper.join()
-    device.send("a", Smashed(epoch=0, step=0, tensor=TENSOR, labels=b"\0\0"), b"1234")
+    device.conversations.send("a", Smashed(epoch=0, step=0, tensor=TENSOR, labels=b"\0\0"), b"1234")
     assert server.expect("a", 1.0).payload == b"1234"
     device.drain(1.0)
-    assert server.sent_bytes == device.received_bytes
-    assert device.sent_bytes == server.received_bytes
-    assert server.sent_bytes["a"] > 700_000
+    assert server.traffic.sent_bytes == device.traffic.received_bytes
+    assert device.traffic.sent_bytes == server.traffic.received_bytes
+    assert server.traffic.sent_bytes["a"] > 700_000
 
 
 def test_loss_and_repetition_on_the_way_do_not_show(assignment):
@@ -71,8 +72,8 @@ def test_loss_and_repetition_on_the_way_do_not_show(assignment):
 
     helper = threading.Thread(target=listen)
     helper.start()
-    server.send("a", assignment)
-    server.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(300_000))
+    server.conversations.send("a", assignment)
+    server.conversations.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(300_000))
     assert server.drain(60.0)
     settled.set()
     helper.join()
@@ -84,11 +85,11 @@ def test_messages_of_other_devices_wait_for_their_turn(assignment):
     server = server_on(broker, devices=("a", "b"))
     for name in "ab":
         device = device_on(broker, name)
-        server.send(name, assignment)
-        server.send(name, Begin(epoch=0, mode=Mode.EXCHANGE))
+        server.conversations.send(name, assignment)
+        server.conversations.send(name, Begin(epoch=0, mode=Mode.EXCHANGE))
         device.expect(name, 1.0)
         device.expect(name, 1.0)
-        device.send(name, Smashed(epoch=0, step=0, tensor=TENSOR, labels=b"\0\0"), name.encode())
+        device.conversations.send(name, Smashed(epoch=0, step=0, tensor=TENSOR, labels=b"\0\0"), name.encode())
     assert server.expect("b", 1.0).payload == b"b"
     assert server.expect("a", 1.0).payload == b"a"
 
@@ -119,7 +120,7 @@ def test_foreign_frames_are_dropped_and_the_conversation_goes_on(assignment):
     server, device = server_on(broker), device_on(broker)
     broker.connect().publish(topics.down("t", "a"), b"nonsense")
     broker.connect().publish(topics.up("t", "stranger"), b"nonsense")
-    server.send("a", assignment)
+    server.conversations.send("a", assignment)
     assert device.expect("a", 1.0).header.client == 0
     assert server.drain(1.0)
 
@@ -141,8 +142,8 @@ def test_a_peer_that_breaks_the_protocol_is_named(assignment):
 def test_a_broker_that_takes_small_packets_gets_small_chunks(assignment):
     broker = MemoryBroker(max_packet_bytes=5000)
     server, device = server_on(broker), device_on(broker)
-    server.send("a", assignment)
-    server.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(100_000))
+    server.conversations.send("a", assignment)
+    server.conversations.send("a", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(100_000))
     helper = threading.Thread(target=server.drain, args=(5.0,))
     helper.start()
     device.expect("a", 5.0)
@@ -156,8 +157,8 @@ def test_a_peer_that_was_cut_off_is_answered_as_soon_as_it_is_back(assignment):
     lost.set()
     broker = MemoryBroker(lambda packet: [] if lost.is_set() else [packet])
     server, device = server_on(broker), device_on(broker)
-    server.send("a", assignment)
-    server._sessions["a"]._link._timeout_s = 60.0
+    server.conversations.send("a", assignment)
+    server.conversations._open["a"].session._link._timeout_s = 60.0
     lost.clear()
     birth = Presence(trial="t", device="a", online=True, epoch=2, samples=3)
     broker.connect().publish_retained(topics.state("t", "a"), encode(Message(birth)))
@@ -168,9 +169,9 @@ def test_a_peer_that_was_cut_off_is_answered_as_soon_as_it_is_back(assignment):
 def test_a_device_that_was_given_up_is_told_when_it_speaks(assignment):
     broker = MemoryBroker()
     server, device = server_on(broker), device_on(broker)
-    server.send("a", assignment)
+    server.conversations.send("a", assignment)
     device.expect("a", 1.0)
-    server.give_up("a", 2)
+    server.conversations.give_up("a", 2)
     server.pump(0.1)  # the acknowledgement
     with pytest.raises(PeerStartedAnew):
         device.expect("a", 1.0)
@@ -180,7 +181,7 @@ def test_a_device_cannot_give_up_a_server(assignment):
     broker = MemoryBroker()
     server, device = server_on(broker), device_on(broker)
     broker.connect().publish(topics.up("t", "a"), reset(1))
-    server.send("a", assignment)
+    server.conversations.send("a", assignment)
     assert device.expect("a", 1.0)
     assert server.drain(1.0)
 
@@ -189,12 +190,12 @@ def test_frames_for_an_earlier_process_of_a_device_are_not_taken_for_its_own(ass
     broker = MemoryBroker()
     server, stale = server_on(broker, devices=()), broker.connect()
     stale.subscribe(topics.down("t", "a"))
-    server.open("a", 7)
-    server.send("a", assignment)
+    server.conversations.open("a", 7)
+    server.conversations.send("a", assignment)
     transport = broker.connect()
     transport.subscribe(topics.down("t", "a"))
     device = Endpoint(Role.DEVICE, "t", transport, 8, ignore)
-    device.open("a", 1)
+    device.conversations.open("a", 1)
     broker.connect().publish(topics.down("t", "a"), stale.receive(1.0).payload)
     with pytest.raises(PeerLost):
         device.expect("a", 0.2)
@@ -219,7 +220,8 @@ def test_a_thousand_idle_conversations_cost_a_busy_one_nothing(assignment):
     server = server_on(broker, devices=[f"d{number}" for number in range(1000)])
     server.pump(0.0)
     looked = []
-    for name, session in server._sessions.items():
+    for name, each in server.conversations._open.items():
+        session = each.session
         looking = session.frames_to_send
         session.frames_to_send = lambda now, name=name, looking=looking: looked.append(name) or looking(now)
     broker.connect().publish(topics.up("t", "d7"), next(split(b"x" * 50, 9, 1)).pack())

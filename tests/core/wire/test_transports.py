@@ -241,7 +241,7 @@ def test_no_packet_is_larger_than_the_broker_takes(tmp_path):
     for end, transport, topic in ((device, a, topics.down), (server, b, topics.up)):
         transport.subscribe(topic("t", "x"))
         end.open("x")
-    server.send("x", End(reason="?" * 200_000))
+    server.conversations.send("x", End(reason="?" * 200_000))
     helper = threading.Thread(target=server.drain, args=(5.0,))
     helper.start()
     assert len(device.expect("x", 10.0).header.reason) == 200_000

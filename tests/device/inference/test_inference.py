@@ -19,8 +19,9 @@ from cutlayer_core.samples.inputs import read_inputs
 from cutlayer_core.trial.trial import read_trial
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.chunks import split
-from cutlayer_core.wire.endpoint import Endpoint, will_of
+from cutlayer_core.wire.endpoint import Endpoint
 from cutlayer_core.wire.messages import Message, Query, Tensor, Weights, encode
+from cutlayer_core.wire.presence import will_of
 from cutlayer_core.wire.transports import MemoryBroker
 from cutlayer_cut import build_model
 from cutlayer_device.cli import app

@@ -13,7 +13,7 @@ from cutlayer_core.record.record import Record, read_run
 from cutlayer_core.samples import data
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.chunks import Kind, parse_all
-from cutlayer_core.wire.endpoint import Endpoint, will_of
+from cutlayer_core.wire.endpoint import Endpoint
 from cutlayer_core.wire.messages import (
     Assignment,
     Begin,
@@ -26,6 +26,7 @@ from cutlayer_core.wire.messages import (
     decode,
     encode,
 )
+from cutlayer_core.wire.presence import will_of
 from cutlayer_core.wire.session import Role
 from cutlayer_core.wire.transports import MemoryBroker
 from cutlayer_device.training.agent import birth_of
@@ -45,7 +46,7 @@ class Puppet:
         self.transport.subscribe(topics.down(trial.name, name))
         self.transport.subscribe(topics.control(trial.name))
         self.endpoint = Endpoint(Role.DEVICE, trial.name, self.transport, self.birth.epoch, self.meet)
-        self.endpoint.open(name, None)
+        self.endpoint.conversations.open(name, None)
         self.server_epoch = 0
 
     def meet(self, server):
@@ -70,7 +71,7 @@ class Puppet:
     def smash(self, shape=(4, 16, 4, 4), labels=b"\0\0" * 4, codec="fp8", payload=None, exponent=0):
         tensor = Tensor(codec, {"exponent": exponent}, shape)
         payload = bytes(int(np.prod(shape))) if payload is None else payload
-        self.endpoint.send(self.name, Smashed(epoch=0, step=0, tensor=tensor, labels=labels), payload)
+        self.endpoint.conversations.send(self.name, Smashed(epoch=0, step=0, tensor=tensor, labels=labels), payload)
 
 
 class Server(threading.Thread):
@@ -350,7 +351,7 @@ def test_the_end_of_a_pass_is_not_believed_blindly(server, digits, trial, tmp_pa
         device.smash()
         device.endpoint.expect("board-1", 10.0)
     weights = Weights(epoch=0, steps=steps, phases_s=sent.get("phases_s", {}))
-    device.endpoint.send("board-1", weights, payload)
+    device.endpoint.conversations.send("board-1", weights, payload)
     assert message in device.hear(End).reason
     server.join(timeout=10)
     assert message in str(server.error)

@@ -145,7 +145,7 @@ class Echo:
 def echo():
     server = Echo()
     yield server
-    server.close()
+    server.conversations.close()
 
 
 def round_trip_s(connection, size):
@@ -208,10 +208,10 @@ def test_a_message_that_takes_longer_than_the_keep_alive_gets_through(broker, as
         device.subscribe(down("slow", "x"))
         server.subscribe("cutlayer/1/slow/x/up")
         here, there = Endpoint(Role.SERVER, "slow", server, 1, print), Endpoint(Role.DEVICE, "slow", device, 2, print)
-        here.open("x")
-        there.open("x")
-        here.send("x", assignment)
-        here.send("x", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(3_000_000))
+        here.conversations.open("x")
+        there.conversations.open("x")
+        here.conversations.send("x", assignment)
+        here.conversations.send("x", Begin(epoch=0, mode=Mode.EXCHANGE), bytes(3_000_000))
         helper = threading.Thread(target=here.drain, args=(10.0,))
         helper.start()
         began = time.monotonic()
@@ -220,5 +220,5 @@ def test_a_message_that_takes_longer_than_the_keep_alive_gets_through(broker, as
         assert time.monotonic() - began > 3 * 2
         helper.join()
         assert device.reconnections() == 0
-        server.close()
-        device.close()
+        server.conversations.close()
+        device.conversations.close()
