@@ -5,7 +5,7 @@ from statistics import median
 
 import paho.mqtt.client as paho
 
-from cutlayer.transports.mqtt import _tune_socket
+from cutlayer_core.wire.transports.mqtt import _tune_socket
 
 __all__ = ["bare_devices", "bare_server"]
 

@@ -68,8 +68,8 @@ START_CASE = CASES[1]
 
 
 def recipe(case: Case):
-    from cutlayer.optimizers import Sgd
-    from cutlayer.recipe import Model, Recipe
+    from cutlayer_core.trial.optimizers import Sgd
+    from cutlayer_core.trial.recipe import Model, Recipe
 
     tokens = {"input_dtype": "int64", "input_range": (0, case.tokens - 1)} if case.tokens else {}
     model = Model(factory=case.factory, cut=case.cut, input_shape=case.shape, kwargs=dict(case.kwargs), **tokens)
@@ -83,7 +83,7 @@ def path_of(case: Case, folder: Path, engine: str) -> Path:
 def bundle_of(case: Case, folder: Path, engine: str) -> Path:
     """The exported bundle; both numbers of threads use the same."""
     from cutlayer_export import export_bundle
-    from cutlayer_export.writers import Form
+    from cutlayer_export.graph.form import Form
 
     path = path_of(case, folder, engine)
     if not path.exists():
@@ -93,7 +93,7 @@ def bundle_of(case: Case, folder: Path, engine: str) -> Path:
 
 def export_all(cases: Sequence[Case], folder: Path) -> None:
     """All bundles, and the shapes of what they send."""
-    from cutlayer.bundle import read_bundle
+    from cutlayer_core.bundles.bundle import read_bundle
 
     shapes = {}
     for case in cases:
@@ -111,7 +111,7 @@ def named(name: str) -> Case:
 
 
 def our_step(path: Path, threads: int, x, g) -> Step:
-    from cutlayer.bundle import read_bundle
+    from cutlayer_core.bundles.bundle import read_bundle
     from cutlayer_device.engines import load_engine
 
     engine = load_engine(read_bundle(path), threads)

@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: k-means multiplie
 import ml_dtypes
 import numpy as np
 
-from cutlayer.codecs import Codecs, Fp8, Fp16, Fwq, IntQ, ProductQuantizer, Raw, SplitFC, TopK
-from cutlayer.codecs.lossless import shrink
+from cutlayer_core.codecs import Codecs, Fp8, Fp16, Fwq, IntQ, ProductQuantizer, Raw, SplitFC, TopK
+from cutlayer_core.codecs.lossless import shrink
 from images import cifar10
 
 CASTS = {"fp8 e4m3": Fp8("e4m3"), "fp8 e5m2": Fp8("e5m2")}
@@ -96,7 +96,7 @@ class Step:
 
     def __init__(self, folder: Path, images: np.ndarray) -> None:
         from client_step import CASES, bundle_of
-        from cutlayer.bundle import read_bundle
+        from cutlayer_core.bundles.bundle import read_bundle
         from cutlayer_device.engines import load_engine
 
         self._engine, self._x = load_engine(read_bundle(bundle_of(CASES[1], folder, "onnx")), 1), images

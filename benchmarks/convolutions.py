@@ -33,8 +33,8 @@ def exported(function, inputs, name: str):
     """A function of torch tensors as ONNX, by the translations that an export uses."""
     from torch.fx import symbolic_trace
 
-    from cutlayer_export.onnx_writer import to_onnx
-    from cutlayer_export.training_graph import Graph
+    from cutlayer_export.graph.training_graph import Graph
+    from cutlayer_export.onnx.writer import to_onnx
 
     return to_onnx(Graph(symbolic_trace(function), inputs, [name], lambda text: ""))
 

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-from cutlayer.broker import Broker, start_broker
 from cutlayer.demo import prepare
-from cutlayer.processes import start, stop
+from cutlayer.lab.broker import Broker, start_broker
+from cutlayer.lab.processes import start, stop
 
 CODECS = {
     "raw": ('id = "raw"', 'id = "raw"'),

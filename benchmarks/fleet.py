@@ -24,13 +24,13 @@ import msgspec
 import numpy as np
 
 from bare import bare_devices, bare_server
-from cutlayer import topics
-from cutlayer.aggregation import SplitFed
-from cutlayer.broker import start_broker
-from cutlayer.codecs import Codecs, Fp8, Raw
-from cutlayer.optimizers import Sgd
-from cutlayer.recipe import Model
-from cutlayer.trial import Broker, Data, Optimizers, Trial
+from cutlayer.lab.broker import start_broker
+from cutlayer_core.codecs import Codecs, Fp8, Raw
+from cutlayer_core.trial.aggregation import SplitFed
+from cutlayer_core.trial.optimizers import Sgd
+from cutlayer_core.trial.recipe import Model
+from cutlayer_core.trial.trial import Broker, Data, Optimizers, Trial
+from cutlayer_core.wire import topics
 
 STEPS = 10
 KB = 1024
@@ -66,7 +66,7 @@ class NoModel:
         return self
 
     def step(self, parts, sharing):
-        from cutlayer_server.server_model import StepResult, Update
+        from cutlayer_server.model.server_model import StepResult, Update
 
         return Update([StepResult(0.0, 0, self._gradient)], None)
 
@@ -79,8 +79,8 @@ def load(trial):
     import torch
 
     from cutlayer_cut import client_of, cut_model
-    from cutlayer_server.server_model import client_weights
-    from cutlayer_server.server_models import ServerModels
+    from cutlayer_server.model.server_model import client_weights
+    from cutlayer_server.model.server_models import ServerModels
 
     torch.set_num_threads(1)
     halves = cut_model(trial.recipe)
@@ -93,15 +93,15 @@ def load(trial):
 
 def serve(trial, seconds):
     """The real fleet and trainer; rounds until the time is over. Returns steps, seconds and peak memory in MB."""
-    from cutlayer.endpoint import will_of
-    from cutlayer.events import Started
-    from cutlayer.record import Record
-    from cutlayer_server.checkpoints import Checkpoints
-    from cutlayer_server.connection import connect
-    from cutlayer_server.coordinator import birth_of
-    from cutlayer_server.fleet import Fleet
-    from cutlayer_server.rounds import ClientWeights, Round, run_round
-    from cutlayer_server.trainer import Trainer
+    from cutlayer_core.record.events import Started
+    from cutlayer_core.record.record import Record
+    from cutlayer_core.wire.presence import will_of
+    from cutlayer_server.fleet.connection import connect
+    from cutlayer_server.fleet.fleet import Fleet
+    from cutlayer_server.training.checkpoints import Checkpoints
+    from cutlayer_server.training.coordinator import birth_of
+    from cutlayer_server.training.rounds import ClientWeights, Round, run_round
+    from cutlayer_server.training.trainer import Trainer
 
     client, weights, model, _ = load(trial)
     birth = birth_of(trial)
@@ -145,7 +145,7 @@ def simulate(trial):
 
 def bare_loop(trial, seconds):
     """The same batches without a network. Returns steps and seconds."""
-    from cutlayer_server.server_model import Part
+    from cutlayer_server.model.server_model import Part
 
     _, _, models, shape = load(trial)
     z = np.abs(np.random.default_rng(0).standard_normal(shape)).astype(np.float32)

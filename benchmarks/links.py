@@ -18,17 +18,19 @@ from statistics import median
 
 import msgspec
 
-from cutlayer import data, endpoint
-from cutlayer.broker import start_broker
-from cutlayer.bundle import read_bundle
-from cutlayer.codecs import Codecs, Raw
 from cutlayer.demo import prepare
-from cutlayer.links import LINKS, Shaper
-from cutlayer.record import Record, read_run
-from cutlayer.schedules import Forward
-from cutlayer.session import Link
-from cutlayer.transports import MqttTransport
-from cutlayer.trial import Broker, read_trial
+from cutlayer.lab.broker import start_broker
+from cutlayer.lab.links import LINKS
+from cutlayer.lab.shaper import Shaper
+from cutlayer_core.bundles.bundle import read_bundle
+from cutlayer_core.codecs import Codecs, Raw
+from cutlayer_core.record.record import Record, read_run
+from cutlayer_core.samples import data
+from cutlayer_core.schedules import Forward
+from cutlayer_core.trial.trial import Broker, read_trial
+from cutlayer_core.wire import endpoint
+from cutlayer_core.wire.session import Link
+from cutlayer_core.wire.transports import MqttTransport
 
 WINDOWS = (2, 4, 8, 16)
 
@@ -95,11 +97,11 @@ def forward_trial(folder, broker):
 
 def steps_per_s(folder, trial, run_dir, port, ahead):
     """A whole trial, the board behind the shaper at ``port``; steps a second of its last epoch."""
-    from cutlayer.events import EpochDone
-    from cutlayer_device.agent import Agent, birth_of
-    from cutlayer_device.states import States
-    from cutlayer_server.connection import connect
-    from cutlayer_server.coordinator import Coordinator
+    from cutlayer_core.record.events import EpochDone
+    from cutlayer_device.training.agent import Agent, birth_of
+    from cutlayer_device.training.states import States
+    from cutlayer_server.fleet.connection import connect
+    from cutlayer_server.training.coordinator import Coordinator
 
     endpoint.WINDOW = 4 if ahead else 0
     bundle = read_bundle(folder / "client.bundle")

@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from cutlayer.bundle import read_bundle
-from cutlayer.optimizers import Sgd
-from cutlayer.recipe import Model, Recipe
+from cutlayer_core.bundles.bundle import read_bundle
+from cutlayer_core.trial.optimizers import Sgd
+from cutlayer_core.trial.recipe import Model, Recipe
 from cutlayer_cut import build_model
 from cutlayer_device.engines import load_engine
 from cutlayer_export import export_bundle
-from cutlayer_export.writers import PRECISIONS, Form
+from cutlayer_export.graph.form import PRECISIONS, Form
 from images import cifar10
 
 ZOO = "cutlayer_cut.zoo"

@@ -21,7 +21,7 @@ from inputs import prepare
 from pretrain import pretrained
 from tables import TRIALS, Table
 
-from cutlayer.trial import Seeds, read_trial
+from cutlayer_core.trial.trial import Seeds, read_trial
 
 RUNS = Path("runs") / "savings"
 TABLE = Table("Savings", "mnist", 12_000, 10_000, pretraining=12_000)

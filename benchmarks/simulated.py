@@ -6,9 +6,8 @@ import time
 import numpy as np
 import paho.mqtt.client as paho
 
-from cutlayer import topics
-from cutlayer.endpoint import new_epoch
-from cutlayer.messages import (
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.messages import (
     Assignment,
     Begin,
     End,
@@ -25,8 +24,9 @@ from cutlayer.messages import (
     decode,
     encode,
 )
-from cutlayer.session import Role, Session
-from cutlayer.transports.mqtt import _tune_socket
+from cutlayer_core.wire.presence import new_epoch
+from cutlayer_core.wire.session import Role, Session
+from cutlayer_core.wire.transports.mqtt import _tune_socket
 
 __all__ = ["Fleet", "Loop"]
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from clients import SGD, TOKENS
-from cutlayer.optimizers import Adam, AdamW, Sgd
-from cutlayer.recipe import InputSpec
+from cutlayer_core.trial.optimizers import Adam, AdamW, Sgd
+from cutlayer_core.trial.recipe import InputSpec
 
 SIGNAL = InputSpec(shape=(4, 16))
 VOLUME = InputSpec(shape=(2, 4, 6, 6))

@@ -3,13 +3,14 @@
 import torch
 from torch import nn
 
-from cutlayer.bundle import Certificate, Client
-from cutlayer.optimizers import Optimizer, Sgd
-from cutlayer.recipe import InputSpec, Spec
+from cutlayer_core.bundles.bundle import Certificate, Client
+from cutlayer_core.trial.optimizers import Optimizer, Sgd
+from cutlayer_core.trial.recipe import InputSpec, Spec
 from cutlayer_cut import client_state, examples
 from cutlayer_export.certificate import certify
-from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
-from cutlayer_export.writers import FLOAT32_ONNX, WRITERS, Form, Written
+from cutlayer_export.graph.form import FLOAT32_ONNX, Form, Written
+from cutlayer_export.graph.training_graph import initial_values, trace_inference, trace_training
+from cutlayer_export.writers import write_graphs
 
 SGD = Sgd(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
 IMAGE = InputSpec(shape=(3, 8, 8))
@@ -45,7 +46,7 @@ def graphs_of(
     inference, training = trace_inference(module, state, example), None
     if client.optimizer is not None:
         training = trace_training(module, state, example, trainable, optimizer)
-    return WRITERS[form.engine](inference, training, form)
+    return write_graphs(inference, training, form)
 
 
 def certified(

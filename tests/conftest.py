@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory):
     """A real mosquitto on a free port."""
-    from cutlayer.broker import start_broker
+    from cutlayer.lab.broker import start_broker
 
     if shutil.which("mosquitto") is None:
         pytest.fail("these tests need mosquitto (apt-get install mosquitto)")
@@ -24,7 +24,7 @@ def broker(tmp_path_factory):
 def digits(tmp_path_factory):
     """A folder with the demo's trial file and data, and the bundle exported from it."""
     from cutlayer.demo import prepare
-    from cutlayer.trial import read_trial
+    from cutlayer_core.trial.trial import read_trial
     from cutlayer_export import export_bundle
 
     folder = tmp_path_factory.mktemp("digits")
@@ -36,9 +36,9 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="session")
 def bundles(digits):
     """The demo's client as a bundle of each engine, and of each form that it has, by name."""
-    from cutlayer.trial import read_trial
+    from cutlayer_core.trial.trial import read_trial
     from cutlayer_export import export_bundle
-    from cutlayer_export.writers import Form
+    from cutlayer_export.graph.form import Form
 
     recipe = read_trial(digits / "trial.toml").recipe
     for target in ("xnnpack", "generic"):

@@ -9,17 +9,17 @@ from types import MappingProxyType
 
 import msgspec
 
-from cutlayer import data
-from cutlayer.bundle import Bundle, read_bundle
-from cutlayer.record import Record, Run, read_run
-from cutlayer.transports import LastWill, MemoryBroker, MemoryTransport
-from cutlayer.trial import Trial, read_trial
-from cutlayer_device.agent import Agent
-from cutlayer_device.agent import birth_of as device_birth
-from cutlayer_device.states import States
+from cutlayer_core.bundles.bundle import Bundle, read_bundle
+from cutlayer_core.record.record import Record, Run, read_run
+from cutlayer_core.samples import data
+from cutlayer_core.trial.trial import Trial, read_trial
+from cutlayer_core.wire.transports import LastWill, MemoryBroker, MemoryTransport
+from cutlayer_device.training.agent import Agent
+from cutlayer_device.training.agent import birth_of as device_birth
+from cutlayer_device.training.states import States
 from cutlayer_profiles.profiler import Profiler
-from cutlayer_server.coordinator import Coordinator
-from cutlayer_server.processor import processor
+from cutlayer_server.model.processor import processor
+from cutlayer_server.training.coordinator import Coordinator
 
 PLACE = processor(os.environ.get("TORCH_DEVICE", "cpu"))
 """Where server-side halves run; with an accelerator at hand, TORCH_DEVICE=cuda."""

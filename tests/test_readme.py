@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cutlayer.processes import start, stop
-from cutlayer.session import TRANSITIONS, State
-from cutlayer.trial import read_trial
+from cutlayer.lab.processes import start, stop
+from cutlayer_core.trial.trial import read_trial
+from cutlayer_core.wire.session import TRANSITIONS, State
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cutlayer.trial import read_trial
+from cutlayer_core.trial.trial import read_trial
 from cutlayer_cut import build_model
 
 REPRODUCE = Path(__file__).parents[1] / "benchmarks" / "reproduce"

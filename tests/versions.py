@@ -11,37 +11,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = (
-    *(
-        "chunks",
-        "messages",
-        "codecs",
-        "bitpack",
-        "radix",
-        "levels",
-        "intq",
-        "topk",
-        "pq",
-        "splitfc",
-        "pair",
-        "schedules",
-    ),
-    *(
-        "link",
-        "conversation",
-        "session",
-        "broadcast",
-        "endpoint",
-        "topics",
-        "trial",
-        "data",
-        "bundle",
-        "record",
-        "inbox",
-    ),
-)
 METERS = ("doctor", "machine", "meters", "profiler", "recordings")
-TESTS = [f"tests/core/test_{name}.py" for name in MODULES] + [f"tests/profiles/test_{name}.py" for name in METERS]
+TESTS = ["tests/core", *(f"tests/profiles/test_{name}.py" for name in METERS)]
 PACKAGES = ["pytest", "hypothesis", "ml_dtypes"]
 
 

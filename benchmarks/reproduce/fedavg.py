@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from cutlayer import data
-from cutlayer.draws import seed_of
-from cutlayer.trial import Trial
+from cutlayer_core.samples import data
+from cutlayer_core.samples.draws import seed_of
+from cutlayer_core.trial.trial import Trial
 from cutlayer_cut import build_model, torch_optimizer
-from cutlayer_server.rounds import average
+from cutlayer_server.model.averaging import average
 
 _CHOICE = 3
 

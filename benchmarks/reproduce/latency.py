@@ -23,10 +23,10 @@ import msgspec
 from inputs import prepare
 from tables import RESULTS, TABLES, TRIALS
 
-from cutlayer.events import ClientPass, EpochDone
-from cutlayer.links import Link
-from cutlayer.record import Run, read_run
-from cutlayer.trial import read_trial
+from cutlayer_core.record.events import ClientPass, EpochDone
+from cutlayer_core.record.link import Link
+from cutlayer_core.record.record import Run, read_run
+from cutlayer_core.trial.trial import read_trial
 
 ROWS = {0.0: "phi-0-mean", 0.25: "phi-0.25-mean", 0.5: "phi-0.5-mean", 0.75: "phi-0.75-mean", 1.0: "phi-1-mean"}
 LINE = Link(up_mbit_s=20, down_mbit_s=100, half_duplex=False, delay_ms=10)

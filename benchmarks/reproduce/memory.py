@@ -7,16 +7,16 @@ from pathlib import Path
 import msgspec
 import torch
 
-from cutlayer import data
-from cutlayer.bundle import read_bundle
-from cutlayer.record import Record, Run, read_run
-from cutlayer.transports import MemoryBroker
-from cutlayer.trial import Trial
-from cutlayer_device.agent import Agent
-from cutlayer_device.agent import birth_of as device_birth
-from cutlayer_device.states import States
+from cutlayer_core.bundles.bundle import read_bundle
+from cutlayer_core.record.record import Record, Run, read_run
+from cutlayer_core.samples import data
+from cutlayer_core.trial.trial import Trial
+from cutlayer_core.wire.transports import MemoryBroker
+from cutlayer_device.training.agent import Agent
+from cutlayer_device.training.agent import birth_of as device_birth
+from cutlayer_device.training.states import States
 from cutlayer_export import export_bundle
-from cutlayer_server.coordinator import Coordinator
+from cutlayer_server.training.coordinator import Coordinator
 
 
 class Device(threading.Thread):

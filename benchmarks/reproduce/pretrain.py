@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from cutlayer import data
-from cutlayer.trial import Trial
+from cutlayer_core.samples import data
+from cutlayer_core.trial.trial import Trial
 from cutlayer_cut import build_model, cut_model
 
 EPOCHS, BATCH, RATE = 20, 128, 0.02

@@ -28,11 +28,11 @@ from memory import run_in_memory
 from pretrain import pretrained
 from tables import FEDAVG, RESULTS, TABLES, rows
 
-from cutlayer.events import EpochDone, Step
-from cutlayer.record import Run, read_run
-from cutlayer.trial import Seeds, Trial, read_trial
+from cutlayer_core.record.events import EpochDone, Step
+from cutlayer_core.record.record import Run, read_run
+from cutlayer_core.trial.trial import Seeds, Trial, read_trial
 from cutlayer_cut import build_model, list_cuts
-from cutlayer_server.processor import name_of, processor
+from cutlayer_server.model.processor import name_of, processor
 
 CACHE = Path("runs") / "reproduce"
 

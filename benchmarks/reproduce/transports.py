@@ -20,10 +20,10 @@ from memory import run_in_memory
 from run import prepare_row, run_in_lab
 from tables import TABLES, TRIALS
 
-from cutlayer.events import EpochDone, Step
-from cutlayer.record import Run
-from cutlayer.trial import read_trial
-from cutlayer_server.processor import CPU
+from cutlayer_core.record.events import EpochDone, Step
+from cutlayer_core.record.record import Run
+from cutlayer_core.trial.trial import read_trial
+from cutlayer_server.model.processor import CPU
 
 
 def shortened(inputs: Path, names: list[str], samples: int, folder: Path) -> Path:

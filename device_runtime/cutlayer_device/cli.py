@@ -11,25 +11,30 @@ from typing import Annotated
 
 import typer
 
-from cutlayer import topics
-from cutlayer.broker import split_address
-from cutlayer.bundle import Bundle, read_bundle
-from cutlayer.console import exit_status, stop_on_sigterm
-from cutlayer.endpoint import will_of
-from cutlayer.inputs import read_inputs
-from cutlayer.release import DeviceConfig
-from cutlayer.transports import MqttTransport, load_tls
-from cutlayer_device.agent import birth_of
-from cutlayer_device.ending import end_within
-from cutlayer_device.inference import Classifier, LocalClassifier, SplitClassifier, classify
-from cutlayer_device.membership import Membership
-from cutlayer_device.ranking import Ranking
+from cutlayer_core.address import split_address
+from cutlayer_core.bundles.bundle import Bundle, read_bundle
+from cutlayer_core.bundles.release import DeviceConfig
+from cutlayer_core.console import exit_status, stop_on_sigterm
+from cutlayer_core.samples.inputs import read_inputs
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.presence import will_of
+from cutlayer_core.wire.transports import MqttTransport, load_tls
+from cutlayer_device.commands import doctor, profile_calibrate, profile_client
+from cutlayer_device.inference.inference import Classifier, LocalClassifier, SplitClassifier, classify
+from cutlayer_device.inference.ranking import Ranking
+from cutlayer_device.service.ending import end_within
+from cutlayer_device.training.agent import birth_of
+from cutlayer_device.training.membership import Membership
 
 __all__ = ["app", "check", "forbid_torch", "infer", "main", "run", "service"]
 
 app = typer.Typer(
     help="Runs on the board: trains the client-side model of a bundle, without torch.", no_args_is_help=True
 )
+app.command()(doctor)
+app.command("profile")(profile_client)
+app.command("calibrate")(profile_calibrate)
+
 _LONGEST_END_S = 1.5
 
 
@@ -90,7 +95,7 @@ def service(
 ) -> None:
     """What systemd runs on a board: take part in trial after trial, until it is stopped."""
     with _board_program():
-        from cutlayer_device.service import serve  # updates need what a plain run does not
+        from cutlayer_device.service.service import serve  # updates need what a plain run does not
 
         serve(config, state, probation_s)
 
@@ -101,7 +106,7 @@ def check(
 ) -> None:
     """Whether this board can do what it is to do: load everything, and train a few steps on random samples."""
     with _board_program():
-        from cutlayer_device.service import check_release
+        from cutlayer_device.service.service import check_release
 
         print(check_release(config))
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from cutlayer.errors import UserError
-from cutlayer.release import MANIFEST, Release, hash_of
+from cutlayer_core.bundles.release import MANIFEST, Release, hash_of
+from cutlayer_core.errors import UserError
 from cutlayer_flash.boards import BOARDS
 
 __all__ = ["Archive", "read_archive"]

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 
 __all__ = ["BOARDS", "SYSTEMS", "Board", "System", "Target", "target_of"]
 

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Literal, Protocol
 
-from cutlayer.errors import CutlayerError, UserError
+from cutlayer_core.errors import CutlayerError, UserError
 
 __all__ = ["Boot", "FirstBoot", "ImageBoot", "MountedBoot", "first_boot_of"]
 

@@ -12,26 +12,25 @@ from typing import NamedTuple
 
 import msgspec
 
-from cutlayer import topics
-from cutlayer.broker import split_address
-from cutlayer.bundle import Manifest, read_bundle
-from cutlayer.errors import UserError
-from cutlayer.release import CONFIG, FORMAT_VERSION, MANIFEST, DeviceConfig, Release, hash_of
-from cutlayer.transports import load_tls
-from cutlayer.transports.tls import AUTHORITY, CERTIFICATE, KEY
+from cutlayer_core.address import split_address
+from cutlayer_core.bundles.bundle import Manifest, read_bundle
+from cutlayer_core.bundles.release import CONFIG, FORMAT_VERSION, MANIFEST, PROGRAM, DeviceConfig, Release, hash_of
+from cutlayer_core.engines import ENGINES, check_engine
+from cutlayer_core.errors import UserError
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.transports import load_tls
+from cutlayer_core.wire.transports.tls import AUTHORITY, CERTIFICATE, KEY
 from cutlayer_flash.boards import System, Target
 from cutlayer_flash.packages import fetch, lock, requirements
 from cutlayer_flash.unit import unit_text
 
 __all__ = ["Built", "Contents", "build"]
 
-_RUNTIME = ("cutlayer", "cutlayer_device", "cutlayer_profiles")
-_EXTRAS = {"onnx": "device", "tflite": "device-tflite"}
-"""What a board needs of cutlayer for the engine of its bundle."""
+_RUNTIME = ("cutlayer_core", "cutlayer_device", "cutlayer_profiles")
 _LARGEST_BYTES = 150_000_000
 _ONCE = 315_532_800
 """1980, the earliest time that every archive knows."""
-_EXECUTABLE, _SECRET = ("bin/cutlayer",), ("tls/",)
+_EXECUTABLE, _SECRET = (PROGRAM,), ("tls/",)
 
 _LAUNCHER = """\
 #!/bin/sh
@@ -39,7 +38,7 @@ _LAUNCHER = """\
 here=$(dirname "$(dirname "$(readlink -f "$0")")")
 export PYTHONPATH="$here/site"
 [ -n "$PYTHONPYCACHEPREFIX" ] || export PYTHONDONTWRITEBYTECODE=1
-exec {interpreter} -s -m cutlayer "$@"
+exec {interpreter} -s -m cutlayer_device "$@"
 """
 _INSTALLER = """\
 # Run as root on the board, in the unpacked release: python3 install.py [--no-start]
@@ -50,7 +49,7 @@ here = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(here / "site"))
 
-from cutlayer_device.installation import main
+from cutlayer_device.service.installation import main
 
 main(here, sys.argv[1:])
 """
@@ -102,7 +101,7 @@ def build(
     with TemporaryDirectory() as folder:
         root = Path(folder) / "release"
         tell("choosing packages")
-        text = locked or lock(requirements(_EXTRAS[manifest.engine]), target.system)
+        text = locked or lock(requirements(ENGINES[manifest.engine].device_extra), target.system)
         tell("fetching packages")
         fetch(text, target.system, root / "site")
         _copy_runtime(root / "site")
@@ -150,10 +149,7 @@ def _check(contents: Contents) -> tuple[Manifest, str]:
     for path in (contents.data, contents.meters):
         if path is not None and not path.exists():
             raise UserError(f"{path}: does not exist")
-    if bundle.manifest.engine not in _EXTRAS:
-        raise UserError(
-            f"the bundle is for the engine {bundle.manifest.engine!r}, this cutlayer has {', '.join(_EXTRAS)}"
-        )
+    check_engine(bundle.manifest.engine, str(contents.bundle))
     return bundle.manifest, topics.check_name(contents.config.trial or bundle.manifest.trial, "the trial name")
 
 
@@ -190,7 +186,7 @@ def _write_programs(root: Path, config: DeviceConfig, system: System) -> None:
     fields = {key: value for key, value in msgspec.to_builtins(config).items() if value not in ("", 0)}
     (root / CONFIG).write_bytes(msgspec.toml.encode(fields))
     (root / "bin").mkdir()
-    (root / "bin" / "cutlayer").write_text(_LAUNCHER.format(interpreter=system.interpreter), "utf-8")
+    (root / PROGRAM).write_text(_LAUNCHER.format(interpreter=system.interpreter), "utf-8")
     (root / "cutlayer.service").write_text(unit_text(tls=bool(config.tls)), "utf-8")
     (root / "install.py").write_text(_INSTALLER, "utf-8")
 

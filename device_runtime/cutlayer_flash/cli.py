@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from cutlayer import topics
-from cutlayer.broker import split_address
-from cutlayer.bundle import read_bundle
-from cutlayer.chunks import MAX_MESSAGE_BYTES
-from cutlayer.endpoint import new_epoch
-from cutlayer.errors import UserError
-from cutlayer.release import DeviceConfig
-from cutlayer.transports import LastWill, MqttTransport, load_tls
-from cutlayer.update import Changes, Manifest, pack
+from cutlayer_core.address import split_address
+from cutlayer_core.bundles.bundle import read_bundle
+from cutlayer_core.bundles.release import DeviceConfig
+from cutlayer_core.bundles.update import Changes, Manifest, pack
+from cutlayer_core.errors import UserError
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.chunks import MAX_MESSAGE_BYTES
+from cutlayer_core.wire.presence import new_epoch
+from cutlayer_core.wire.transports import LastWill, MqttTransport, load_tls
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.boot import ImageBoot, MountedBoot, first_boot_of

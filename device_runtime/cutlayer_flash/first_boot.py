@@ -13,7 +13,7 @@ import msgspec
 import tomli_w
 import yaml
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_flash.archive import Archive
 from cutlayer_flash.boot import Boot, FirstBoot
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from cutlayer.errors import CutlayerError
+from cutlayer_core.errors import CutlayerError
 from cutlayer_flash.boards import System
 
 __all__ = ["fetch", "lock", "requirements"]

@@ -8,12 +8,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cutlayer import topics
-from cutlayer.endpoint import Endpoint, new_epoch, will_of
-from cutlayer.errors import CutlayerError, PeerLost, UserError
-from cutlayer.messages import Presence, Update, Updated
-from cutlayer.session import Role
-from cutlayer.transports import LastWill, Transport
+from cutlayer_core.errors import CutlayerError, PeerLost, UserError
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.endpoint import Endpoint
+from cutlayer_core.wire.messages import Presence, Update, Updated
+from cutlayer_core.wire.presence import new_epoch, will_of
+from cutlayer_core.wire.session import Role
+from cutlayer_core.wire.transports import LastWill, Transport
 
 __all__ = ["Sender", "make_key", "public_key_of", "sign"]
 
@@ -78,7 +79,7 @@ class Sender:
 
     def close(self) -> None:
         """Say that nobody sends updates any longer."""
-        self._endpoint.leave(self._birth)
+        self._endpoint.presence.leave(self._birth)
         self._transport.close()
 
     def send(self, device: str, number: int, content: bytes, signature: bytes, *, comes_back: bool) -> str:
@@ -96,15 +97,15 @@ class Sender:
         first = self._await(
             device, lambda found: found.server == self._birth.epoch, "is not there, or was built without --update-key"
         )
-        endpoint.open(device, first.epoch)
+        endpoint.conversations.open(device, first.epoch)
         self._tell(f"sending {len(content) / 1e3:.0f} kB, which {device} tries")
-        endpoint.send(device, Update(signature=signature), content)
+        endpoint.conversations.send(device, Update(signature=signature), content)
         answer = endpoint.expect(device, self._wait_s).header
         assert isinstance(answer, Updated), "the session lets nothing else through"
         if not answer.ok:
             raise CutlayerError(f"{device} refuses the update, and nothing was changed: {answer.reason}")
         endpoint.drain(timeout_s=2.0)
-        endpoint.close(device)
+        endpoint.conversations.close(device)
         if not comes_back:
             return answer.reason
         self._tell(f"waiting for {device} to run it")

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, NamedTuple
 
-from cutlayer.errors import CutlayerError, UserError
-from cutlayer.release import Release
+from cutlayer_core.bundles.release import Release
+from cutlayer_core.errors import CutlayerError, UserError
 from cutlayer_flash.archive import Archive
 from cutlayer_flash.boards import BOARDS
 
@@ -136,7 +136,9 @@ def problems_of(found: Mapping[str, str], release: Release, now: float) -> tuple
             f"it has {free / 1e6:.0f} MB free, needed are {_LEAST_FREE * release.bytes / 1e6:.0f} MB: make room"
         )
     if not found.get("systemctl"):
-        problems.append("it has no systemd: unpack the release there and run bin/cutlayer by hand (docs/boards.md)")
+        problems.append(
+            "it has no systemd: unpack the release there and run bin/cutlayer-device by hand (docs/boards.md)"
+        )
     models = BOARDS[release.board].models
     if models and not found.get("model", "").startswith(models):
         notes.append(

@@ -1,6 +1,6 @@
 """The systemd unit of a device: what it may do, and what becomes of it when it dies or hangs."""
 
-from cutlayer.transports.tls import AUTHORITY, CERTIFICATE, KEY
+from cutlayer_core.wire.transports.tls import AUTHORITY, CERTIFICATE, KEY
 
 __all__ = ["unit_text"]
 
@@ -19,7 +19,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={home}/bin/cutlayer device service {home}/config.toml --state /var/lib/cutlayer
+ExecStart={home}/bin/cutlayer-device service {home}/config.toml --state /var/lib/cutlayer
 Restart=always
 RestartSec=10
 # Reading many images from a card takes its time.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_cut.halves import Halves, halves_of_modules, halves_of_operations
 from cutlayer_cut.modes import mode, remember_modes, set_mode, unchanged
 from cutlayer_cut.module_trace import trace_modules

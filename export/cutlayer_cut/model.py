@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from cutlayer.bundle import Client
-from cutlayer.errors import UserError
-from cutlayer.recipe import WHOLE, InputSpec, Model, Recipe, Spec
+from cutlayer_core.bundles.bundle import Client
+from cutlayer_core.errors import UserError
+from cutlayer_core.trial.recipe import WHOLE, InputSpec, Model, Recipe, Spec
 from cutlayer_cut.cut import cut
 from cutlayer_cut.halves import Halves
 from cutlayer_cut.modes import mode

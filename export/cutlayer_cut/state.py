@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, equal, nn
 from torch.func import functional_call
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_cut.modes import mode
 
 __all__ = ["ClientState", "client_state", "training"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from cutlayer.codecs import Fp8
+from cutlayer_core.codecs import Fp8
 from cutlayer_cut.cut import Cutter
 from cutlayer_cut.modes import mode
 

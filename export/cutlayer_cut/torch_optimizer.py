@@ -1,11 +1,11 @@
-"""The optimizers of `cutlayer.optimizers` as torch has them."""
+"""The optimizers of `cutlayer_core.trial.optimizers` as torch has them."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from cutlayer.optimizers import AdamW, Optimizer, Sgd
+from cutlayer_core.trial.optimizers import AdamW, Optimizer, Sgd
 
 __all__ = ["clip", "torch_optimizer"]
 

@@ -21,9 +21,8 @@ in the mean of all draws may be four times that of torch's own, and a thousandth
 """
 
 import copy
-from collections.abc import Callable
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +30,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cutlayer.bundle import TOLERANCE, Certificate, Client
-from cutlayer.errors import CutlayerError, UserError
+from cutlayer_core.bundles.bundle import TOLERANCE, Certificate, Client
+from cutlayer_core.errors import CutlayerError, UserError
 from cutlayer_cut import clip, examples, mode, torch_optimizer, training
-from cutlayer_export.draws import SeededDraws
+from cutlayer_export.graph.draws import SeededDraws
+from cutlayer_export.graph.form import Arrays, Graphs, Run
 
-__all__ = ["CertificateError", "Graphs", "certify"]
+__all__ = ["CertificateError", "certify"]
 
-Arrays = dict[str, NDArray[Any]]
 Errors = dict[str, float]
-Run = Callable[[Arrays], Arrays]
 STEPS = 5
 BATCH_SIZES = (2, 5, 8)
 DRAWS = 6
@@ -52,17 +50,6 @@ _NUDGE = 2.0**-21
 
 class CertificateError(CutlayerError):
     """The exported client does not compute what torch computes."""
-
-
-class Graphs(NamedTuple):
-    """Exported graphs as functions from the values that they may want to their outputs, computed by the stock runtime.
-
-    ``backward`` gives ``gradients.*`` as well. The last two are None for a frozen client.
-    """
-
-    inference: Run
-    forward: Run | None = None
-    backward: Run | None = None
 
 
 def certify(module: nn.Module, trainable: str, client: Client, values: Arrays, graphs: Graphs) -> Certificate:

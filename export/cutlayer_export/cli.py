@@ -9,18 +9,18 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from cutlayer import toml
-from cutlayer.bundle import Client, Manifest, read_bundle
-from cutlayer.console import print_wide
-from cutlayer.data import Preparation, load
-from cutlayer.errors import UserError
-from cutlayer.optimizers import Optimizer, Sgd
-from cutlayer.recipe import TRAINABLE, WHOLE, Model, Recipe
-from cutlayer.trial import read_trial
+from cutlayer_core.bundles.bundle import Client, Manifest, read_bundle
+from cutlayer_core.console import print_wide
+from cutlayer_core.errors import UserError
+from cutlayer_core.samples.data import Preparation, load
+from cutlayer_core.trial import toml
+from cutlayer_core.trial.optimizers import Optimizer, Sgd
+from cutlayer_core.trial.recipe import TRAINABLE, WHOLE, Model, Recipe
+from cutlayer_core.trial.trial import read_trial
 from cutlayer_cut import build_model, check_input, client_of, cut_model, example_batch, list_cuts
 from cutlayer_export.certificate import CertificateError
 from cutlayer_export.export import export_bundle
-from cutlayer_export.writers import Form
+from cutlayer_export.graph.form import Form
 
 __all__ = ["Options", "export", "export_all"]
 

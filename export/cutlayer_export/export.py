@@ -7,13 +7,14 @@ from pathlib import Path
 import msgspec
 from safetensors.torch import save as save_safetensors
 
-from cutlayer import __version__
-from cutlayer.bundle import FORMAT_VERSION, Manifest, write_bundle
-from cutlayer.recipe import Recipe
+from cutlayer_core import __version__
+from cutlayer_core.bundles.bundle import FORMAT_VERSION, Manifest, write_bundle
+from cutlayer_core.trial.recipe import Recipe
 from cutlayer_cut import client_of, cut_model, examples
 from cutlayer_export.certificate import certify
-from cutlayer_export.training_graph import initial_values, trace_inference, trace_training
-from cutlayer_export.writers import FLOAT32_ONNX, WRITERS, Form
+from cutlayer_export.graph.form import FLOAT32_ONNX, Form
+from cutlayer_export.graph.training_graph import initial_values, trace_inference, trace_training
+from cutlayer_export.writers import write_graphs
 
 __all__ = ["export_bundle"]
 
@@ -51,7 +52,7 @@ def export_bundle(
         tell("tracing training")
         training = trace_training(module, state, example, trainable, client.optimizer)
     tell(f"writing graphs for {form.engine}")
-    written = WRITERS[form.engine](inference, training, form)
+    written = write_graphs(inference, training, form)
     tell("comparing with torch")
     arrays = {name: value.numpy() for name, value in values.items()}
     certificate = certify(module, trainable, client, arrays, written.graphs)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from cutlayer.energy import Energy, total
-from cutlayer.events import ClientPass, EpochDone, Settled, Started
-from cutlayer.record import Run
-from cutlayer.usage import Usage
+from cutlayer_core.record.energy import Energy, total
+from cutlayer_core.record.events import ClientPass, EpochDone, Settled, Started
+from cutlayer_core.record.record import Run
+from cutlayer_core.record.usage import Usage
 
 __all__ = ["Account", "Baseline", "Spent", "accounts_of", "baselines_of", "began_s", "spent_by_epoch"]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutlayer.errors import UserError
-from cutlayer.usage import Usage
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.usage import Usage
 from cutlayer_profiles.coefficients import Activity, Board, Coefficient
 
 __all__ = ["Stretch", "calibrate", "fit", "plan_of"]

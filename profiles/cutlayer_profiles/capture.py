@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_profiles.meters import Root
 
 __all__ = ["capture", "scrubbed"]

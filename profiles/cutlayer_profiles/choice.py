@@ -3,8 +3,8 @@
 import re
 from typing import get_args
 
-from cutlayer.energy import Kind
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Kind
 from cutlayer_profiles.coefficients import Board, board_named, board_of
 from cutlayer_profiles.meters import Finding, Meter, Root, Settings, find_meters
 from cutlayer_profiles.profiler import Profiler

@@ -8,9 +8,9 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from cutlayer import toml
-from cutlayer.energy import Energy, Kind, Scope
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Energy, Kind, Scope
+from cutlayer_core.trial import toml
 from cutlayer_profiles.meters import Root
 
 __all__ = ["Activity", "Board", "Coefficient", "board_named", "board_of", "boards", "corners", "estimate"]

@@ -5,11 +5,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from cutlayer.energy import Energy, total
-from cutlayer.errors import UserError
-from cutlayer.events import ClientPass, EpochDone, Resumed, Step
-from cutlayer.record import Run, read_run
-from cutlayer.usage import Usage
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Energy, total
+from cutlayer_core.record.events import ClientPass, EpochDone, Resumed, Step
+from cutlayer_core.record.record import Run, read_run
+from cutlayer_core.record.usage import Usage
 from cutlayer_profiles.accounts import Account, accounts_of, baselines_of, began_s, spent_by_epoch
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 from cutlayer_profiles.recordings import Recording

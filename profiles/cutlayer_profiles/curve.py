@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 
 __all__ = ["Curve", "Samples"]
 

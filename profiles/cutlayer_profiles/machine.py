@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from cutlayer.usage import Wifi
+from cutlayer_core.record.usage import Wifi
 from cutlayer_profiles.meters import Root
 
 __all__ = [

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from cutlayer.broker import split_address
-from cutlayer.errors import UserError
-from cutlayer.files import replace_file
-from cutlayer.transports import MqttTransport
+from cutlayer_core.address import split_address
+from cutlayer_core.errors import UserError
+from cutlayer_core.files import replace_file
+from cutlayer_core.wire.transports import MqttTransport
 from cutlayer_profiles.calibration import calibrate, fit, plan_of
 from cutlayer_profiles.coefficients import Board, board_of, boards
 from cutlayer_profiles.meters import Root, find_meters, read_settings

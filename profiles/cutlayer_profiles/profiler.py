@@ -5,9 +5,9 @@ from collections import defaultdict
 
 import msgspec
 
-from cutlayer.energy import Energy
-from cutlayer.errors import UserError
-from cutlayer.usage import Slot, Usage
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Energy
+from cutlayer_core.record.usage import Slot, Usage
 from cutlayer_profiles.coefficients import Activity, Board, estimate
 from cutlayer_profiles.curve import Curve
 from cutlayer_profiles.machine import Machine, Traffic, read_machine, read_pss_bytes, wifi_since

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutlayer.energy import Kind, Scope
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Kind, Scope
 from cutlayer_profiles.curve import Curve, Samples
 from cutlayer_profiles.meters import Accuracy
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.energy import Energy
-from cutlayer.errors import UserError
-from cutlayer.usage import Slot
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Energy
+from cutlayer_core.record.usage import Slot
 from cutlayer_profiles.curve import Curve
 from cutlayer_profiles.meters import Meter, Source
 

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cutlayer.errors import UserError
-from cutlayer.files import replace_file
-from cutlayer.topics import SERVER, check_name
-from cutlayer.transports.tls import AUTHORITY, CERTIFICATE, KEY
+from cutlayer_core.errors import UserError
+from cutlayer_core.files import replace_file
+from cutlayer_core.wire.topics import SERVER, check_name
+from cutlayer_core.wire.transports.tls import AUTHORITY, CERTIFICATE, KEY
 
 __all__ = ["Made", "certs", "make_certificates"]
 

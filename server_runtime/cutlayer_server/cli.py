@@ -8,16 +8,17 @@ import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cutlayer import data, topics
-from cutlayer.endpoint import will_of
-from cutlayer.record import Record, Summary, free_run_dir
-from cutlayer.trial import Broker, read_trial
+from cutlayer_core.record.record import Record, Summary, free_run_dir
+from cutlayer_core.samples import data
+from cutlayer_core.trial.trial import Broker, read_trial
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.presence import will_of
 from cutlayer_profiles.report import write_report
-from cutlayer_server.connection import connect
-from cutlayer_server.coordinator import Coordinator, birth_of
+from cutlayer_server.fleet.connection import connect
 from cutlayer_server.inference import InferenceService
-from cutlayer_server.processor import processor
+from cutlayer_server.model.processor import processor
 from cutlayer_server.progress import ProgressDisplay
+from cutlayer_server.training.coordinator import Coordinator, birth_of
 
 __all__ = ["infer", "serve"]
 

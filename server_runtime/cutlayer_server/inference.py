@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutlayer import topics
-from cutlayer.endpoint import Endpoint
-from cutlayer.errors import CodecError, LocalProtocolError, RemoteError, UserError
-from cutlayer.messages import End, Message, Presence, Query, Scores, Serve, encode_weights
-from cutlayer.session import Role
-from cutlayer.transports import Transport
-from cutlayer.trial import Trial
+from cutlayer_core.errors import CodecError, LocalProtocolError, RemoteError, UserError
+from cutlayer_core.trial.trial import Trial
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.endpoint import Endpoint
+from cutlayer_core.wire.messages import End, Message, Presence, Query, Scores, Serve, encode_weights
+from cutlayer_core.wire.session import Role
+from cutlayer_core.wire.transports import Transport
 from cutlayer_cut import client_of, cut_model
-from cutlayer_server.fleet import assignment_of
-from cutlayer_server.processor import CPU
-from cutlayer_server.server_model import client_weights
+from cutlayer_server.fleet.fleet import assignment_of
+from cutlayer_server.model.processor import CPU
+from cutlayer_server.model.server_model import client_weights
 
 __all__ = ["InferenceService"]
 
@@ -75,9 +75,9 @@ class InferenceService:
                     self._answer(endpoint, device)
         finally:
             for device in self._online:
-                endpoint.send(device, End(reason="the server was stopped"))
+                endpoint.conversations.send(device, End(reason="the server was stopped"))
             endpoint.drain(timeout_s=2.0)
-            endpoint.leave(birth)
+            endpoint.presence.leave(birth)
 
     def _pump(self, endpoint: Endpoint) -> None:
         """Take what arrives; who breaks the protocol is dismissed, and the others are served on."""
@@ -90,31 +90,31 @@ class InferenceService:
         _log.warning("dismissed %s: %s", device, reason)
         self._online.pop(device, None)
         with contextlib.suppress(KeyError, LocalProtocolError):  # it may be gone, or told already
-            endpoint.send(device, End(reason=reason, ok=False))
-        endpoint.close(device)
+            endpoint.conversations.send(device, End(reason=reason, ok=False))
+        endpoint.conversations.close(device)
 
     def _meet(self, endpoint: Endpoint, presence: Presence) -> None:
         device = presence.device
         if not presence.online:
             if self._online.get(device) == presence.epoch:
                 del self._online[device]
-                endpoint.close(device)
+                endpoint.conversations.close(device)
                 _log.info("%s left", device)
             return
         if self._online.get(device) == presence.epoch:
             return
-        endpoint.open(device, presence.epoch)
+        endpoint.conversations.open(device, presence.epoch)
         if device not in self._trial.devices or presence.bundle != self._client.fingerprint:
             why = "its name is not in the trial file" if device not in self._trial.devices else "its bundle is another"
             self._dismiss(endpoint, device, f"{device} was refused: {why}")
             return
         self._online[device] = presence.epoch
         _log.info("%s joined", device)
-        endpoint.send(device, assignment_of(self._trial, device))
-        endpoint.send(device, Serve(), self._weights)
+        endpoint.conversations.send(device, assignment_of(self._trial, device))
+        endpoint.conversations.send(device, Serve(), self._weights)
 
     def _answer(self, endpoint: Endpoint, device: str) -> None:
-        while device in self._online and (message := endpoint.poll(device)) is not None:
+        while device in self._online and (message := endpoint.conversations.poll(device)) is not None:
             assert isinstance(message.header, Query), "the session lets nothing else through"
             try:
                 scores = self._scores(message.header, message)
@@ -123,7 +123,7 @@ class InferenceService:
                 return
             self.answered += len(scores)
             header = Scores(step=message.header.step, shape=(scores.shape[0], scores.shape[1]))
-            endpoint.send(device, header, scores.numpy().astype("<f4").tobytes())
+            endpoint.conversations.send(device, header, scores.numpy().astype("<f4").tobytes())
 
     def _check_scores(self) -> None:
         with torch.inference_mode():

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cutlayer.events import Ended, EpochDone, Event, Joined, Missed, Quarantined, Resumed, Started, Step
+from cutlayer_core.record.events import Ended, EpochDone, Event, Joined, Missed, Quarantined, Resumed, Started, Step
 
 __all__ = ["ProgressDisplay"]
 

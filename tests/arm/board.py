@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cutlayer.events import EpochDone
-from cutlayer.record import read_run
+from cutlayer_core.record.events import EpochDone
+from cutlayer_core.record.record import read_run
 
 STEPS = Path(__file__).parent / "steps.py"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cutlayer.bundle import read_bundle
+from cutlayer_core.bundles.bundle import read_bundle
 from cutlayer_device.engines import load_engine
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from arm.board import Board, trial_with
 from arm.root import make_root
-from cutlayer.release import DeviceConfig
+from cutlayer_core.bundles.release import DeviceConfig
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.building import Contents, build
@@ -50,12 +50,12 @@ def released(request, digits, bundles, broker, tmp_path_factory):
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_it_imports_checks_its_certificate_and_trains_as_here(released, digits, tmp_path, processor):
     board = released.board
-    assert "cut at 'stem'" in board.run(processor, "-m", "cutlayer", "device", "check", released.config)
+    assert "cut at 'stem'" in board.run(processor, "-m", "cutlayer_device", "check", released.config)
     board.assert_trains_as_here(processor, released.bundle, digits / "board-1.npz", tmp_path)
 
 
 def test_it_takes_part_in_a_trial_of_this_machine(released, digits, broker, tmp_path):
     """As the service that it is, with a server and another board here, through a real broker."""
-    words = ["-m", "cutlayer", "device", "service", released.config, "--state", tmp_path / "state-1"]
+    words = ["-m", "cutlayer_device", "service", released.config, "--state", tmp_path / "state-1"]
     status = trial_with(released.board.command("cortex-a72", *words), digits, broker, tmp_path, ends=False)
     assert status == 130, "the service waited for the next trial until it was stopped"

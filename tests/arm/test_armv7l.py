@@ -24,7 +24,12 @@ PLATFORMS = ["manylinux2014_armv7l", *(f"manylinux_2_{minor}_armv7l" for minor i
 ELSEWHERE = {"numpy", "pillow", "msgspec", "zstandard", "ai-edge-litert", "cryptography"}
 ALONE = ["cryptography>=42", "tflite-runtime==2.14.0"]
 """pip would look for what these need, which the system has."""
-OWN = ("core/cutlayer", "device_runtime/cutlayer_device", "device_runtime/cutlayer_flash", "profiles/cutlayer_profiles")
+OWN = (
+    "core/cutlayer_core",
+    "device_runtime/cutlayer_device",
+    "device_runtime/cutlayer_flash",
+    "profiles/cutlayer_profiles",
+)
 
 
 def pip(*words):
@@ -72,7 +77,7 @@ def test_it_trains_as_here(board, bundles, digits, tmp_path, form):
 
 
 def test_it_takes_part_in_a_trial_of_this_machine(board, bundles, digits, broker, tmp_path):
-    words = ["-m", "cutlayer", "device", "run", "--bundle", bundles["generic"], "--name", "board-1"]
+    words = ["-m", "cutlayer_device", "run", "--bundle", bundles["generic"], "--name", "board-1"]
     words += [
         "--broker",
         f"{broker.host}:{broker.port}",

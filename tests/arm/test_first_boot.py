@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arm.root import make_root
-from cutlayer.release import DeviceConfig
+from cutlayer_core.bundles.release import DeviceConfig
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.boot import MountedBoot

@@ -24,10 +24,10 @@ from safetensors.numpy import load_file
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from chaos.relay import Relay
-from cutlayer.broker import mosquitto_conf
 from cutlayer.demo import prepare
-from cutlayer.events import Resumed, Step
-from cutlayer.record import _lines, read_run
+from cutlayer.lab.broker import mosquitto_conf
+from cutlayer_core.record.events import Resumed, Step
+from cutlayer_core.record.record import _lines, read_run
 
 DEVICES = ("board-1", "board-2")
 EPOCHS, FAULTS_A_TRIAL, MEAN_PAUSE_S, LONGEST_S = 100, 20, 0.8, 240.0

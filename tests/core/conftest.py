@@ -1,7 +1,7 @@
 import pytest
 
-from cutlayer.codecs import Codecs
-from cutlayer.messages import Assignment, Augmentation
+from cutlayer_core.codecs import Codecs
+from cutlayer_core.wire.messages import Assignment, Augmentation
 
 
 @pytest.fixture

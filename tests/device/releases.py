@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from cutlayer.release import FORMAT_VERSION, MANIFEST, Release, hash_of
+from cutlayer_core.bundles.release import FORMAT_VERSION, MANIFEST, Release, hash_of
 from cutlayer_flash.unit import unit_text
 
 PROGRAM = """\
 #!{python}
 import os, socket, sys, time
-if sys.argv[2] == "check":
+if sys.argv[1] == "check":
     {check}
     print("it works")
     sys.exit(0)
@@ -32,8 +32,8 @@ def make_release(folder, name, *, check="pass", service="", after="", machine=""
     path = Path(folder) / f"cutlayer-{name}"
     (path / "bin").mkdir(parents=True)
     text = PROGRAM.format(python=sys.executable, name=name, check=check, service=service, after=after)
-    (path / "bin" / "cutlayer").write_text(text)
-    (path / "bin" / "cutlayer").chmod(0o755)
+    (path / "bin" / "cutlayer-device").write_text(text)
+    (path / "bin" / "cutlayer-device").chmod(0o755)
     (path / "cutlayer.service").write_text(unit_text(tls=False))
     (path / "config.toml").write_text("")
     (path / "ballast").write_bytes(bytes(size))

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from cutlayer.broker import split_address
-from cutlayer.errors import UserError
+from cutlayer_core.address import split_address
+from cutlayer_core.errors import UserError
 
 
 @pytest.mark.parametrize(

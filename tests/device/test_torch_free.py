@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 import cutlayer
+import cutlayer_core
 import cutlayer_device
-from cutlayer import data
-from cutlayer.record import Record, read_run
-from cutlayer.transports import MqttTransport
+from cutlayer_core.record.record import Record, read_run
+from cutlayer_core.samples import data
+from cutlayer_core.wire.transports import MqttTransport
 from harness import digits_trial
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     module.name
-    for package in (cutlayer, cutlayer_device)
+    for package in (cutlayer, cutlayer_core, cutlayer_device)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
     if not module.name.endswith("__main__")
 )
@@ -43,7 +44,7 @@ def test_the_boards_program_forbids_torch_to_itself():
 @pytest.mark.slow
 def test_an_environment_with_only_the_boards_packages_trains(broker, digits, tmp_path):
     """`pip install cutlayer[device]` in a new environment, then `python -m cutlayer_device`."""
-    from cutlayer_server.coordinator import Coordinator
+    from cutlayer_server.training.coordinator import Coordinator
 
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)

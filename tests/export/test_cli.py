@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cutlayer.bundle import read_bundle
-from cutlayer.cli import app
+from cutlayer.cli.main import app
+from cutlayer_core.bundles.bundle import read_bundle
 from cutlayer_cut.zoo.digits import DigitsNet
 from cutlayer_device.engines import load_engine
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from client_cases import CLIENTS, OPTIMIZERS, OTHERS, client, each
 from clients import SGD, certified, described, graphs_of
-from cutlayer.bundle import TOLERANCE
-from cutlayer.errors import UserError
-from cutlayer.optimizers import Adam, Sgd
-from cutlayer.recipe import InputSpec
+from cutlayer_core.bundles.bundle import TOLERANCE
+from cutlayer_core.errors import UserError
+from cutlayer_core.trial.optimizers import Adam, Sgd
+from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_export.certificate import CertificateError, _Drifts, _errors, _floor, certify
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_cut import Cutter, cut, list_cuts
 from cutlayer_cut.zoo.digits import DigitsNet
 from cutlayer_cut.zoo.lenet import LeNet

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cutlayer.bundle import read_bundle
-from cutlayer.errors import UserError
-from cutlayer.trial import read_trial
+from cutlayer_core.bundles.bundle import read_bundle
+from cutlayer_core.errors import UserError
+from cutlayer_core.trial.trial import read_trial
 from cutlayer_cut import client_of, cut_model
 from cutlayer_cut.zoo.digits import DigitsNet
 from cutlayer_export import export_bundle
 from cutlayer_export.certificate import CertificateError
-from cutlayer_export.optimizer_step import optimizer_step
+from cutlayer_export.graph.optimizer_step import optimizer_step
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_an_export_that_does_not_compute_what_torch_does_is_not_written(trial, t
         changed = msgspec.structs.replace(settings, weight_decay=0.1 if wrong == "weight_decay" else 0.0)
         return optimizer_step(params, gradients, state, learning_rate, step, changed)
 
-    monkeypatch.setattr("cutlayer_export.training_graph.optimizer_step", other)
+    monkeypatch.setattr("cutlayer_export.graph.training_graph.optimizer_step", other)
     with pytest.raises(CertificateError, match=r"stem.* differs from torch by"):
         export_bundle(trial.recipe, tmp_path / "b")
     assert not (tmp_path / "b").exists()

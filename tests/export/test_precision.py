@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from cutlayer.bundle import read_bundle
-from cutlayer.errors import UserError
+from cutlayer_core.bundles.bundle import read_bundle
+from cutlayer_core.errors import UserError
 from cutlayer_device.engines import load_engine
 from cutlayer_export.cli import Options, export
-from cutlayer_export.writers import Form
+from cutlayer_export.graph.form import Form
 
 MODEL = ("cutlayer_cut.zoo.lenet:LeNet", "none", "1x28x28", "{}", "", "", "")
 SAMPLES = np.random.default_rng(0).standard_normal((24, 1, 28, 28)).astype(np.float32)

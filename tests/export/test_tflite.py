@@ -5,8 +5,8 @@ from torch import nn
 
 from client_cases import CLIENTS, OPTIMIZERS, OTHERS, Function, client, each
 from clients import certified
-from cutlayer.errors import UserError
-from cutlayer_export.writers import Form
+from cutlayer_core.errors import UserError
+from cutlayer_export.graph.form import Form
 
 LEFT_OUT = {"volume"}
 TARGETS = ["xnnpack", pytest.param("generic", marks=pytest.mark.slow)]

@@ -8,9 +8,9 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
 from clients import IMAGE, graphs_of
+from cutlayer_export.graph.form import Form
 from cutlayer_export.tflite.file import ACTIVATIONS, KINDS, to_file
 from cutlayer_export.tflite.graph import Graph, entries
-from cutlayer_export.writers import Form
 
 NET = [
     nn.Conv2d(3, 8, 3, padding=1),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clients import certified, graphs_of
-from cutlayer.recipe import InputSpec
+from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_cut import Cutter, examples
 from cutlayer_cut.zoo.digits import DigitsNet
 from cutlayer_cut.zoo.lenet import LeNet
@@ -14,7 +14,7 @@ from cutlayer_cut.zoo.resnet import ResNet18
 from cutlayer_cut.zoo.resnet9 import ResNet9
 from cutlayer_cut.zoo.text_encoder import TextEncoder
 from cutlayer_cut.zoo.vgg import VGG11, VGG13
-from cutlayer_export.writers import TARGETS, Form
+from cutlayer_export.graph.form import TARGETS, Form
 
 pytestmark = pytest.mark.slow
 GREY, COLOUR = InputSpec(shape=(1, 28, 28)), InputSpec(shape=(3, 32, 32))

@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from cutlayer.release import read_release
+from cutlayer_core.bundles.release import read_release
 
 START, SECTORS = 8192, 131072
 TOOLS = "/usr/sbin:/sbin:" + os.environ["PATH"]

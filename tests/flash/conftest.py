@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cutlayer.release import DeviceConfig
+from cutlayer_core.bundles.release import DeviceConfig
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.building import Contents, build

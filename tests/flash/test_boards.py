@@ -2,7 +2,7 @@
 
 import pytest
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_flash.boards import BOARDS, SYSTEMS, target_of
 from cutlayer_flash.packages import requirements
 

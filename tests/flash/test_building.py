@@ -8,8 +8,8 @@ import tarfile
 
 import pytest
 
-from cutlayer.errors import UserError
-from cutlayer.release import DeviceConfig, hash_of
+from cutlayer_core.bundles.release import DeviceConfig, hash_of
+from cutlayer_core.errors import UserError
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import BOARDS, SYSTEMS, target_of
 from cutlayer_flash.building import Contents, build
@@ -57,7 +57,7 @@ def test_equal_inputs_give_equal_bytes_and_the_key_is_for_its_owner(digits, tmp_
     assert hash_of(one.path) == hash_of(two.path)
     assert one.packed_bytes < 150e6
     assert one.path.stat().st_mode & 0o777 == 0o600
-    assert (modes["tls/own.key"], modes["tls"], modes["bin/cutlayer"], modes["config.toml"]) == (
+    assert (modes["tls/own.key"], modes["tls"], modes["bin/cutlayer-device"], modes["config.toml"]) == (
         0o600,
         0o700,
         0o755,

@@ -10,8 +10,8 @@ import pytest
 import tomllib
 import yaml
 
-from cutlayer.errors import UserError
-from cutlayer.release import read_release
+from cutlayer_core.bundles.release import read_release
+from cutlayer_core.errors import UserError
 from cutlayer_flash.archive import Archive
 from cutlayer_flash.boot import ImageBoot, MountedBoot, first_boot_of
 from cutlayer_flash.first_boot import Setup, Wifi, files_for, write_first_boot
@@ -37,7 +37,7 @@ def archive(tmp_path):
     folder = make_release(tmp_path, "card", machine="aarch64", python="3.11")
     path = tmp_path / "board-1.tar.gz"
     path.write_bytes(b"a release")
-    from cutlayer.release import hash_of
+    from cutlayer_core.bundles.release import hash_of
 
     return Archive(path, read_release(folder), hash_of(path))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cutlayer.release import read_release
+from cutlayer_core.bundles.release import read_release
 from cutlayer_flash.ssh import problems_of
 from device.releases import make_release
 

@@ -15,7 +15,7 @@ def unit(tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.fail("this test needs systemd-analyze (apt-get install systemd)")
     path = tmp_path / "cutlayer.service"
-    path.write_text(unit_text(tls=True).replace("/opt/cutlayer/current/bin/cutlayer", "/bin/true"))
+    path.write_text(unit_text(tls=True).replace("/opt/cutlayer/current/bin/cutlayer-device", "/bin/true"))
     return path
 
 

@@ -21,12 +21,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutlayer.bundle import read_bundle
-from cutlayer.chunks import HEADER_BYTES, parse, parse_all, reset, split
-from cutlayer.codecs import Codecs, Fp8, Fp16, Fwq, IntQ, ProductQuantizer, Raw, SplitFC, TopK
-from cutlayer.codecs.lossless import expand, shrink
-from cutlayer.errors import ChunkError, CodecError, MessageError, PeerStartedAnew, RemoteProtocolError, UserError
-from cutlayer.messages import (
+from cutlayer_core.bundles.bundle import read_bundle
+from cutlayer_core.codecs import Codecs, Fp8, Fp16, Fwq, IntQ, ProductQuantizer, Raw, SplitFC, TopK
+from cutlayer_core.codecs.lossless import expand, shrink
+from cutlayer_core.errors import ChunkError, CodecError, MessageError, PeerStartedAnew, RemoteProtocolError, UserError
+from cutlayer_core.record.usage import Usage
+from cutlayer_core.schedules import Mode
+from cutlayer_core.trial.trial import read_trial
+from cutlayer_core.wire.chunks import HEADER_BYTES, parse, parse_all, reset, split
+from cutlayer_core.wire.messages import (
     Assignment,
     Augmentation,
     Begin,
@@ -55,10 +58,7 @@ from cutlayer.messages import (
     encode,
     encode_weights,
 )
-from cutlayer.schedules import Mode
-from cutlayer.session import Audience, Link, Role, Session
-from cutlayer.trial import read_trial
-from cutlayer.usage import Usage
+from cutlayer_core.wire.session import Audience, Link, Role, Session
 from cutlayer_device.engines.onnx_file import require_self_contained
 
 LONGEST_S = 1.0

@@ -6,7 +6,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_profiles.calibration import Stretch, _busy, calibrate, fit, plan_of
 from cutlayer_profiles.coefficients import Activity, board_named
 from cutlayer_profiles.meters import Root

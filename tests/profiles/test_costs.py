@@ -8,11 +8,11 @@ import sys
 import msgspec
 import pytest
 
-from cutlayer.energy import Energy
-from cutlayer.errors import UserError
-from cutlayer.events import ClientPass, Ended, EpochDone, Settled, Started, Step
-from cutlayer.record import Record, read_run
-from cutlayer.usage import Usage
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Energy
+from cutlayer_core.record.events import ClientPass, Ended, EpochDone, Settled, Started, Step
+from cutlayer_core.record.record import Record, read_run
+from cutlayer_core.record.usage import Usage
 from cutlayer_profiles.coefficients import board_named, corners
 from cutlayer_profiles.comparison.savings import compare_groups, ratio, series_of, spread
 from cutlayer_profiles.costs import costs_of, doubts_of, repeats

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_profiles.curve import Curve, Samples
 
 TIMES = np.array([0.0, 0.1, 0.2, 0.35, 0.4, 1.0])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_profiles.capture import capture, scrubbed
 from cutlayer_profiles.doctor import doctor
 from cutlayer_profiles.meters import Root, Settings, find_meters

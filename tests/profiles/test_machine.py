@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cutlayer.usage import Wifi
+from cutlayer_core.record.usage import Wifi
 from cutlayer_profiles.machine import (
     parse_busy_s,
     parse_iw_link,

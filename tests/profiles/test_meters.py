@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_profiles.meters import Root, Settings, battery, find_meters, ina, jetson, pmic, rapl, read_settings
 from profiles.boards import AGX_ORIN, HWMON, INA219, NANO, ORIN_NANO, PMIC, RAPL, board, pi5
 

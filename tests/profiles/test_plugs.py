@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cutlayer.transports import MqttTransport
+from cutlayer_core.wire.transports import MqttTransport
 from cutlayer_profiles.meters import Root, Settings
 from cutlayer_profiles.meters.plugs import parse_shelly, parse_tasmota, parse_zigbee2mqtt, probe
 from cutlayer_profiles.meters.settings import Shelly, Tasmota, Zigbee2Mqtt

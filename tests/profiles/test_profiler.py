@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from cutlayer.energy import Energy
-from cutlayer.errors import UserError
-from cutlayer.usage import Slot, Usage, Wifi
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Energy
+from cutlayer_core.record.usage import Slot, Usage, Wifi
 from cutlayer_profiles.choice import choose_profiler
 from cutlayer_profiles.coefficients import Activity, board_named, board_of, boards, estimate
 from cutlayer_profiles.curve import Curve, Samples

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_profiles.recordings import read_csv, read_tegrastats
 
 NANO = (

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cutlayer.energy import Energy
-from cutlayer.events import ClientPass, Ended, EpochDone, Joined, Missed, Quarantined, Resumed, Started
-from cutlayer.record import Record, read_run
-from cutlayer.usage import Slot, Usage
+from cutlayer_core.record.energy import Energy
+from cutlayer_core.record.events import ClientPass, Ended, EpochDone, Joined, Missed, Quarantined, Resumed, Started
+from cutlayer_core.record.record import Record, read_run
+from cutlayer_core.record.usage import Slot, Usage
 from cutlayer_profiles.report import write_report
 from cutlayer_profiles.report.charts import phase_chart
 from harness import digits_trial, run_trial

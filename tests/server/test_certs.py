@@ -14,13 +14,13 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from cutlayer import topics
-from cutlayer.endpoint import Endpoint
-from cutlayer.errors import TransportError, UserError
-from cutlayer.messages import Presence
-from cutlayer.record import Record
-from cutlayer.session import Role
-from cutlayer.transports import MqttTransport, load_tls
+from cutlayer_core.errors import TransportError, UserError
+from cutlayer_core.record.record import Record
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.endpoint import Endpoint
+from cutlayer_core.wire.messages import Presence
+from cutlayer_core.wire.session import Role
+from cutlayer_core.wire.transports import MqttTransport, load_tls
 from cutlayer_server import certs
 from cutlayer_server.certs import make_certificates
 

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from cutlayer.events import Ended, EpochDone, Joined, Missed, Started, Step
+from cutlayer_core.record.events import Ended, EpochDone, Joined, Missed, Started, Step
 from cutlayer_server.progress import ProgressDisplay
 
 EVENTS = [

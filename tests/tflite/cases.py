@@ -8,12 +8,12 @@ from torch import nn
 
 from client_cases import CLIENTS, OTHERS, client
 from clients import IMAGE, described
-from cutlayer.optimizers import Sgd
-from cutlayer.recipe import InputSpec
+from cutlayer_core.trial.optimizers import Sgd
+from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_cut import examples, training
-from cutlayer_export.draws import SeededDraws
+from cutlayer_export.graph.draws import SeededDraws
+from cutlayer_export.graph.training_graph import trace_inference, trace_training
 from cutlayer_export.tflite.writer import tflite_files
-from cutlayer_export.training_graph import trace_inference, trace_training
 
 STEP = Sgd(learning_rate=1.0)
 """With it a step of the optimizer is the gradient."""

@@ -1,28 +1,12 @@
-"""Engines: what executes the graphs of a bundle."""
+"""Engines: what executes the graphs of a bundle. A board has the runtime of its own bundle only."""
 
-from collections.abc import Callable
+from importlib import import_module
 
-from cutlayer.bundle import Bundle
-from cutlayer.errors import UserError
+from cutlayer_core.bundles.bundle import Bundle
+from cutlayer_core.engines import check_engine
 from cutlayer_device.engines.base import Engine, EngineState
 
-__all__ = ["ENGINES", "Engine", "EngineState", "load_engine"]
-
-
-def _onnx(bundle: Bundle, threads: int) -> Engine:
-    from cutlayer_device.engines.onnx import OnnxEngine
-
-    return OnnxEngine(bundle, threads)
-
-
-def _tflite(bundle: Bundle, threads: int) -> Engine:
-    from cutlayer_device.engines.tflite import TfliteEngine
-
-    return TfliteEngine(bundle, threads)
-
-
-ENGINES: dict[str, Callable[[Bundle, int], Engine]] = {"onnx": _onnx, "tflite": _tflite}
-"""The table of engines, by the name that a bundle's manifest gives. A board has the runtime of its own bundle only."""
+__all__ = ["Engine", "EngineState", "load_engine"]
 
 
 def load_engine(bundle: Bundle, threads: int) -> Engine:
@@ -31,7 +15,6 @@ def load_engine(bundle: Bundle, threads: int) -> Engine:
     Raises:
         UserError: this cutlayer does not have it, or the runtime that it needs is not installed.
     """
-    name = bundle.manifest.engine
-    if name not in ENGINES:
-        raise UserError(f"the bundle needs the engine {name!r}, this cutlayer has {', '.join(ENGINES)}")
-    return ENGINES[name](bundle, threads)
+    name = check_engine(bundle.manifest.engine, "the bundle's manifest.json")
+    engine: Engine = import_module(f"cutlayer_device.engines.{name}").load(bundle, threads)
+    return engine

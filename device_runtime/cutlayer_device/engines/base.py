@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.codecs import NOTHING
+from cutlayer_core.codecs import NOTHING
 
 __all__ = ["Engine", "EngineState"]
 

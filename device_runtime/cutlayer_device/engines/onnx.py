@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.bundle import Bundle
-from cutlayer.errors import LocalProtocolError, UserError
+from cutlayer_core.bundles.bundle import Bundle
+from cutlayer_core.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
 from cutlayer_device.engines.onnx_file import require_self_contained
 
@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError as error:
     raise UserError("the bundle needs onnxruntime: pip install 'cutlayer[device]'") from error
 
-__all__ = ["OnnxEngine"]
+__all__ = ["OnnxEngine", "load"]
 
 _Value = onnxruntime.OrtValue
 _Values = dict[str, Any]
@@ -126,6 +126,11 @@ class OnnxEngine:
 
 
 @cache
+def load(bundle: Bundle, threads: int) -> OnnxEngine:
+    """See `cutlayer_core.engines`."""
+    return OnnxEngine(bundle, threads)
+
+
 def _share_memory() -> None:
     """Let all sessions of this process take their memory from one place, which grows by what is asked for.
 

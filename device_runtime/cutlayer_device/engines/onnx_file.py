@@ -7,7 +7,7 @@ package, so the few fields that matter are followed here through the protocol-bu
 
 from collections.abc import Iterator
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 
 __all__ = ["require_self_contained"]
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.bundle import Bundle, filters_of
-from cutlayer.errors import LocalProtocolError, UserError
+from cutlayer_core.bundles.bundle import Bundle, filters_of
+from cutlayer_core.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
 from cutlayer_device.engines.tflite_graph import RUNTIME, TfliteGraph, keep_memory
 
-__all__ = ["TfliteEngine"]
+__all__ = ["TfliteEngine", "load"]
 
 _Arrays = dict[str, NDArray[Any]]
 
@@ -139,3 +139,8 @@ class TfliteEngine:
         if outputs.keys() & kept:
             self._current.clear()
         return outputs
+
+
+def load(bundle: Bundle, threads: int) -> TfliteEngine:
+    """See `cutlayer_core.engines`."""
+    return TfliteEngine(bundle, threads)

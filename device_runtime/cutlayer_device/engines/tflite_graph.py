@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 
 try:
     from ai_edge_litert import interpreter as runtime

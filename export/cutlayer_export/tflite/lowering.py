@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from cutlayer.errors import UserError
-from cutlayer_export import training_graph
+from cutlayer_core.errors import UserError
+from cutlayer_export.graph import training_graph
 from cutlayer_export.tflite import convolution, draws, elementwise, matrix, moving, normalisation, pooling, reductions
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.values import PerSample, Value, count, plain, scalar

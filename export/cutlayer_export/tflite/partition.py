@@ -1,4 +1,4 @@
-"""The training graph in two, as in `cutlayer_export.partition`, and parts of a graph in general."""
+"""The training graph in two, as in `cutlayer_export.graph.partition`, and parts of a graph in general."""
 
 from collections.abc import Iterable, Iterator
 

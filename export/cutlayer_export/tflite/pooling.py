@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cutlayer_export.operators import pooling_matrices
+from cutlayer_export.graph.operators import pooling_matrices
 from cutlayer_export.tflite.elementwise import positive
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.spread import interleave

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
 from cutlayer_export.tflite.file import to_file
 from cutlayer_export.tflite.graph import Graph, Tensor
 

@@ -7,8 +7,8 @@ import numpy as np
 from ai_edge_litert import interpreter as runtime
 from numpy.typing import NDArray
 
-from cutlayer.bundle import filters_of
-from cutlayer.errors import UserError
+from cutlayer_core.bundles.bundle import filters_of
+from cutlayer_core.errors import UserError
 
 __all__ = ["runner"]
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.errors import UserError
-from cutlayer_export.certificate import Graphs
-from cutlayer_export.tflite.file import to_file
+from cutlayer_core.errors import UserError
+from cutlayer_export.graph.form import Form, Graphs, Written, versions_of
+from cutlayer_export.graph.training_graph import Graph as Traced
+from cutlayer_export.tflite.file import SCHEMA_VERSION, to_file
 from cutlayer_export.tflite.filters import with_filters
 from cutlayer_export.tflite.fusion import fused
 from cutlayer_export.tflite.graph import Graph
@@ -15,9 +16,20 @@ from cutlayer_export.tflite.lowering import lower
 from cutlayer_export.tflite.partition import part, partition
 from cutlayer_export.tflite.precision import in_float16, in_int8
 from cutlayer_export.tflite.runner import runner
-from cutlayer_export.training_graph import Graph as Traced
 
-__all__ = ["in_precision", "tflite_files"]
+__all__ = ["in_precision", "tflite_files", "write"]
+
+
+def write(inference: Traced, training: Traced | None, form: Form) -> Written:
+    """See `cutlayer_core.engines`. Raises `UserError` as `tflite_files` and `in_precision`."""
+    delegated = form.target == "xnnpack"
+    files, graphs = tflite_files(inference, training, delegated)
+    versions, error = versions_of("flatbuffers", "ai-edge-litert"), 0.0
+    if form.precision != "float32":
+        files, error = in_precision(inference, delegated, form.precision, form.samples)
+    if form.precision == "int8":
+        versions |= versions_of("ai-edge-quantizer")
+    return Written(files, graphs, SCHEMA_VERSION, versions, error)
 
 
 def tflite_files(inference: Traced, training: Traced | None, delegated: bool) -> tuple[dict[str, bytes], Graphs]:

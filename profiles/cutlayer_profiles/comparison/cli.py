@@ -7,11 +7,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from cutlayer.console import print_wide
-from cutlayer.energy import Energy
-from cutlayer.errors import UserError
-from cutlayer.events import EpochDone
-from cutlayer.record import Run
+from cutlayer_core.console import print_wide
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.energy import Energy
+from cutlayer_core.record.events import EpochDone
+from cutlayer_core.record.record import Run
 from cutlayer_profiles.accounts import accounts_of, baselines_of
 from cutlayer_profiles.coefficients import Board, board_named, corners
 from cutlayer_profiles.comparison.page import label_of, write_page

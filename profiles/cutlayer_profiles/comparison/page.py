@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from cutlayer.files import replace_file
+from cutlayer_core.files import replace_file
 from cutlayer_profiles.comparison.savings import Comparison, Series
 from cutlayer_profiles.costs import Cost
 from cutlayer_profiles.report.charts import cost_chart

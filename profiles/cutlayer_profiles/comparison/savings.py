@@ -7,9 +7,9 @@ from itertools import accumulate
 from statistics import NormalDist, fmean, variance
 from typing import NamedTuple
 
-from cutlayer.errors import UserError
-from cutlayer.events import EpochDone
-from cutlayer.record import Run
+from cutlayer_core.errors import UserError
+from cutlayer_core.record.events import EpochDone
+from cutlayer_core.record.record import Run
 from cutlayer_profiles.coefficients import Board
 from cutlayer_profiles.costs import Cost, costs_of
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple, Protocol, final
 
-from cutlayer.energy import Kind, Scope
+from cutlayer_core.record.energy import Kind, Scope
 from cutlayer_profiles.meters.root import Root
 
 __all__ = ["Accuracy", "Finding", "Meter", "Source", "Status"]

@@ -7,7 +7,7 @@ Which rail is the whole module differs by board; adding up a total and its parts
 
 from collections.abc import Callable
 
-from cutlayer.energy import Scope
+from cutlayer_core.record.energy import Scope
 from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
 from cutlayer_profiles.meters.root import Root
 from cutlayer_profiles.meters.settings import Settings

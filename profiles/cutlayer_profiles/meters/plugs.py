@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from cutlayer.errors import CutlayerError
+from cutlayer_core.errors import CutlayerError
 from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
 from cutlayer_profiles.meters.root import Root
 from cutlayer_profiles.meters.settings import Plug, Settings, Shelly, Tasmota, Zigbee2Mqtt

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from cutlayer import toml
-from cutlayer.errors import UserError
+from cutlayer_core.errors import UserError
+from cutlayer_core.trial import toml
 
 __all__ = ["Plug", "Settings", "read_settings"]
 

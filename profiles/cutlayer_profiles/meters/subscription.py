@@ -3,8 +3,8 @@
 import os
 import time
 
-from cutlayer.broker import split_address
-from cutlayer.transports import MqttTransport
+from cutlayer_core.address import split_address
+from cutlayer_core.wire.transports import MqttTransport
 
 __all__ = ["Subscription"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from cutlayer.record import read_run
+from cutlayer_core.record.record import read_run
 from cutlayer_profiles.report.page import write_report
 
 __all__ = ["report"]

@@ -4,8 +4,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from cutlayer.events import ClientPass, EpochDone, Joined, Missed, Quarantined, Resumed
-from cutlayer.record import Run, read_run
+from cutlayer_core.record.events import ClientPass, EpochDone, Joined, Missed, Quarantined, Resumed
+from cutlayer_core.record.record import Run, read_run
 from cutlayer_profiles.report.charts import accuracy_chart, loss_chart, phase_chart, traffic_chart
 from cutlayer_profiles.report.spending import energy_charts, spending_of
 from cutlayer_profiles.templates import render_page

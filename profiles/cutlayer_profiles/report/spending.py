@@ -3,10 +3,10 @@
 from collections import defaultdict
 from typing import NamedTuple
 
-from cutlayer.energy import Energy
-from cutlayer.events import EpochDone
-from cutlayer.record import Run
-from cutlayer.usage import Usage
+from cutlayer_core.record.energy import Energy
+from cutlayer_core.record.events import EpochDone
+from cutlayer_core.record.record import Run
+from cutlayer_core.record.usage import Usage
 from cutlayer_profiles.accounts import Account, accounts_of, baselines_of, began_s, spent_by_epoch
 from cutlayer_profiles.report.charts import joules_chart, power_chart
 

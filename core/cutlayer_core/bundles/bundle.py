@@ -1,0 +1,289 @@
+"""A bundle: the client-side model as a board runs it. A directory, or one ``.zip`` of it.
+
+    manifest.json         what it is; the SHA-256 of every other file
+    params.safetensors    initial parameters, buffers and optimizer state
+    inference.<engine>    x, parameters, buffers -> smashed data, in eval mode
+    forward.<engine>      x, parameters, buffers -> smashed data, new buffers, saved tensors, in train mode
+    backward.<engine>     x, cut gradient, saved tensors, parameters, state, learning rate -> new parameters and state
+    <graph>-filters.<engine>  parameters, buffers -> weights of convolutions, where these stand in the file of that graph
+    certificate.json      how far the graphs are from torch
+
+A frozen client and a whole model have the first three and the last only; filters some TFLite bundles alone. Inputs and
+outputs of the graphs are named:
+``x``, ``z``, ``g``, ``learning_rate``, ``step``, ``seed``; ``params.<name>``, ``buffers.<name>``, ``state.<name>``; an
+output ``new_<input>`` replaces that input in the next step; ``saved.<number>`` goes from forward to backward.
+Outputs of filters are named after the byte at which they are to stand. What never changes stands inside the graphs.
+"""
+
+import hashlib
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from cutlayer_core.errors import UserError
+from cutlayer_core.trial.optimizers import Optimizer
+from cutlayer_core.trial.recipe import InputSpec, Spec
+
+__all__ = ["Bundle", "Certificate", "Client", "Manifest", "filters_of", "read_bundle", "write_bundle"]
+
+FORMAT_VERSION = 3
+TOLERANCE = 1e-4
+"""Largest relative error against torch with which a bundle may be used."""
+MAX_BUNDLE_BYTES = 1 << 30
+"""Of all files together, unpacked."""
+_MANIFEST, _PARAMS, _CERTIFICATE = "manifest.json", "params.safetensors", "certificate.json"
+_Arrays = dict[str, NDArray[Any]]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Client(_Record, frozen=True):
+    """The client-side model and its input: equal fingerprints mean that board and server train the same one."""
+
+    factory: str
+    kwargs: dict[str, Any]
+    cut: str
+    input: InputSpec
+    smashed: Spec
+    params: dict[str, Spec]
+    """Trained; with ``buffers`` they are the client weights that travel."""
+    buffers: dict[str, Spec]
+    """Changed by a forward pass in train mode."""
+    constants: str
+    """SHA-256 of everything else, which stands inside the graphs."""
+    optimizer: Optimizer | None
+    """None if the bundle cannot be trained."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of the above, in hexadecimal."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+class Manifest(_Record, frozen=True, omit_defaults=True):
+    """``manifest.json``."""
+
+    format_version: int
+    trial: str
+    client: Client
+    engine: str
+    opset: int
+    """Of ONNX's operators, or the version of TFLite's schema."""
+    versions: dict[str, str]
+    files: dict[str, str]
+    target: str = ""
+    """What TFLite graphs are made for: xnnpack or generic."""
+    precision: str = "float32"
+    """In which the graph of inference computes: float32, float16 or int8."""
+
+
+class Certificate(_Record, frozen=True, omit_defaults=True):
+    """``certificate.json``: greatest relative errors against torch, of the graphs in float32.
+
+    ``errors`` has one for the smashed data of each graph (``inference.z``, ``z``) and for each ``gradients.<name>``,
+    ``params.<name>``, ``buffers.<name>`` and ``state.<name>``; `cutlayer_export.certificate` says how they are taken.
+    """
+
+    steps: int
+    batch_sizes: tuple[int, ...]
+    errors: dict[str, float]
+    precision_error: float = 0.0
+    """What fewer bits add for inference: root mean square of the differences, relative to that of the smashed data."""
+
+    @property
+    def worst(self) -> float:
+        """The greatest of all errors, infinite if there is none or one is not a number."""
+        return max((math.inf if math.isnan(error) else error for error in self.errors.values()), default=math.inf)
+
+    @property
+    def valid(self) -> bool:
+        """Whether a board may use the bundle."""
+        return self.worst <= TOLERANCE
+
+
+def filters_of(graph: str) -> str:
+    """The name of the graph that computes what stands in the file of ``graph``."""
+    return f"{graph}-filters"
+
+
+class Bundle:
+    """A verified bundle in memory."""
+
+    def __init__(self, manifest: Manifest, files: Mapping[str, bytes], certificate: Certificate | None) -> None:
+        self.manifest, self.certificate, self._files = manifest, certificate, files
+
+    def graph(self, name: str) -> bytes:
+        """The graph "inference", "forward" or "backward", or the `filters_of` one of them."""
+        return self._files[f"{name}.{self.manifest.engine}"]
+
+    def has_graph(self, name: str) -> bool:
+        """Whether there is a graph of this name."""
+        return f"{name}.{self.manifest.engine}" in self._files
+
+    def arrays(self) -> _Arrays:
+        """Initial values by graph input name: ``params.*``, ``buffers.*``, ``state.*``."""
+        return dict(load_safetensors(self._files[_PARAMS]))
+
+    def require_certificate(self) -> None:
+        """Raise `UserError` unless the bundle may be used."""
+        if self.certificate is None:
+            raise UserError("the bundle has no certificate.json, so it may not be used: export it again")
+        missing = self._wanted_errors() - self.certificate.errors.keys()
+        if missing:
+            raise UserError(f"the bundle's certificate says nothing of {min(missing)}: export it again")
+        if not self.certificate.valid:
+            raise UserError(
+                f"the bundle's certificate shows an error of {self.certificate.worst:.1e} against torch, "
+                f"more than {TOLERANCE:.0e}, so it may not be used: export it again"
+            )
+
+    def require_training(self) -> None:
+        """Raise `UserError` unless the bundle may train."""
+        self.require_certificate()
+        if self.manifest.client.optimizer is None:
+            raise UserError("the bundle holds a frozen model, which cannot be trained: export it without --freeze")
+
+    def _wanted_errors(self) -> set[str]:
+        client = self.manifest.client
+        if client.optimizer is None:
+            return {"inference.z"}
+        trained = {f"{kind}.{name}" for kind in ("params", "gradients") for name in client.params}
+        return {"inference.z", "z"} | trained | {f"buffers.{name}" for name in client.buffers}
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle: a zip if ``path`` ends in .zip, else a directory. Returns the manifest with its file hashes."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    manifest = msgspec.structs.replace(manifest, files=hashes)
+    everything = {**files, _MANIFEST: msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in sorted(everything.items()):
+                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+        return manifest
+    path.mkdir(exist_ok=True)
+    for name, content in everything.items():
+        (path / name).write_bytes(content)
+    return manifest
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle and check every file against the manifest.
+
+    Raises:
+        UserError: missing, truncated, edited, or of another format version; the text says which file.
+    """
+    manifest = _read_manifest(path, _read_file(path, _MANIFEST, MAX_BUNDLE_BYTES))
+    files, room = {}, MAX_BUNDLE_BYTES
+    for name, wanted in manifest.files.items():
+        if name not in _allowed_files(manifest):
+            raise UserError(f"bundle {path}: the manifest names {name!r}, which no bundle of its kind has")
+        files[name] = _read_file(path, name, room)
+        room -= len(files[name])
+        if hashlib.sha256(files[name]).hexdigest() != wanted:
+            raise UserError(f"bundle {path}: {name} was changed after export (its SHA-256 differs): export it again")
+    for name in sorted(_wanted_files(manifest)):
+        if name not in files:
+            raise UserError(f"bundle {path}: the manifest does not list {name}: export it again")
+    _check_client(path, manifest.client)
+    _check_params(path, manifest.client, files[_PARAMS])
+    certificate = None
+    if _CERTIFICATE in files:
+        try:
+            certificate = msgspec.json.decode(files[_CERTIFICATE], type=Certificate)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise UserError(f"bundle {path}: {_CERTIFICATE} cannot be read: {error}") from error
+    return Bundle(manifest, files, certificate)
+
+
+def _graphs(manifest: Manifest) -> list[str]:
+    return ["inference"] if manifest.client.optimizer is None else ["inference", "forward", "backward"]
+
+
+def _wanted_files(manifest: Manifest) -> set[str]:
+    return {_PARAMS, *(f"{graph}.{manifest.engine}" for graph in _graphs(manifest))}
+
+
+def _allowed_files(manifest: Manifest) -> set[str]:
+    filters = {f"{filters_of(graph)}.{manifest.engine}" for graph in _graphs(manifest)}
+    return _wanted_files(manifest) | filters | {_CERTIFICATE}
+
+
+def _read_manifest(path: Path, content: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(content).get("format_version")
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"bundle {path}: has format version {version}, this cutlayer reads {FORMAT_VERSION}: export it again"
+            )
+        return msgspec.json.decode(content, type=Manifest)
+    except (msgspec.MsgspecError, AttributeError, RecursionError, UnicodeDecodeError) as error:
+        raise UserError(f"bundle {path}: {_MANIFEST} cannot be read, export it again: {error}") from error
+
+
+def _read_file(path: Path, name: str, room: int) -> bytes:
+    try:
+        if path.is_dir():
+            file_path = path / name
+            if file_path.is_symlink() or not file_path.is_file():
+                raise UserError(f"bundle {path}: {name} is missing or no plain file")
+            with file_path.open("rb") as file:
+                content = file.read(room + 1)
+        else:
+            with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+                content = member.read(room + 1)
+    except (OSError, KeyError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"bundle {path}: {name} cannot be read: {error}") from error
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"bundle {path}: {name} cannot be read: {error}") from error
+    if len(content) > room:
+        raise UserError(f"bundle {path}: it holds more than {MAX_BUNDLE_BYTES} bytes")
+    return content
+
+
+def _check_client(path: Path, client: Client) -> None:
+    """What types alone do not say of the input and its preparation."""
+    shape = client.input.shape
+    lengths = {1, shape[0]} if shape else {1}
+    fits = len(client.mean) in lengths and len(client.std) in lengths
+    if not shape or 0 in shape or client.input.dtype not in ("float32", "int64"):
+        raise UserError(f"bundle {path}: the manifest describes an input that cannot be: {shape} {client.input.dtype}")
+    if not fits or 0.0 in client.std or not all(map(math.isfinite, (*client.mean, *client.std))):
+        raise UserError(f"bundle {path}: the manifest's mean or std does not fit its input")
+
+
+def _check_params(path: Path, client: Client, content: bytes) -> None:
+    """Exactly the tensors that the manifest describes, and finite."""
+    try:
+        arrays: _Arrays = load_safetensors(content)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"bundle {path}: {_PARAMS} cannot be read: {error}") from error
+    wanted = {f"params.{name}": spec for name, spec in client.params.items()}
+    wanted |= {f"buffers.{name}": spec for name, spec in client.buffers.items()}
+    states = {name: array for name, array in arrays.items() if name.startswith("state.")}
+    for name, spec in wanted.items():
+        array = arrays.get(name)
+        if array is None or array.shape != spec.shape or str(array.dtype) != spec.dtype:
+            raise UserError(f"bundle {path}: {_PARAMS} does not hold {name} as the manifest describes it")
+    for name in arrays.keys() - wanted.keys() - states.keys():
+        raise UserError(f"bundle {path}: {_PARAMS} holds {name}, which the manifest does not describe")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"bundle {path}: {name} has entries that are not finite")

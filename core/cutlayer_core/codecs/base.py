@@ -1,0 +1,147 @@
+"""The contract that every codec keeps.
+
+A codec is a frozen struct whose fields are its settings, so a trial file, a message and a constructor call say the
+same thing. What varies from tensor to tensor (a scale, say) goes into the payload or into ``params``.
+
+    encode(tensor, seed, memory) -> Encoded(payload, params, context, memory)
+    decode(payload, params, shape) -> tensor      total: any bytes give an array or a `CodecError`
+    bits(shape) -> int                            8 * len(payload), known before encoding
+
+Some codecs of smashed data also decide about the cut gradient that answers: of what was not sent no gradient needs to
+come back (SplitFC, top-k), and the client may correct what comes (FedLite).
+
+    select(gradient, payload, shape) -> part      on the server: what the client needs, encoded by the other codec
+    part_shape(shape) -> shape                    of that part, known before
+    correct(part, context) -> gradient            on the board: what the client-side model is trained with
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer_core.errors import CodecError
+
+__all__ = ["NOTHING", "Arrays", "BaseCodec", "Encoded", "Payload", "check_length", "integer_param", "rows"]
+
+
+Payload: TypeAlias = bytes | memoryview
+"""Bytes on their way; a view spares a codec the copy out of its array."""
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+NOTHING: Arrays = MappingProxyType({})
+
+
+class Encoded(NamedTuple):
+    """An encoded tensor.
+
+    Attributes:
+        payload: the bytes that travel.
+        params: what decoding needs beside them.
+        context: what `BaseCodec.correct` needs when the gradient comes.
+        memory: what the next `BaseCodec.encode` of this sender may start from.
+    """
+
+    payload: Payload
+    params: dict[str, int]
+    context: Arrays = NOTHING
+    memory: Arrays = NOTHING
+
+
+class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id"):
+    """What codecs have in common; most leave gradients alone."""
+
+    @property
+    def id(self) -> str:
+        """The name on the wire."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def steady(self) -> "BaseCodec":
+        """What encodes smashed data that no gradient answers: without noise, which averages out no more where they are kept."""
+        return self
+
+    @property
+    def draws(self) -> bool:
+        """Whether `encode` draws at random, hence needs a seed."""
+        return False
+
+    def for_share(self, share: float) -> "BaseCodec":
+        """What encodes this share of a tensor with the budget of the whole."""
+        return self
+
+    def problem(self, shape: tuple[int, ...]) -> str:
+        """Why this codec does not take tensors of this shape, as ``<key>: found ..., allowed: ...``; empty if it does."""
+        return ""
+
+    def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
+        """Encode float32 of any shape, the batch first.
+
+        Args:
+            tensor: what travels.
+            seed: decides all that is drawn, if it `draws`.
+            memory: of the sender's last tensor; a start for what is searched, never needed.
+        """
+        raise NotImplementedError
+
+    def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Float32 of ``shape``. Raises `CodecError` for what `encode` cannot have made."""
+        raise NotImplementedError
+
+    def bits(self, shape: tuple[int, ...]) -> int:
+        """Payload size in bits; a multiple of 8."""
+        raise NotImplementedError
+
+    def part_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of what `select` gives for smashed data of ``shape``."""
+        return shape
+
+    def select(
+        self, gradient: NDArray[np.float32], payload: Payload, shape: tuple[int, ...], first: int = 0
+    ) -> NDArray[np.float32]:
+        """The part of the cut gradient that the client needs.
+
+        Args:
+            gradient: its samples from ``first`` on, or some of these.
+            payload: which it answers.
+            shape: of the smashed data in that payload.
+            first: number of the first sample.
+        """
+        return gradient
+
+    def correct(
+        self, part: NDArray[np.float32], shape: tuple[int, ...], context: Arrays = NOTHING
+    ) -> NDArray[np.float32]:
+        """The cut gradient of ``shape`` that the client uses, from the part that came and its own context."""
+        return part
+
+
+def check_length(payload: Payload, shape: tuple[int, ...], bits: Callable[[tuple[int, ...]], int]) -> None:
+    """Compare shape with payload before either is used; ``bits`` is the codec's.
+
+    Raises:
+        CodecError: a dimension below 1, or a payload of another length than the shape needs.
+    """
+    wanted = bits(shape) if shape and all(size >= 1 for size in shape) else 0
+    if 8 * len(payload) != wanted or not wanted:
+        raise CodecError(f"a payload of {len(payload)} bytes does not fit shape {shape}, which needs {wanted // 8}")
+
+
+def integer_param(params: Mapping[str, int], name: str, low: int, high: int) -> int:
+    """The parameter ``name``, bounds included.
+
+    Raises:
+        CodecError: missing, not an integer, or out of bounds.
+    """
+    value = params.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise CodecError(f"codec parameter {name!r} must be an integer from {low} to {high}, found {value!r}")
+    return value
+
+
+def rows(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Samples, and entries a sample."""
+    return shape[0], math.prod(shape[1:])

@@ -1,0 +1,49 @@
+"""An entropy coder behind any codec: Zstandard, for what the codec left to be had.
+
+The package has no wheels for 32-bit ARM, so it is imported only where a trial wants it.
+"""
+
+from types import ModuleType
+
+from cutlayer_core.codecs.base import Payload
+from cutlayer_core.errors import CodecError, UserError
+
+__all__ = ["expand", "shrink"]
+
+_LEVEL = 3
+_LARGEST_WINDOW = 1 << 23
+"""Bytes of memory beside the payload itself; what level 3 needs, four times over."""
+
+
+def shrink(payload: Payload) -> bytes | None:
+    """The payload in fewer bytes; None if there is no way. Raises `UserError` without the package zstandard."""
+    shrunk: bytes = _zstandard().ZstdCompressor(level=_LEVEL, write_checksum=False).compress(payload)
+    return shrunk if len(shrunk) < len(payload) else None
+
+
+def expand(shrunk: Payload, size: int) -> bytes:
+    """The payload of ``size`` bytes.
+
+    Raises:
+        CodecError: it is not of that size, which is known before anything is made room for, or cannot be read.
+        UserError: the package zstandard is missing.
+    """
+    zstandard = _zstandard()
+    try:
+        announced = zstandard.frame_content_size(shrunk)
+        if announced != size:
+            raise CodecError(f"a compressed payload announces {announced} bytes, {size} are needed")
+        payload: bytes = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompress(shrunk)
+    except zstandard.ZstdError as error:
+        raise CodecError(f"a compressed payload cannot be read: {error}") from error
+    return payload
+
+
+def _zstandard() -> ModuleType:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UserError(
+            "codec.lossless: found 'zstd', for which the package zstandard is missing here: install it, or set 'none'"
+        ) from error
+    return zstandard

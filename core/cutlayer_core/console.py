@@ -1,0 +1,81 @@
+"""What every command has in common: exit statuses, one-line errors, and signals that end it cleanly."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cutlayer_core.errors import CutlayerError, UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["FAILED", "INTERRUPTED", "USER_MISTAKE", "command", "exit_status", "print_wide", "stop_on_sigterm"]
+
+FAILED = 1
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def exit_status() -> Iterator[None]:
+    """Turn our errors into one line on stderr and an exit status: 2 for the user's mistake, 1 for any other.
+
+    What is not ours is a bug, and keeps its traceback.
+    """
+    try:
+        yield
+    except CutlayerError as error:
+        print(f"cutlayer: {error}", file=sys.stderr)
+        sys.exit(USER_MISTAKE if isinstance(error, UserError) else FAILED)
+    except OSError as error:  # a file or folder that cannot be read or written
+        print(f"cutlayer: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        print("cutlayer: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    # Who was started with nohup stays deaf to SIGHUP.
+    signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    previous = [signal.signal(each, interrupt) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, previous, strict=True):
+            signal.signal(each, handler)
+
+
+@contextmanager
+def command(extra: str, *modules: str) -> Iterator[None]:
+    """Check that what a command needs is installed, then run it with our exit statuses.
+
+    torch is in no extra on purpose: which build (CPU, CUDA) is the user's choice, and the wrong one is gigabytes.
+    """
+    with exit_status(), stop_on_sigterm():
+        missing = [name for name in modules if find_spec(name) is None]
+        if "torch" in missing:
+            raise UserError("this command needs PyTorch: install the build for your machine first (docs/install.md)")
+        if missing:
+            raise UserError(f"this command needs {', '.join(missing)}: pip install 'cutlayer[{extra}]'")
+        yield
+
+
+def print_wide(table: "Table") -> None:
+    """Print a table as wide as it is: a terminal may wrap it, but nothing is left out."""
+    from rich.console import Console  # not for commands that print none
+
+    for column in table.columns:
+        column.no_wrap = True
+    console = Console(highlight=False, markup=False)  # names may come over a network
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(highlight=False, markup=False, width=width).print(table)

@@ -1,0 +1,42 @@
+"""The engines that run a bundle on a board: one table, which device, export, flash and command line read.
+
+An engine NAME has a row here, a module ``cutlayer_device.engines.NAME`` with a function ``load``, and a package
+``cutlayer_export.NAME`` whose module ``writer`` has a function ``write``.
+"""
+
+from typing import NamedTuple
+
+from cutlayer_core.errors import UserError
+
+__all__ = ["ENGINES", "EngineNeeds", "check_engine"]
+
+
+class EngineNeeds(NamedTuple):
+    """What an engine needs to be installed.
+
+    Attributes:
+        device_extra: of cutlayer, on the board.
+        runtimes: modules of which the board needs one.
+        export_extra: of cutlayer, where bundles are exported.
+        writes_with: modules that an export needs, all of them.
+    """
+
+    device_extra: str
+    runtimes: tuple[str, ...]
+    export_extra: str
+    writes_with: tuple[str, ...]
+
+
+ENGINES = {
+    "onnx": EngineNeeds("device", ("onnxruntime",), "export", ("onnx", "onnxscript", "onnxruntime")),
+    "tflite": EngineNeeds(
+        "device-tflite", ("ai_edge_litert", "tflite_runtime"), "tflite", ("flatbuffers", "ai_edge_litert")
+    ),
+}
+
+
+def check_engine(name: str, where: str) -> str:
+    """``name`` itself. Raises `UserError`, which says ``where`` it was found, if there is no such engine."""
+    if name not in ENGINES:
+        raise UserError(f"{where}: found the engine {name!r}, allowed: {', '.join(ENGINES)}")
+    return name

@@ -1,0 +1,58 @@
+"""Messages from the server to all devices, over one transport: published once, counted, and taken by their numbers."""
+
+import logging
+
+from cutlayer_core.codecs import Payload
+from cutlayer_core.errors import ChunkError
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.messages import Header, Message
+from cutlayer_core.wire.presence import Process
+from cutlayer_core.wire.session import Audience, Speaker
+from cutlayer_core.wire.traffic import Traffic, largest_chunk
+from cutlayer_core.wire.transports import Packet, Transport
+
+__all__ = ["Broadcasts"]
+
+_log = logging.getLogger(__name__)
+
+
+class Broadcasts:
+    """Both sides of the topic that all devices read; a process uses one of them.
+
+    Args:
+        own: this process.
+        transport: connected.
+        traffic: where packets are counted.
+    """
+
+    def __init__(self, own: Process, transport: Transport, traffic: Traffic) -> None:
+        self._transport, self._traffic, self._topic = transport, traffic, topics.gradient(own.trial)
+        self._speaker = Speaker(own.epoch, largest_chunk(transport, self._topic))
+        self._audience: Audience | None = None
+
+    def publish(self, header: Header, payload: Payload) -> int:
+        """Send a message to all devices, once; returns the number by which each is to be told of it."""
+        number, frames = self._speaker.frames(Message(header, payload))
+        for frame in frames:
+            self._traffic.sent_bytes[topics.SERVER] += self._transport.publish(self._topic, frame)
+        return number
+
+    def listen(self, server_epoch: int) -> None:
+        """Take messages to all from this process of the server."""
+        self._audience = Audience(server_epoch)
+        self._transport.subscribe(self._topic)
+
+    def take(self, number: int) -> Message | None:
+        """The message to all of this number, if it is here. Raises `MessageError` if it is none."""
+        assert self._audience is not None, "only who listens is told of one"
+        return self._audience.take(number)
+
+    def overhear(self, packet: Packet) -> None:
+        """Take a part of a message to all; a damaged one is dropped, and will be asked for."""
+        if self._audience is None:
+            return
+        self._traffic.received_bytes[topics.SERVER] += packet.wire_bytes
+        try:
+            self._audience.receive(packet.payload)
+        except ChunkError as error:
+            _log.warning("dropped a frame to all devices: %s", error)

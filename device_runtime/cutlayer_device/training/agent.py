@@ -1,0 +1,97 @@
+"""The board's side of a trial: take part until the server ends it, also through crashes of either side."""
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from cutlayer_core.bundles.bundle import Bundle
+from cutlayer_core.errors import PeerStartedAnew
+from cutlayer_core.samples import data
+from cutlayer_core.wire import topics
+from cutlayer_core.wire.messages import Presence
+from cutlayer_core.wire.presence import new_epoch, will_of
+from cutlayer_core.wire.transports import LastWill, Transport
+from cutlayer_device.engines import load_engine
+from cutlayer_device.training.participation import Board, Participation
+from cutlayer_device.training.states import States
+from cutlayer_profiles.profiler import Profiler
+
+__all__ = ["Agent", "Connect", "birth_of"]
+
+Connect = Callable[[LastWill, float], Transport]
+"""Makes a connection with this last will, waiting so many seconds for a broker."""
+_log = logging.getLogger(__name__)
+
+
+def birth_of(bundle: Bundle, trial: str, device: str, samples: int) -> Presence:
+    """What a device announces itself with."""
+    client, engine = bundle.manifest.client.fingerprint, bundle.manifest.engine
+    return Presence(
+        trial=trial, device=device, online=True, epoch=new_epoch(), samples=samples, bundle=client, engine=engine
+    )
+
+
+class Agent:
+    """One device in one trial.
+
+    Args:
+        bundle: a certified bundle.
+        samples: this device's own training samples.
+        birth: from `birth_of`.
+        connect: called each time that the device takes part anew.
+        states: where its states are kept, and found after a crash.
+        threads: threads that the engine may use, 0 for as many as it likes.
+        profiler: keeps an account of what each pass cost, if there is to be one.
+        first_wait_s: for the broker, the first time.
+
+    Attributes:
+        runtime: name and version of what executes the bundle's graphs.
+
+    Raises:
+        UserError: the bundle may not train, or the runtime that it needs is not installed.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        samples: data.Samples,
+        birth: Presence,
+        connect: Connect,
+        states: States,
+        threads: int = 0,
+        profiler: Profiler | None = None,
+        first_wait_s: float = 10.0,
+    ) -> None:
+        bundle.require_certificate()
+        self._birth, self._connect, self._states = birth, connect, states
+        self._first_wait_s = first_wait_s
+        engine = load_engine(bundle, threads)
+        self.runtime = engine.runtime
+        self._board = Board(bundle, engine, samples, states, profiler)
+
+    def run(self) -> str:
+        """Take part until the server ends the trial; returns the server's reason.
+
+        When the server starts anew, so does this device, from the state that the server then names.
+
+        Raises:
+            PeerLost: the server died and did not come back within the trial's patience.
+            TrialFailed: the server gave up, or refused this device.
+            RemoteError: the server broke the protocol.
+            TransportError: there is no broker.
+            OSError: a state cannot be written; those before it are still there.
+        """
+        wait_s = self._first_wait_s
+        while True:
+            birth = msgspec.structs.replace(
+                self._birth, epoch=new_epoch(), run=self._states.run, held=self._states.held
+            )
+            transport = self._connect(will_of(topics.state(birth.trial, birth.device), birth), wait_s)
+            wait_s = float("inf")  # the broker was there, so it may come back
+            try:
+                return Participation(self._board, birth, transport).run()
+            except PeerStartedAnew as error:
+                _log.warning("%s: joining again", error)
+            finally:
+                transport.close()

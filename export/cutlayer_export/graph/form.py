@@ -1,0 +1,98 @@
+"""In which form graphs are written, and what a writer gives back: the same for every engine."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from cutlayer_core.engines import ENGINES
+from cutlayer_core.errors import UserError
+
+__all__ = ["FLOAT32_ONNX", "PRECISIONS", "TARGETS", "Arrays", "Form", "Graphs", "Run", "Written", "versions_of"]
+
+Arrays = dict[str, NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
+"""A graph as a function of its named inputs to its named outputs."""
+
+TARGETS = ("xnnpack", "generic")
+"""What graphs are made for.
+
+* xnnpack: runtimes that hand operations to XNNPACK, as those of 64-bit boards do. Weights of convolutions stand in the
+  files, and masks are products instead of comparisons, which XNNPACK does not have.
+* generic: any runtime. Parameters are inputs of every graph.
+"""
+
+
+PRECISIONS = ("float32", "float16", "int8")
+"""Of what is not trained; see `tflite.precision`."""
+
+
+class Form(NamedTuple):
+    """How graphs are written.
+
+    Attributes:
+        engine: of `cutlayer_core.engines.ENGINES`.
+        target: of `TARGETS`, for TFLite.
+        precision: of `PRECISIONS`.
+        samples: representative ones for int8, (N, *input).
+    """
+
+    engine: str = "onnx"
+    target: str = TARGETS[0]
+    precision: str = PRECISIONS[0]
+    samples: NDArray[Any] | None = None
+
+    def check(self, *, trains: bool) -> None:
+        """Raise `UserError` unless there is a way to write graphs in this form."""
+        for name, allowed in (("engine", ENGINES), ("target", TARGETS), ("precision", PRECISIONS)):
+            if (found := getattr(self, name)) not in allowed:
+                raise UserError(f"--{name}: found {found!r}, allowed: {', '.join(allowed)}")
+        if self.precision == "float32":
+            return
+        if self.engine != "tflite":
+            raise UserError(f"--precision {self.precision}: allowed with --engine tflite")
+        if trains:
+            raise UserError(
+                f"--precision {self.precision}: a board trains in float32; allowed with --freeze or --cut none"
+            )
+        if self.precision == "int8" and (self.samples is None or self.samples.dtype != "float32"):
+            raise UserError("--precision int8: needs --calibration, a file or folder of representative float32 inputs")
+
+
+FLOAT32_ONNX = Form()
+"""What is written if nothing else is wanted."""
+
+
+class Graphs(NamedTuple):
+    """Exported graphs as functions from the values that they may want to their outputs, computed by the stock runtime.
+
+    ``backward`` gives ``gradients.*`` as well. The last two are None for a frozen client.
+    """
+
+    inference: Run
+    forward: Run | None = None
+    backward: Run | None = None
+
+
+class Written(NamedTuple):
+    """The graphs of a bundle.
+
+    Attributes:
+        files: by graph name.
+        graphs: the same as functions, in float32; that of backward gives gradients too.
+        opset: see `cutlayer_core.bundles.bundle.Manifest`.
+        versions: of the packages that wrote and ran them.
+        precision_error: see `cutlayer_core.bundles.bundle.Certificate`.
+    """
+
+    files: Mapping[str, bytes]
+    graphs: Graphs
+    opset: int
+    versions: Mapping[str, str]
+    precision_error: float = 0.0
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """The installed versions of packages."""
+    return {name: version(name) for name in packages}

@@ -1,0 +1,1 @@
+"""Writes the traced training step as ONNX graphs."""

@@ -1,0 +1,198 @@
+"""The operators of `operators` in ONNX, for `torch.onnx.export`: the table of translations."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import torch
+from onnxscript import opset18
+
+from cutlayer_export.graph.operators import pooling_matrices
+from cutlayer_export.onnx import convolution as onnx_convolution
+from cutlayer_export.onnx.convolution import integers, sizes
+
+__all__ = ["TRANSLATIONS"]
+
+op: Any = opset18
+_FLOAT, _INT32, _INT64, _DOUBLE, _UINT32 = 1, 6, 7, 11, 12
+"""Element types, by ONNX's numbers."""
+
+
+def _floats(values: Any) -> Any:
+    return op.Constant(value=onnx_ir.tensor(np.asarray(values, np.float32)))
+
+
+def _relu_grad(dy: Any, y: Any) -> Any:
+    return op.Mul(dy, op.Cast(op.Greater(y, _floats(0.0)), to=_FLOAT))
+
+
+def _between_grad(dy: Any, x: Any, low: float, high: float) -> Any:
+    inside = op.And(op.Greater(x, _floats(low)), op.Less(x, _floats(high)))
+    return op.Mul(dy, op.Cast(inside, to=_FLOAT))
+
+
+def _channel_sum(x: Any) -> Any:
+    rank = len(x.shape)
+    inner = op.ReduceSum(x, integers(range(2, rank)), keepdims=0) if rank > 2 else x
+    return op.ReduceSum(inner, integers([0]), keepdims=0)
+
+
+def _scale_shift(x: Any, scale: Any, shift: Any) -> Any:
+    # The one operation that does both in a single pass over x.
+    channels = sizes(scale)[0]
+    return op.BatchNormalization(x, scale, shift, _floats(np.zeros(channels)), _floats(np.ones(channels)), epsilon=0.0)
+
+
+def _scale_channels(x: Any, scale: Any) -> Any:
+    return op.Mul(x, op.Reshape(scale, integers([1, -1] + [1] * (len(x.shape) - 2))))
+
+
+def _batch_norm_train(x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
+    # The runtime writes the statistics where it found the running ones, so it is given tensors that nobody else reads.
+    # With a momentum of 0 their values do not matter.
+    scratch = op.Neg(weight), op.Neg(bias)
+    return op.BatchNormalization(x, weight, bias, *scratch, training_mode=1, momentum=0.0, epsilon=epsilon)
+
+
+def _max_pool(
+    x: Any, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], ceil: bool
+) -> Any:
+    geometry = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *padding], "dilations": dilation}
+    return op.MaxPool(x, **geometry, ceil_mode=int(ceil))[0]
+
+
+def _max_pool_grad(
+    dy: Any,
+    x: Any,
+    y: Any,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil: bool,
+) -> Any:
+    size, out = sizes(x)[-len(kernel) :], sizes(y)[-len(kernel) :]
+    geometry = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *padding], "dilations": dilation}
+    tiled = [k * o for k, o in zip(kernel, out, strict=True)] == size and list(kernel) == list(stride)
+    if tiled and list(kernel) == [2, 2]:
+        return op.MaxUnpool(dy, _first_of_four(x, y), kernel_shape=kernel, strides=stride)
+    _, positions = op.MaxPool(x, **geometry, ceil_mode=int(ceil))
+    # Positions count through the whole tensor.
+    zeros = op.Mul(op.Reshape(x, integers([-1])), _floats(0.0))
+    flat = op.ScatterElements(
+        zeros, op.Reshape(positions, integers([-1])), op.Reshape(dy, integers([-1])), axis=0, reduction="add"
+    )
+    return op.Reshape(flat, op.Shape(x))
+
+
+def _first_of_four(x: Any, y: Any) -> Any:
+    """Where in x (B, C, H, W) the first greatest entry of each 2x2 window stands, counted through the whole tensor.
+
+    The runtime's pooling is slow where it has to find positions, so they are found from values: those of the
+    whole window, of its first place, its first row and its first column.
+    """
+    channels, height, width = sizes(x)[1:]
+    first, row, column = (op.MaxPool(x, kernel_shape=part, strides=[2, 2])[0] for part in ([1, 1], [1, 2], [2, 1]))
+    in_second_row = op.Less(row, y)
+    fourth = op.And(in_second_row, op.Less(column, y))
+    second_or_later, third_or_later = op.Cast(op.Less(first, y), to=_FLOAT), op.Cast(in_second_row, to=_FLOAT)
+    place = op.Add(op.Add(second_or_later, op.Mul(third_or_later, _floats(width - 1.0))), op.Cast(fourth, to=_FLOAT))
+    corners = np.arange(channels * height * width).reshape(1, channels, height, width)[..., ::2, ::2]
+    batch = op.Squeeze(op.Shape(x, start=0, end=1))
+    samples = op.Mul(op.Range(_int64(0), batch, _int64(1)), _int64(channels * height * width))
+    starts = op.Add(op.Reshape(samples, integers([-1, 1, 1, 1])), integers(corners))
+    return op.Add(starts, op.Cast(place, to=_INT64))
+
+
+def _average_pool_grad(dy: Any, size: Sequence[int], shares: Sequence[float]) -> Any:
+    matrices = [np.asarray(matrix) for matrix in pooling_matrices(dy, size, shares)]
+    rank = len(dy.shape)
+    for axis, matrix in zip(range(rank - len(size), rank), matrices, strict=True):
+        if axis == rank - 1:
+            dy = op.MatMul(dy, _floats(matrix))
+        elif axis == rank - 2:
+            dy = op.MatMul(_floats(matrix.T), dy)
+        else:
+            order = [*range(axis), *range(axis + 1, rank), axis]
+            moved = op.MatMul(op.Transpose(dy, perm=order), _floats(matrix))
+            dy = op.Transpose(moved, perm=[order.index(each) for each in range(rank)])
+    return dy
+
+
+def _embedding_grad(dy: Any, indices: Any, rows: int, padding_index: int) -> Any:
+    table = op.ConstantOfShape(integers([rows, sizes(dy)[-1]]), value=onnx_ir.tensor(np.zeros(1, np.float32)))
+    return _embedding_grad_onto(table, dy, indices, padding_index)
+
+
+def _embedding_grad_onto(base: Any, dy: Any, indices: Any, padding_index: int) -> Any:
+    width = sizes(dy)[-1]
+    flat = op.Reshape(indices, integers([-1, 1]))
+    updates = op.Reshape(dy, integers([-1, width]))
+    if padding_index >= 0:
+        updates = op.Mul(updates, op.Cast(op.Not(op.Equal(flat, integers([padding_index]))), to=_FLOAT))
+    return op.ScatterND(base, flat, updates, reduction="add")
+
+
+def _bernoulli(seed: Any, like: Any, probability: float, stream: int) -> Any:
+    start = op.Add(op.Cast(seed, to=_INT32), _int32(stream * 0x85EBCA77))
+    key = _mixed(op.Add(_mixed(start), _int32(0x27D4EB2F)))
+    count = op.Cast(op.Size(like), to=_INT32)
+    counter = op.Range(_int32(0), count, _int32(1))
+    bits = op.Cast(_mixed(op.Add(op.Mul(counter, _int32(0x9E3779B1)), key)), to=_UINT32)
+    drawn = op.Cast(op.BitShift(bits, _uint32(1), direction="RIGHT"), to=_INT32)
+    kept = op.Cast(op.Less(drawn, _int32(min(round(probability * 2**31), 2**31 - 1))), to=_FLOAT)
+    return op.Reshape(kept, op.Shape(like))
+
+
+def _one_minus_power(base: float, exponent: Any) -> Any:
+    one, count = _float64(1.0), op.Cast(exponent, to=_DOUBLE)
+    return op.Cast(op.Sub(one, op.Pow(_float64(base), count)), to=_FLOAT)
+
+
+def _mixed(bits: Any) -> Any:
+    """MurmurHash3's finalizer: int32 for products, which wrap; uint32 for shifts, which shift zeros in."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = op.Mul(_folded(bits, shift), _int32(factor))
+    return _folded(bits, 16)
+
+
+def _folded(bits: Any, shift: int) -> Any:
+    unsigned = op.Cast(bits, to=_UINT32)
+    return op.Cast(op.BitwiseXor(unsigned, op.BitShift(unsigned, _uint32(shift), direction="RIGHT")), to=_INT32)
+
+
+def _float64(value: float) -> Any:
+    return op.Constant(value=onnx_ir.tensor(np.array(value, np.float64)))
+
+
+def _int64(value: int) -> Any:
+    return op.Constant(value=onnx_ir.tensor(np.array(value, np.int64)))
+
+
+def _int32(value: int) -> Any:
+    return op.Constant(value=onnx_ir.tensor(np.array(value & 0xFFFFFFFF, np.uint32).view(np.int32)))
+
+
+def _uint32(value: int) -> Any:
+    return op.Constant(value=onnx_ir.tensor(np.array(value, np.uint32)))
+
+
+_ours = torch.ops.cutlayer
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    _ours.average_pool_grad.default: _average_pool_grad,
+    _ours.batch_norm_train.default: _batch_norm_train,
+    _ours.bernoulli.default: _bernoulli,
+    _ours.between_grad.default: _between_grad,
+    _ours.channel_sum.default: _channel_sum,
+    _ours.convolution_grad_input.default: onnx_convolution.grad_input,
+    _ours.convolution_grad_weight.default: onnx_convolution.grad_weight,
+    _ours.embedding_grad.default: _embedding_grad,
+    _ours.embedding_grad_onto.default: _embedding_grad_onto,
+    _ours.max_pool.default: _max_pool,
+    _ours.max_pool_grad.default: _max_pool_grad,
+    _ours.one_minus_power.default: _one_minus_power,
+    _ours.relu_grad.default: _relu_grad,
+    _ours.scale_channels.default: _scale_channels,
+    _ours.scale_shift.default: _scale_shift,
+}

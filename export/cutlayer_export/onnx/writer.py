@@ -1,0 +1,193 @@
+"""Traced graphs as ONNX models of standard operations, with our input and output names."""
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir
+import onnxruntime
+import torch
+from onnx_ir.passes import common
+from onnxscript.optimizer._constant_folding import (
+    DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
+    DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
+    FoldConstantsPass,
+)
+from torch import nn
+
+from cutlayer_core.errors import UserError
+from cutlayer_export.graph.form import Arrays, Form, Graphs, Written, versions_of
+from cutlayer_export.graph.partition import partition
+from cutlayer_export.graph.rewrites import scale_weights_instead
+from cutlayer_export.graph.training_graph import Graph
+from cutlayer_export.onnx.operators import TRANSLATIONS
+
+__all__ = ["OPSET", "onnx_files", "to_onnx", "write"]
+
+OPSET = 18
+
+
+def write(inference: Graph, training: Graph | None, form: Form) -> Written:
+    """See `cutlayer_core.engines`. Raises `UserError` as `to_onnx`."""
+    files, graphs = onnx_files(inference, training)
+    return Written(files, graphs, OPSET, versions_of("onnx", "onnxruntime"))
+
+
+def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, bytes], Graphs]:
+    """The files of a bundle by graph name, and the same graphs as functions.
+
+    Raises:
+        UserError: as `to_onnx`.
+    """
+    files = {"inference": to_onnx(inference).SerializeToString(deterministic=True)}
+    if training is None:
+        return files, Graphs(_session(files["inference"]))
+    joint = to_onnx(training)
+    steps = zip(("forward", "backward"), partition(joint), strict=True)
+    files |= {name: model.SerializeToString(deterministic=True) for name, model in steps}
+    with_gradients = (each.SerializeToString() for each in partition(joint, with_gradients=True))
+    return files, Graphs(*map(_session, (files["inference"], *with_gradients)))
+
+
+def to_onnx(graph: Graph) -> onnx.ModelProto:
+    """ONNX model of ``graph``. Constants are initializers; everything else is an input, so new values can be given.
+
+    Raises:
+        UserError: the graph has an operation that ONNX does not have.
+    """
+    scale_weights_instead(graph.module)
+    inputs = tuple(graph.inputs.values())
+    dynamic = tuple({0: torch.export.Dim.DYNAMIC} if name in ("x", "g") else None for name in graph.inputs)
+    with _quiet():
+        try:
+            program = torch.export.export(_Positional(graph.module), inputs, dynamic_shapes=(dynamic,), strict=False)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=False,
+                verbose=False,
+                custom_translation_table=TRANSLATIONS,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise UserError(
+                f"the part before the cut cannot be exported to ONNX: {(culprit := _culprit(error))}{graph.owner(culprit)}; "
+                "cut before it"
+            ) from error
+    assert exported is not None
+    model = onnx_ir.to_proto(_optimized(exported.model))
+    _rename(model, list(graph.inputs), graph.outputs)
+    _drop_unused_outputs(model)
+    _freeze(model, graph)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _optimized(model: onnx_ir.Model) -> onnx_ir.Model:
+    """Fold constants, and compute nothing twice or for nobody.
+
+    The exporter's own optimization is more than that: among its rules is one that drops the addition of a constant of
+    up to 1e-8 as if it were zero, which is the epsilon that keeps Adam from dividing by zero.
+    """
+    result: onnx_ir.Model = onnx_ir.passes.Sequential(
+        common.InlinePass(),
+        FoldConstantsPass(
+            shape_inference=True,
+            input_size_limit=DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
+            output_size_limit=DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
+        ),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model).model
+    return result
+
+
+class _Positional(nn.Module):
+    """Takes the graph's inputs one by one; `torch.export` wants a module of its own kind."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = module
+
+    def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        outputs: list[torch.Tensor] = self._module(*inputs)
+        return outputs
+
+
+def _culprit(error: BaseException | None) -> str:
+    """The operation that an exporter's error is about: it stands in the innermost of its causes."""
+    operation = None
+    while error is not None:
+        operation = re.search(r"op='([\w.]+)'", str(error)) or operation
+        error = error.__cause__
+    return f"it has no counterpart of {operation[1]}" if operation else "the exporter failed"
+
+
+def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:
+    """Give inputs and outputs our names, and drop what the exporter wrote about this machine's source files."""
+    names = dict(zip((each.name for each in model.graph.input), inputs, strict=True))
+    names |= dict(zip((each.name for each in model.graph.output), outputs, strict=True))
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names[value.name]
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    del model.graph.value_info[:]
+    model.ClearField("metadata_props")
+    for part in (model.graph, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        part.ClearField("metadata_props")
+
+
+def _drop_unused_outputs(model: onnx.ModelProto) -> None:
+    """The exporter names every output that an operation may have; one that nobody reads costs time (max pooling)."""
+    used = {name for node in model.graph.node for name in node.input} | {each.name for each in model.graph.output}
+    for node in model.graph.node:
+        while node.op_type in ("LayerNormalization", "MaxPool") and node.output[-1] not in used:
+            node.output.pop()
+
+
+def _freeze(model: onnx.ModelProto, graph: Graph) -> None:
+    """Turn inputs that never change into initializers, which a runtime may prepare once and for all."""
+    for value in [each for each in model.graph.input if each.name.startswith("constants.")]:
+        model.graph.input.remove(value)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(graph.inputs[value.name].numpy(), value.name))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's reports on its own progress and on packages that are not needed."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _session(graph: bytes) -> Callable[[Arrays], Arrays]:
+    """A function from the values that a graph may want to its outputs."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names, wanted = [each.name for each in session.get_outputs()], [each.name for each in session.get_inputs()]
+
+    def run(values: Arrays) -> Arrays:
+        results = session.run(names, {name: values[name] for name in wanted})
+        return {name: result.copy() for name, result in zip(names, results, strict=True)}
+
+    return run

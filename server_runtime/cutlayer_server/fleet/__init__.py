@@ -1,0 +1,1 @@
+"""Which devices are there, and the conversations with them."""

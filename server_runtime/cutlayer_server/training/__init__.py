@@ -1,0 +1,1 @@
+"""Leads the devices of a trial through its epochs."""
