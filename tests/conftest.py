@@ -1,9 +1,12 @@
 """Fixtures for everything that takes seconds to make."""
 
 import os
-import shutil
 
 import pytest
+
+from needs import need, pytest_runtest_setup, pytest_terminal_summary
+
+__all__ = ["pytest_runtest_setup", "pytest_terminal_summary"]
 
 # A test in each core: threads of several that spin for the same cores take a third longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,8 +17,7 @@ def broker(tmp_path_factory):
     """A real mosquitto on a free port."""
     from cutlayer.lab.broker import start_broker
 
-    if shutil.which("mosquitto") is None:
-        pytest.fail("these tests need mosquitto (apt-get install mosquitto)")
+    need("mosquitto")
     with start_broker(tmp_path_factory.mktemp("broker"), "mosquitto") as running:
         yield running
 

@@ -26,7 +26,9 @@ def pytest_runtest_setup(item):
     need(*(name for marker in item.iter_markers("needs") for name in marker.args))
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
+    yield  # what pytest has to say comes first
     passed_over = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())]
     wanting = [reason.removeprefix(REASON).split(", ") for reason in passed_over if reason.startswith(REASON)]
     if wanting:

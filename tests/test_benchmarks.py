@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -18,7 +19,7 @@ def run(script, *options):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.needs("mosquitto")
 def test_a_small_fleet_is_measured_beside_its_bare_peers():
     lines = run("fleet.py", "--devices", "2", "--kb", "4", "--seconds", "0.5", "--rounds", "1", "--json").splitlines()
     rows = {row["what"]: row for row in map(msgspec.json.decode, lines)}
@@ -26,14 +27,13 @@ def test_a_small_fleet_is_measured_beside_its_bare_peers():
     assert all(row["ratio"] > 0 for row in rows.values())
 
 
-@pytest.mark.slow
 def test_one_client_is_measured_beside_torch():
     shown = run("client_step.py", "--only", "MLP")
     assert "MLP @ act2" in shown
     assert "geometric mean of onnx against eager" in shown
 
 
-@pytest.mark.slow
+@pytest.mark.needs("mosquitto")
 def test_links_are_measured():
     lines = run("links.py", "--megabytes", "0.25", "--rounds", "1", "--json").splitlines()
     rows = [msgspec.json.decode(line) for line in lines]

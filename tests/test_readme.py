@@ -36,6 +36,7 @@ def free_port():
 
 
 @pytest.mark.slow
+@pytest.mark.needs("mosquitto")
 def test_the_commands_that_the_readme_shows_work_in_their_order(tmp_path, monkeypatch, free_port):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)

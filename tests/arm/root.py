@@ -3,6 +3,7 @@
 A whole debootstrap runs every package's scripts under emulation, for minutes; Python needs none of them.
 """
 
+import fcntl
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,8 +46,18 @@ Dir::Cache "{apt}/cache";
 
 
 def make_root(folder, suite="bookworm", architecture="arm64"):
-    """The root, made if it is not there. Raises `CalledProcessError` if the packages cannot be had."""
+    """The root, made if it is not there. Raises `CalledProcessError` if the packages cannot be had.
+
+    Tests that run at the same time wait here for the one that makes it.
+    """
     root = Path(folder).resolve() / f"{suite}-{architecture}"
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with root.with_name(f"{root.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return made(root, suite, architecture)
+
+
+def made(root, suite, architecture):
     packages = [*PACKAGES, *ALSO.get(architecture, ())]
     whole = root / "whole"
     if whole.exists() and whole.read_text().split() == packages:

@@ -1,7 +1,6 @@
 """The very release that goes onto a Raspberry Pi, run by an emulated processor; speed says nothing here, numbers and names do."""
 
 import os
-import shutil
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from cutlayer_core.bundles.release import DeviceConfig
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.building import Contents, build
+from needs import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.arm]
 EMULATOR = "qemu-aarch64-static"
@@ -32,8 +32,7 @@ class Released(NamedTuple):
 
 @pytest.fixture(scope="module", params=RELEASES, ids="-".join)
 def released(request, digits, bundles, broker, tmp_path_factory):
-    if shutil.which(EMULATOR) is None:
-        pytest.fail(f"these tests need {EMULATOR} (apt-get install qemu-user-static)")
+    need(EMULATOR, "apt-get")
     system, kind = request.param
     root = make_root(Path(os.environ.get("CUTLAYER_CACHE", "runs/arm")), system)
     target, folder = target_of("pi4", system), tmp_path_factory.mktemp("release")

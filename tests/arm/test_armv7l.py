@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from arm.board import Board, trial_with
 from arm.root import make_root
 from cutlayer_flash import packages
+from needs import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.arm]
 REPOSITORY = Path(__file__).parents[2]
@@ -51,9 +52,7 @@ def compile_msgspec(root, site, folder):
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory):
-    for program, package in ((EMULATOR, "qemu-user-static"), (COMPILER, "gcc-arm-linux-gnueabihf")):
-        if shutil.which(program) is None:
-            pytest.fail(f"these tests need {program} (apt-get install {package})")
+    need(EMULATOR, COMPILER, "apt-get")
     cache = Path(os.environ.get("CUTLAYER_CACHE", "runs/arm"))
     root = make_root(cache, architecture="armhf")
     folder = tmp_path_factory.mktemp("packages")

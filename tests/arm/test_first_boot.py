@@ -15,6 +15,7 @@ from cutlayer_flash.boards import target_of
 from cutlayer_flash.boot import MountedBoot
 from cutlayer_flash.building import Contents, build
 from cutlayer_flash.first_boot import Setup, Wifi, write_first_boot
+from needs import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.arm]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHN2dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHQ= ops"
@@ -43,6 +44,7 @@ def arm_programs_run():
 @pytest.fixture
 def card(digits, tmp_path):
     """A root file system with a boot partition that was prepared for it."""
+    need("qemu-aarch64-static", "apt-get")
     root = tmp_path / "root"
     shutil.copytree(make_root(Path(os.environ.get("CUTLAYER_CACHE", "runs/arm"))), root, symlinks=True)
     for name in (

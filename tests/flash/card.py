@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 from cutlayer_core.bundles.release import read_release
+from needs import need
 
 START, SECTORS = 8192, 131072
 TOOLS = "/usr/sbin:/sbin:" + os.environ["PATH"]
@@ -14,6 +15,7 @@ TOOLS = "/usr/sbin:/sbin:" + os.environ["PATH"]
 
 def make_image(path, files):
     """An image whose boot partition has these files."""
+    need("mcopy", "/usr/sbin/mkfs.vfat")
     path = Path(path)
     entries = [(0x0C, START, SECTORS), (0x83, START + SECTORS, 16384)]
     table = bytearray(512)

@@ -9,8 +9,9 @@ from cutlayer_core.bundles.release import DeviceConfig
 from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.building import Contents, build
+from needs import need
 
-INTERPRETER = Path("/usr/bin/python3.11")
+INTERPRETER = "/usr/bin/python3.11"
 
 
 class Releases(NamedTuple):
@@ -24,8 +25,7 @@ class Releases(NamedTuple):
 @pytest.fixture(scope="session")
 def releases(digits, tmp_path_factory):
     """Of a PC with Debian 12, as this machine has to be."""
-    if not INTERPRETER.exists():
-        pytest.fail(f"these tests need {INTERPRETER}, as Debian 12 has it")
+    need(INTERPRETER)
     folder, target = tmp_path_factory.mktemp("releases"), target_of("pc", "bookworm-pc")
     config = DeviceConfig(name="board-1", broker="127.0.0.1:9", data="", energy="none")
     samples = digits / "board-1.npz"

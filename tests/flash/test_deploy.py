@@ -1,7 +1,6 @@
 """Onto a "board" behind a real sshd, with an /opt of its own that fills up, and a line that is cut."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -10,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cutlayer_flash.archive import read_archive
+from needs import need
 
 pytestmark = pytest.mark.slow
 STAND_IN = Path(__file__).parents[1] / "systemctl.py"
-NEEDED = ("sshd", "ssh-keygen", "unshare")
+SSHD_PROGRAM = "/usr/sbin/sshd"
 
 # Everything that an installation writes is on file systems of this process and its children alone.
 BOARD = """\
@@ -100,9 +100,9 @@ class Board:
 
 
 def start_board(folder, inodes):
-    missing = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
-    if missing or os.geteuid() != 0:
-        pytest.fail(f"these tests need root, and {', '.join(missing or NEEDED)} (apt-get install openssh-server)")
+    need(SSHD_PROGRAM)
+    if os.geteuid() != 0:
+        pytest.skip("a board with an /opt of its own is made by root only")
     for name in ("units", "bin", "home", "run"):
         (folder / name).mkdir()
     (folder / "bin" / "systemctl").symlink_to(STAND_IN)
@@ -113,8 +113,7 @@ def start_board(folder, inodes):
         port = probe.getsockname()[1]
     Path("/run/sshd").mkdir(exist_ok=True)
     (folder / "sshd_config").write_text(SSHD.format(folder=folder, port=port))
-    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    script = BOARD.format(folder=folder, inodes=inodes, sshd=sshd)
+    script = BOARD.format(folder=folder, inodes=inodes, sshd=SSHD_PROGRAM)
     return subprocess.Popen(["unshare", "--mount", "sh", "-ec", script]), Board(folder, port)
 
 

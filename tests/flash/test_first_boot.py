@@ -1,7 +1,6 @@
 """First-boot files by the word of those who read them: cloud-init, a shell, mtools, and a card made for it."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +73,7 @@ def test_a_card_shows_what_its_system_obeys_and_gets_that(kind, archive, tmp_pat
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == once, "twice is as once"
 
 
+@pytest.mark.needs("cloud-init")
 def test_cloud_init_knows_every_key(archive, tmp_path):
     files = files_for("cloud-init", SETUP, archive, CMDLINE, CONFIG)
     user_data = yaml.safe_load(files["user-data"])
@@ -82,8 +82,6 @@ def test_cloud_init_knows_every_key(archive, tmp_path):
     assert list(network["access-points"]) == [SETUP.wifi.ssid], "whatever letters it has"
     assert network["access-points"][SETUP.wifi.ssid] == {"password": SETUP.wifi.psk}
     assert "ds=nocloud;i=cutlayer-" in files["cmdline.txt"], "so that a later boot does not read the files again"
-    if shutil.which("cloud-init") is None:
-        pytest.fail("this test needs cloud-init (apt-get install cloud-init)")
     path = tmp_path / "user-data"
     path.write_text(files["user-data"])
     done = subprocess.run(
@@ -104,11 +102,10 @@ def test_preseed_is_toml_with_the_keys_of_its_system(archive):
     assert found["wlan"]["ssid"] == SETUP.wifi.ssid
 
 
+@pytest.mark.needs("shellcheck")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wifi", [SETUP.wifi, None])
 def test_the_script_is_one_that_shellcheck_likes(kind, wifi, archive, tmp_path):
-    if shutil.which("shellcheck") is None:
-        pytest.fail("this test needs shellcheck (apt-get install shellcheck)")
     files = files_for(kind, SETUP._replace(wifi=wifi), archive, CMDLINE, CONFIG)
     path = tmp_path / "first-boot.sh"
     path.write_text(files["cutlayer/first-boot.sh"])

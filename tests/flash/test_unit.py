@@ -1,19 +1,18 @@
 """The unit by systemd's own word."""
 
 import re
-import shutil
 import subprocess
 
 import pytest
 
 from cutlayer_flash.unit import unit_text
+from needs import need
 
 
 @pytest.fixture
 def unit(tmp_path):
     """With a program that exists, which `verify` asks for."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.fail("this test needs systemd-analyze (apt-get install systemd)")
+    need("systemd-analyze")
     path = tmp_path / "cutlayer.service"
     path.write_text(unit_text(tls=True).replace("/opt/cutlayer/current/bin/cutlayer-device", "/bin/true"))
     return path

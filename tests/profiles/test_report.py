@@ -1,7 +1,6 @@
 """The report, by its text and by a real browser that has no network."""
 
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
@@ -139,13 +138,10 @@ def test_an_unknown_phase_is_drawn_too():
     assert "<svg" in phase_chart({"server": {"train": 1.0, "ponder": 2.0}, "board": {"forward": 0.5}})
 
 
-@pytest.mark.browser
+@pytest.mark.needs("chromium")
 def test_a_browser_without_a_network_draws_the_charts(run_dir, tmp_path):
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.fail("this test needs Chromium (apt-get install chromium)")
     command = [
-        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
         "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
         f"--user-data-dir={tmp_path}/profile", "--window-size=1200,1600", "--force-device-scale-factor=1",
         f"--screenshot={tmp_path}/page.png", f"file://{run_dir}/report.html",

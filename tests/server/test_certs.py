@@ -23,6 +23,7 @@ from cutlayer_core.wire.session import Role
 from cutlayer_core.wire.transports import MqttTransport, load_tls
 from cutlayer_server import certs
 from cutlayer_server.certs import make_certificates
+from needs import need
 
 DEVICES = ("board-1", "board-2")
 
@@ -30,6 +31,7 @@ DEVICES = ("board-1", "board-2")
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Certificates, and a mosquitto that runs with the configuration made with them."""
+    need("mosquitto")
     folder = tmp_path_factory.mktemp("certs")
     port = 18_883 + os.getpid() % 20_000
     make_certificates(folder, ["localhost", "127.0.0.1"], DEVICES, port, days=30)

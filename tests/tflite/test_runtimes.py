@@ -1,7 +1,6 @@
 """Every operation and its gradients on every TFLite runtime there is, 32-bit and 64-bit ARM under emulation included."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from arm.board import Board
 from arm.root import make_root
+from needs import need
 from tflite.cases import write_cases
 
 pytestmark = [pytest.mark.slow, pytest.mark.arm]
@@ -69,6 +69,7 @@ def test_on_this_machine(cases):
     replay([sys.executable], cases, LITERT)
 
 
+@pytest.mark.needs("/usr/bin/python3.11")
 def test_on_the_last_tflite_runtime(cases, tmp_path):
     """Its own Python, the system's 3.11, and a numpy from before 2."""
     site = packages(tmp_path / "site", ["manylinux2014_x86_64"], LAST, "numpy==1.26.4")
@@ -78,8 +79,7 @@ def test_on_the_last_tflite_runtime(cases, tmp_path):
 @pytest.mark.parametrize(("name", "runtime"), [("armv7l", LAST), ("aarch64", LAST), ("aarch64", LITERT)])
 def test_on_arm(cases, tmp_path, name, runtime):
     machine = MACHINES[name]
-    if shutil.which(machine.emulator) is None:
-        pytest.fail(f"these tests need {machine.emulator} (apt-get install qemu-user-static)")
+    need(machine.emulator, "apt-get")
     cache = Path(os.environ.get("CUTLAYER_CACHE", "runs/arm"))
     root = make_root(cache, architecture=machine.architecture)
     site = packages(tmp_path / "site", machine.platforms, runtime, *machine.numpy)

@@ -19,6 +19,7 @@ from cutlayer_core.wire.messages import End
 from cutlayer_core.wire.session import Role
 from cutlayer_core.wire.transports import LastWill, MemoryBroker, MqttTransport
 from cutlayer_core.wire.transports.base import publish_bytes
+from needs import need
 
 
 def connect_memory(_broker):
@@ -204,6 +205,7 @@ def test_amqtt_serves_where_mosquitto_is_not_installed(tmp_path):
         b.close()
 
 
+@pytest.mark.needs("mosquitto")
 def test_a_broker_that_cannot_start_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr("cutlayer.lab.broker.mosquitto_conf", lambda port: "no_such_option 1\n")
     with pytest.raises(TransportError, match="did not come up"), start_broker(tmp_path, "mosquitto"):
@@ -212,6 +214,7 @@ def test_a_broker_that_cannot_start_says_why(tmp_path, monkeypatch):
 
 def configured(folder, **settings):
     """A mosquitto with more settings than the demo's."""
+    need("mosquitto")
     port = free_port()
     conf = folder / f"{port}.conf"
     lines = "".join(f"{key} {value}\n" for key, value in settings.items())
