@@ -63,7 +63,7 @@ def test_the_mean_loss_is_over_samples_and_each_client_has_its_own(digits):
 
 def test_clients_that_follow_their_own_losses_part(digits):
     history = History([1.0, 1.0], {"a": [2.0, 2.0], "b": [2.0, 1.0]}, {"a": 1})
-    found = plan(digits, LossGated(0.5, per="client"), past, shares_weights=False)
+    found = plan(digits, LossGated(0.5, per="client"), history, shares_weights=False)
     found.start(2, ("a", "b"), ("a", "b"))
     assert found.mode("a") is Mode.FORWARD
     assert found.mode("b") is Mode.EXCHANGE
@@ -73,7 +73,7 @@ def test_clients_that_follow_their_own_losses_part(digits):
 @pytest.mark.parametrize(("shares_weights", "left"), [(True, {}), (False, {"b": 0})])
 def test_smashed_data_of_weights_that_are_no_more_are_not_trained_on(digits, shares_weights, left):
     history = History([1.0], {"a": [1.0], "b": [2.0]}, {"a": 0, "b": 0})
-    found = plan(digits, Every(), past, shares_weights)
+    found = plan(digits, Every(), history, shares_weights)
     found.start(1, NAMES, {"a"})
     found.end(steps(a=1.0), {"a"})
     assert found.history.kept == left
