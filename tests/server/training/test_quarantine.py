@@ -13,7 +13,7 @@ from cutlayer_core.record.record import Record, read_run
 from cutlayer_core.samples import data
 from cutlayer_core.trial.aggregation import Epsl, Parallel, Sequential, SplitFed
 from cutlayer_core.wire.transports import MemoryBroker
-from cutlayer_device.training.participation import TrialFailed
+from cutlayer_device.training.server_link import TrialFailed
 from cutlayer_server.training.coordinator import Coordinator
 from cutlayer_server.training.step import TrainingStep
 from harness import Board, digits_trial, run_trial, shares
