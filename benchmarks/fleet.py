@@ -100,7 +100,7 @@ def serve(trial, seconds):
     from cutlayer_server.fleet.fleet import Fleet
     from cutlayer_server.training.checkpoints import Checkpoints
     from cutlayer_server.training.coordinator import birth_of
-    from cutlayer_server.training.rounds import ClientWeights, Round, run_round
+    from cutlayer_server.training.epoch import ClientWeights, EpochProgress
     from cutlayer_server.training.trainer import Trainer
 
     client, weights, model, _ = load(trial)
@@ -118,9 +118,9 @@ def serve(trial, seconds):
         steps, began, number = 0, 0.0, 0
         while not began or time.perf_counter() < began + seconds:
             # Anew, so that they travel, as they do where they are averaged.
-            state = Round(number, ClientWeights(dict(weights)))
+            state = EpochProgress(number, ClientWeights(dict(weights)))
             trainer.start(state)
-            run_round(trial.aggregation, trainer, state)
+            trainer.train()
             if number:
                 steps += state.steps.total()
             else:

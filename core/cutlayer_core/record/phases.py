@@ -32,6 +32,10 @@ class Phases:
         for name, spent in seconds.items():
             self._seconds[name] += spent
 
+    def mark(self, name: str, began: float, ended: float) -> None:
+        """Tell whoever is told of phases of one whose time is counted under other names, by `add`."""
+        self._mark(name, began, ended)
+
     def so_far(self) -> dict[str, float]:
         """Seconds of each phase since the last `take`."""
         return dict(self._seconds)

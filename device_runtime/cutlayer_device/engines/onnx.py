@@ -125,12 +125,12 @@ class OnnxEngine:
         return _Graph(self._bundle.graph("backward"), self._threads, fixed_weights=False)
 
 
-@cache
 def load(bundle: Bundle, threads: int) -> OnnxEngine:
     """See `cutlayer_core.engines`."""
     return OnnxEngine(bundle, threads)
 
 
+@cache
 def _share_memory() -> None:
     """Let all sessions of this process take their memory from one place, which grows by what is asked for.
 

@@ -13,7 +13,8 @@ from cutlayer_core.wire.messages import Presence
 from cutlayer_core.wire.presence import new_epoch, will_of
 from cutlayer_core.wire.transports import LastWill, Transport
 from cutlayer_device.engines import load_engine
-from cutlayer_device.training.participation import Board, Participation
+from cutlayer_device.training.board import Board
+from cutlayer_device.training.participation import Participation
 from cutlayer_device.training.states import States
 from cutlayer_profiles.profiler import Profiler
 

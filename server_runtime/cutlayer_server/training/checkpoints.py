@@ -20,10 +20,10 @@ from cutlayer_core.errors import CutlayerError, UserError
 from cutlayer_core.files import replace_file
 from cutlayer_core.wire.messages import Position, Presence
 from cutlayer_server.model.averaging import Arrays
-from cutlayer_server.training.rounds import ClientWeights, Round
-from cutlayer_server.training.selection import Past
+from cutlayer_server.training.epoch import ClientWeights, EpochProgress
+from cutlayer_server.training.selection import History
 
-__all__ = ["KEPT", "Books", "Checkpoint", "Checkpoints"]
+__all__ = ["KEPT", "Checkpoint", "Checkpoints", "Totals"]
 
 _FILE = re.compile(r"(\d{8})-[0-9a-f]{8}\.safetensors")
 KEPT = 2
@@ -31,7 +31,7 @@ KEPT = 2
 _log = logging.getLogger(__name__)
 
 
-class Books(msgspec.Struct, frozen=True):
+class Totals(msgspec.Struct, frozen=True):
     """What was spent on an epoch so far, and how long the run record was."""
 
     events: int
@@ -47,24 +47,24 @@ class Checkpoint:
     """The state of a training between two turns; the devices hold the rest, at ``positions``."""
 
     run: int
-    past: Past
-    round: Round
+    history: History
+    progress: EpochProgress
     positions: dict[str, Position]
     """Where each device that has trained stands; the others begin as their bundle says."""
     model: dict[str, Tensor]
     """From `ServerModel.state`."""
-    books: Books
+    totals: Totals
 
     def forget(self, device: str) -> None:
         """The device goes on without a state of its own, and begins its pass anew if it is not over."""
         self.positions.pop(device, None)
-        self.round.restart(device)
+        self.progress.restart(device)
 
     def leave_out(self, device: str) -> None:
         """The device is no longer one of the trial's."""
         self.positions.pop(device, None)
-        self.round.forget(device)
-        self.past.forget(device)
+        self.progress.forget(device)
+        self.history.forget(device)
 
     def is_held_by(self, device: Presence) -> bool:
         """Whether a device can go on from here."""
@@ -107,7 +107,7 @@ class Checkpoints:
         """
         lacking = ""
         for number, checkpoint in self._newest_first():
-            if checkpoint.books.events > events:
+            if checkpoint.totals.events > events:
                 continue
             lacking = next((name for name, each in devices.items() if not checkpoint.is_held_by(each)), "")
             if not lacking:
@@ -136,13 +136,13 @@ class Checkpoints:
         return {int(match[1]): path for path in paths if (match := _FILE.fullmatch(path.name))}
 
 
-class _About(msgspec.Struct):
-    """What stands in the metadata of the file, as JSON; tensors are ``<kind>/...``."""
+class _About(msgspec.Struct, rename={"history": "past", "totals": "books"}):
+    """What stands in the metadata of the file, as JSON under the keys of format 1; tensors are ``<kind>/...``."""
 
     run: int
-    past: Past
+    history: History
     positions: dict[str, Position]
-    books: Books
+    totals: Totals
     epoch: int
     steps: dict[str, int]
     samples: dict[str, int]
@@ -151,12 +151,12 @@ class _About(msgspec.Struct):
 
 
 def _to_bytes(checkpoint: Checkpoint) -> bytes:
-    state = checkpoint.round
+    state = checkpoint.progress
     about = _About(
         run=checkpoint.run,
-        past=checkpoint.past,
+        history=checkpoint.history,
         positions=checkpoint.positions,
-        books=checkpoint.books,
+        totals=checkpoint.totals,
         epoch=state.epoch,
         steps=state.steps,
         samples=state.samples,
@@ -182,7 +182,7 @@ def _from_bytes(content: bytes, path: Path) -> Checkpoint:
         tensors = load(content)
     except (SafetensorError, KeyError, msgspec.MsgspecError) as error:
         raise UserError(f"checkpoint {path}: is none of this version; start the trial anew: {error}") from error
-    state = Round(
+    state = EpochProgress(
         epoch=about.epoch,
         weights=ClientWeights(
             _arrays("weights", tensors), {device: _arrays(f"own/{device}", tensors) for device in about.own}
@@ -191,7 +191,7 @@ def _from_bytes(content: bytes, path: Path) -> Checkpoint:
         samples=Counter(about.samples),
         returned={device: _arrays(f"returned/{device}", tensors) for device in about.returned},
     )
-    return Checkpoint(about.run, about.past, state, about.positions, _under("model", tensors), about.books)
+    return Checkpoint(about.run, about.history, state, about.positions, _under("model", tensors), about.totals)
 
 
 def _tensors(kind: str, arrays: Arrays) -> dict[str, Tensor]:

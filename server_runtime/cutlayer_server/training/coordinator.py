@@ -1,18 +1,15 @@
 """A trial from the server's side, top to bottom."""
 
-import copy
 import secrets
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from statistics import fmean
 
 import torch
-from safetensors.torch import save as save_safetensors
 
-from cutlayer_core.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError, UserError
-from cutlayer_core.files import replace_file, swap_number
-from cutlayer_core.record.events import Ended, Joined, Missed, Quarantined, Resumed, Started
+from cutlayer_core.errors import CutlayerError, PeerLost, PeerStartedAnew, RemoteError
+from cutlayer_core.files import swap_number
+from cutlayer_core.record.events import Ended, Quarantined
 from cutlayer_core.record.record import Record, Summary
 from cutlayer_core.samples import data
 from cutlayer_core.trial.aggregation import SplitFed
@@ -21,23 +18,22 @@ from cutlayer_core.wire import topics
 from cutlayer_core.wire.messages import Presence
 from cutlayer_core.wire.presence import new_epoch, will_of
 from cutlayer_core.wire.transports import LastWill, Transport
-from cutlayer_cut import Halves, client_of, cut_model
+from cutlayer_cut import client_of, cut_model
 from cutlayer_server.fleet.fleet import Fleet
 from cutlayer_server.model.processor import CPU, name_of
-from cutlayer_server.model.server_model import Evaluation, client_weights, evaluate, load_client
 from cutlayer_server.model.server_models import ServerModels
-from cutlayer_server.training.checkpoints import Checkpoint, Checkpoints
+from cutlayer_server.training.checkpoints import Checkpoints
+from cutlayer_server.training.epoch import EpochProgress
 from cutlayer_server.training.preflight import check_halves, check_last_batches
-from cutlayer_server.training.rounds import ClientWeights, Round, run_round
+from cutlayer_server.training.starting_point import choose_checkpoint, note_begin, note_missing
 from cutlayer_server.training.trainer import Trainer
 from cutlayer_server.training.usage_reports import settle_at_the_end
+from cutlayer_server.training.whole_model import WholeModel
 
 __all__ = ["Connect", "Coordinator", "birth_of"]
 
 Connect = Callable[[LastWill], Transport]
 """Makes a connection with this last will."""
-_EVALUATION_BATCH = 256
-_NOWHERE = Round(0, ClientWeights({}))
 
 
 def birth_of(trial: Trial, *, serves: bool = False) -> Presence:
@@ -65,7 +61,6 @@ class Coordinator:
         self._trial, self._test, self._place = trial, test, place
         self._untrained = cut_model(trial.recipe)
         self._client, _ = client_of(trial.recipe, self._untrained)
-        self._prepare = data.Preparation(self._client.input, trial.data.mean, trial.data.std)
         check_halves(trial, self._client, self._untrained.server, test)
 
     def run(self, connect: Connect, record: Record, waiting_for: Callable[[list[str]], None]) -> Summary:
@@ -137,122 +132,45 @@ class Coordinator:
             transport.close()
 
     def _lead(self, fleet: Fleet, record: Record, waiting_for: Callable[[list[str]], None], why: str) -> str:
-        """Gather, go on from where all can, or begin; and train. Returns why the training ended."""
-        devices = fleet.gather(waiting_for)
+        """Gather the devices, train, and settle their accounts. Returns why the training ended."""
+        trial = self._trial
+        births = fleet.gather(waiting_for)
         checkpoints = Checkpoints(record.path / "checkpoints")
-        checkpoint = self._checkpoint_for(devices, record.quarantined, checkpoints, record.count)
-        known = record.devices() if checkpoint else {}
-        _check_samples(known, devices)
-        check_last_batches(self._trial, self._client, self._untrained.server, devices)
+        checkpoint = choose_checkpoint(trial, births, checkpoints, record)
+        check_last_batches(trial, self._client, self._untrained.server, births)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
-        halves = copy.deepcopy(self._untrained)  # much faster than cutting again
-        for half in (halves.client, halves.server):
-            half.to(self._place)
-        samples = {name: each.samples for name, each in devices.items()}
-        _note_begin(record, checkpoint, samples, known, why, name_of(self._place))
-        models = ServerModels(halves.server, self._trial.optimizer.server, copies=_has_copies(self._trial))
-        trainer = Trainer(self._trial, self._client, fleet, models, record, checkpoints, run)
+        model = WholeModel(self._untrained, self._client, trial, self._test, self._place)
+        note_begin(record, checkpoint, births, why, name_of(self._place))
+        models = ServerModels(model.server, trial.optimizer.server, copies=_has_copies(trial))
+        trainer = Trainer(trial, self._client, fleet, models, record, checkpoints, run)
         if checkpoint:
-            state = trainer.restore(checkpoint)
+            progress = trainer.restore(checkpoint)
         else:
-            torch.manual_seed(self._trial.seeds.weights)
-            names = [*self._client.params, *self._client.buffers]
-            state = Round(0, ClientWeights(client_weights(halves.client, names)))
-            trainer.start(state)
-            trainer.checkpoint()
-        for name in fleet.missing:
-            record.write(Missed(time_s=record.now(), epoch=state.epoch, device=name, reason="it has not joined"))
+            torch.manual_seed(trial.seeds.weights)
+            progress = trainer.begin(model.initial_weights())
+        note_missing(record, fleet.roll.missing, progress.epoch)
         fleet.assign(run, checkpoint.positions if checkpoint else {})
-        if state.epoch == 0 and not state.steps and not state.returned:  # also after a crash in the middle of it
-            trainer.rest()
-        reason = self._train(trainer, halves, state, record)
-        settle_at_the_end(fleet, record, self._trial.idle_s)
+        if trial.idle_s and progress.is_untouched:  # also after a crash in the middle of it
+            trainer.rest(trial.idle_s)
+        reason = self._train(trainer, model, progress, record)
+        settle_at_the_end(fleet, record, trial.idle_s)
         trainer.close()
         return reason
 
-    def _checkpoint_for(
-        self, devices: dict[str, Presence], quarantined: Container[str], checkpoints: Checkpoints, events: int
-    ) -> Checkpoint | None:
-        """The newest from which all can go on; in a trial that does not need all, who cannot begins anew."""
-        checkpoint = checkpoints.newest_held_by({} if self._trial.min_devices else devices, events)
-        for name in self._trial.devices:
-            if checkpoint is None:
-                break
-            if name in quarantined:
-                checkpoint.leave_out(name)
-            elif name not in devices or not checkpoint.is_held_by(devices[name]):
-                checkpoint.forget(name)
-        return checkpoint
-
-    def _train(self, trainer: Trainer, halves: Halves, state: Round, record: Record) -> str:
+    def _train(self, trainer: Trainer, model: WholeModel, progress: EpochProgress, record: Record) -> str:
         """The rest of this epoch and all later ones; returns why they ended."""
         trial = self._trial
-        while state.epoch < trial.epochs:
-            weights = run_round(trial.aggregation, trainer, state)
-            done = trainer.end(partial(self._evaluate, halves, weights))
-            _save(halves, weights, record)
+        while progress.epoch < trial.epochs:
+            weights = trainer.train()
+            done = trainer.end(partial(model.evaluate, weights))
+            model.save(weights, record)
             if trial.target_accuracy is not None and done.test_accuracy >= trial.target_accuracy:
                 return f"test accuracy {done.test_accuracy:.1%} reached the target of {trial.target_accuracy:.1%}"
-            state = Round(state.epoch + 1, weights)
-            if state.epoch < trial.epochs:
-                trainer.take_in(state.epoch)
-                trainer.start(state)
+            progress = EpochProgress(progress.epoch + 1, weights)
+            if progress.epoch < trial.epochs:
+                trainer.take_in(progress.epoch)
+                trainer.start(progress)
         return f"all {trial.epochs} epochs are done"
-
-    def _evaluate(self, halves: Halves, weights: ClientWeights) -> Evaluation:
-        """Of several client-side models, the mean."""
-        found = []
-        for client in weights.models().values():
-            load_client(halves.client, client)
-            batches = data.whole(self._test, self._prepare, _EVALUATION_BATCH)
-            found.append(evaluate(halves.client, halves.server, batches))
-        losses, accuracies = zip(*found, strict=True)
-        return Evaluation(fmean(losses), fmean(accuracies))
-
-
-def _note_begin(
-    record: Record,
-    checkpoint: Checkpoint | None,
-    samples: dict[str, int],
-    known: Container[str],
-    why: str,
-    processor: str,
-) -> None:
-    """Write who begins, or where the training goes on, and who is new then."""
-    if record.count:
-        kept, state = (checkpoint.books.events, checkpoint.round) if checkpoint else (0, _NOWHERE)
-        done = state.steps.total()
-        record.write(Resumed(time_s=record.now(), kept=kept, epoch=state.epoch, step=done, reason=why))
-    if checkpoint is None:
-        record.write(Started(time_s=record.now(), devices=samples, processor=processor))
-        return
-    for name, number in samples.items():
-        if name not in known:
-            epoch = checkpoint.round.epoch
-            record.write(Joined(time_s=record.now(), epoch=epoch, device=name, samples=number))
-
-
-def _check_samples(began: dict[str, int], devices: dict[str, Presence]) -> None:
-    for name, each in devices.items():
-        if began.get(name, each.samples) != each.samples:
-            raise UserError(
-                f"{name} has {each.samples} samples, it had {began[name]} when this run began: give it the same --data, "
-                "or start the trial anew with another --run-dir"
-            )
-
-
-def _save(halves: Halves, weights: ClientWeights, record: Record) -> None:
-    """Replace ``model.safetensors`` by the weights of now; of several clients', those of each, and here the first one's."""
-    for number, (device, client) in enumerate(weights.models().items()):
-        load_client(halves.client, client)
-        whole = halves.client.state_dict() | halves.server.state_dict()
-        # Clones, since tied weights share memory, which safetensors refuses.
-        content = save_safetensors({name: value.clone() for name, value in whole.items()})
-        if device:
-            (record.path / "models").mkdir(exist_ok=True)
-            replace_file(record.path / "models" / f"{device}.safetensors", content)
-        if number == 0:
-            replace_file(record.path / "model.safetensors", content)
 
 
 def _has_copies(trial: Trial) -> bool:

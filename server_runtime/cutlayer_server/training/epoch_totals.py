@@ -7,14 +7,14 @@ from cutlayer_core.record.phases import Phases
 from cutlayer_core.record.record import Record
 from cutlayer_core.wire.endpoint import Endpoint
 from cutlayer_server.model.server_model import Evaluation
-from cutlayer_server.training.checkpoints import Books
+from cutlayer_server.training.checkpoints import Totals
 from cutlayer_server.training.step import Trained
 
-__all__ = ["Ledger"]
+__all__ = ["EpochTotals"]
 
 
-class Ledger:
-    """The books of one epoch at a time: its steps, seconds, bytes and phases.
+class EpochTotals:
+    """Counts one epoch at a time: its steps, seconds, bytes and phases.
 
     Args:
         record: where steps and epochs are written.
@@ -33,13 +33,13 @@ class Ledger:
         self.steps, self._epoch = [], epoch
         self._started_s, self._traffic = self._record.now(), self._total()
 
-    def go_on(self, epoch: int, books: Books) -> None:
-        """An epoch goes on, of which so much is in the books already."""
+    def go_on(self, epoch: int, totals: Totals) -> None:
+        """An epoch goes on, of which so much is counted already."""
         self.open(epoch)
         self.steps = self._record.steps_of(epoch)
-        self._started_s -= books.spent_s
-        self._traffic = self._traffic[0] - books.up_bytes, self._traffic[1] - books.down_bytes
-        self._phases.add(books.phases_s)
+        self._started_s -= totals.spent_s
+        self._traffic = self._traffic[0] - totals.up_bytes, self._traffic[1] - totals.down_bytes
+        self._phases.add(totals.phases_s)
 
     def note(self, trained: Trained) -> None:
         """Record a step."""
@@ -61,19 +61,19 @@ class Ledger:
         self.steps.append(step)
         self._record.write(step)
 
-    def so_far(self) -> Books:
+    def so_far(self) -> Totals:
         """For a checkpoint of now."""
         spent_s, up, down = self._spent()
-        return Books(self._record.count, spent_s, up, down, self._phases.so_far())
+        return Totals(self._record.count, spent_s, up, down, self._phases.so_far())
 
-    def stop(self) -> Books:
+    def stop(self) -> Totals:
         """The training of this epoch is over; the time of what follows is not its."""
         spent_s, up, down = self._spent()
-        return Books(self._record.count, spent_s, up, down, self._phases.take())
+        return Totals(self._record.count, spent_s, up, down, self._phases.take())
 
     def close(
         self,
-        books: Books,
+        totals: Totals,
         loss: float,
         test: Evaluation,
         modes: tuple[str, Mapping[str, str]],
@@ -91,10 +91,10 @@ class Ledger:
             test_loss=test.loss,
             test_accuracy=test.accuracy,
             steps=len(self.steps),
-            duration_s=books.spent_s,
-            up_bytes=books.up_bytes,
-            down_bytes=books.down_bytes,
-            phases_s=books.phases_s,
+            duration_s=totals.spent_s,
+            up_bytes=totals.up_bytes,
+            down_bytes=totals.down_bytes,
+            phases_s=totals.phases_s,
             missing=missing,
         )
         self._record.write(done)

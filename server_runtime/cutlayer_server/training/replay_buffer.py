@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeAlias
 from cutlayer_core.errors import CutlayerError, MessageError
 from cutlayer_core.wire.messages import Message, decode, encode
 
-__all__ = ["Cache", "Pass"]
+__all__ = ["Pass", "ReplayBuffer"]
 
 Pass: TypeAlias = tuple[str, int]
 """A device and an epoch."""
@@ -18,7 +18,7 @@ Pass: TypeAlias = tuple[str, int]
 _LENGTH_BYTES = 4
 
 
-class Cache:
+class ReplayBuffer:
     """The batches of whole passes, encoded as they came, a file for each device and epoch.
 
     They are on the disk from the start, so memory never holds more than a batch of them, and a crash loses nothing that

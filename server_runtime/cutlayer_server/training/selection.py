@@ -10,13 +10,13 @@ from cutlayer_core.samples.draws import seed_of
 from cutlayer_core.schedules import Mode
 from cutlayer_core.trial.trial import Trial
 
-__all__ = ["Past", "Plan"]
+__all__ = ["History", "Selection"]
 
 _CHOICE = 3
 """Purpose of the seed by which devices are chosen for an epoch."""
 
 
-class Past(msgspec.Struct):
+class History(msgspec.Struct):
     """What decides about the epochs to come."""
 
     losses: list[float] = []
@@ -36,7 +36,7 @@ class Past(msgspec.Struct):
         self.chosen.discard(device)
 
 
-class Plan:
+class Selection:
     """The present epoch.
 
     Invariant: smashed data are kept only of client weights that are still the ones a device has.
@@ -44,18 +44,18 @@ class Plan:
     Args:
         trial: schedule, seeds, how many clients a round.
         shares_weights: whether one device's updates change what the others go on with.
-        past: to go on from.
+        history: to go on from.
     """
 
-    def __init__(self, trial: Trial, *, shares_weights: bool, past: Past) -> None:
-        self.past = past
+    def __init__(self, trial: Trial, *, shares_weights: bool, history: History) -> None:
+        self.history = history
         self._trial, self._shares_weights = trial, shares_weights
         self._listed: tuple[str, ...] = ()
 
     def start(self, epoch: int, listed: Sequence[str], present: Collection[str]) -> None:
         """Decide about an epoch of the devices that may take part, of which these are here."""
         self._listed = tuple(listed)
-        self.past.modes = {device: self._decide(device, epoch) for device in listed}
+        self.history.modes = {device: self._decide(device, epoch) for device in listed}
         order, wanted = list(range(len(listed))), self._trial.clients_per_round
         if wanted:
             order = np.random.default_rng(seed_of(self._trial.seeds.data, epoch, _CHOICE)).permutation(order).tolist()
@@ -63,7 +63,7 @@ class Plan:
         able = [device for device in drawn if self._is_silent(device) or device in present]
         # In an epoch of silence, those of whom something is kept come first: the others would have to send.
         able.sort(key=lambda device: not self._is_silent(device))
-        self.past.chosen = set(able[:wanted] if wanted else able)
+        self.history.chosen = set(able[:wanted] if wanted else able)
 
     def go_on(self, listed: Sequence[str]) -> None:
         """The present epoch was decided about before."""
@@ -71,7 +71,7 @@ class Plan:
 
     def mode(self, device: str) -> Mode:
         """What a device does."""
-        return self.past.modes[device]
+        return self.history.modes[device]
 
     def devices(self, present: Collection[str]) -> tuple[str, ...]:
         """Those that take part, in the trial's order; in silence also such that are not here."""
@@ -79,7 +79,7 @@ class Plan:
         return tuple(
             device
             for device in self._listed
-            if device in self.past.chosen and (self._is_silent(device) or device in here)
+            if device in self.history.chosen and (self._is_silent(device) or device in here)
         )
 
     def modes(self, devices: Iterable[str]) -> tuple[str, dict[str, str]]:
@@ -92,7 +92,7 @@ class Plan:
 
     def missing(self, returned: Collection[str], present: Collection[str]) -> tuple[str, ...]:
         """Those who were wanted and are not among the ``returned``; who was not drawn is missing only if it is not here."""
-        idle = {device for device in self._listed if device not in self.past.chosen and device in present}
+        idle = {device for device in self._listed if device not in self.history.chosen and device in present}
         return tuple(device for device in self._listed if device not in returned and device not in idle)
 
     def end(self, steps: Iterable[Step], returned: Collection[str]) -> float:
@@ -103,22 +103,22 @@ class Plan:
             sums[step.device] = loss + step.loss * step.samples, samples + step.samples
         for device in returned:
             loss, samples = sums[device]
-            self.past.client_losses.setdefault(device, []).append(loss / samples)
+            self.history.client_losses.setdefault(device, []).append(loss / samples)
         changed = {device for device in returned if self.mode(device) is Mode.EXCHANGE}
-        for device in list(self.past.kept) if changed and self._shares_weights else changed:
-            self.past.kept.pop(device, None)
+        for device in list(self.history.kept) if changed and self._shares_weights else changed:
+            self.history.kept.pop(device, None)
         total = sum(samples for _, samples in sums.values())
-        before = self.past.losses[-1] if self.past.losses else 0.0
+        before = self.history.losses[-1] if self.history.losses else 0.0
         mean = sum(loss for loss, _ in sums.values()) / total if total else before
-        self.past.losses.append(mean)
+        self.history.losses.append(mean)
         return mean
 
     def _is_silent(self, device: str) -> bool:
-        return self.past.modes[device] is Mode.SILENT
+        return self.history.modes[device] is Mode.SILENT
 
     def _decide(self, device: str, epoch: int) -> Mode:
         """A device of which nothing is kept cannot be silent."""
         schedule = self._trial.schedule
-        own = self.past.client_losses.get(device, [])
-        mode = schedule.decide(len(own), own) if schedule.per_client else schedule.decide(epoch, self.past.losses)
-        return Mode.FORWARD if mode is Mode.SILENT and device not in self.past.kept else mode
+        own = self.history.client_losses.get(device, [])
+        mode = schedule.decide(len(own), own) if schedule.per_client else schedule.decide(epoch, self.history.losses)
+        return Mode.FORWARD if mode is Mode.SILENT and device not in self.history.kept else mode

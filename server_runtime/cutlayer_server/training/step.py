@@ -21,7 +21,7 @@ from cutlayer_server.model.server_model import Part, StepResult
 from cutlayer_server.model.server_models import ServerModels
 from cutlayer_server.training.validation import smashed_data_of
 
-__all__ = ["Batch", "Trained", "Updates"]
+__all__ = ["Batch", "Trained", "TrainingStep"]
 
 _OWN, _COMMON = 2, 4
 """Purposes of seeds: of the gradient for one device, and for all."""
@@ -57,7 +57,7 @@ class Trained(NamedTuple):
         return sum(len(each.coded) for each in self.answers if each)
 
 
-class Updates:
+class TrainingStep:
     """Trains the server-side model on batches and sends cut gradients.
 
     Args:
@@ -65,16 +65,27 @@ class Updates:
         client: what smashed data look like.
         fleet: to whom answers go.
         models: trained in place.
+        samples: how many each device has, which is its share of a joint update.
         phases: where the time goes.
     """
 
-    def __init__(self, trial: Trial, client: Client, fleet: Fleet, models: ServerModels, phases: Phases) -> None:
-        self._trial, self._client, self._fleet, self._models, self._phases = trial, client, fleet, models, phases
-        self.joint = isinstance(trial.aggregation, Parallel | Epsl)
-        """Whether one update is made of a batch of each device."""
-        self.samples: Mapping[str, int] = {}
-        """How many each device has; its share of a joint update."""
+    def __init__(
+        self,
+        trial: Trial,
+        client: Client,
+        fleet: Fleet,
+        models: ServerModels,
+        samples: Mapping[str, int],
+        phases: Phases,
+    ) -> None:
+        self._trial, self._client, self._fleet, self._models = trial, client, fleet, models
+        self._samples, self._phases = samples, phases
         self._shared: _ToAll | None = None
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether one update is made of a batch of each device."""
+        return isinstance(self._trial.aggregation, Parallel | Epsl)
 
     def decode(self, device: str, mode: Mode, message: Message) -> Batch:
         """Smashed data from their message. Raises `RemoteError` if they are not this trial's."""
@@ -126,8 +137,8 @@ class Updates:
         self._fleet.say(device, Shared(), self._shared.sent.payload)
 
     def _shares(self, batches: list[Batch]) -> list[float]:
-        total = sum(self.samples[each.device] for each in batches)
-        return [self.samples[each.device] / total for each in batches]
+        total = sum(self._samples[each.device] for each in batches)
+        return [self._samples[each.device] / total for each in batches]
 
     def _sharing(self) -> Sharing | None:
         settings = self._trial.aggregation

@@ -33,7 +33,7 @@ def note(record: Record, device: str, message: Message) -> None:
 
 def settle_at_the_end(fleet: Fleet, record: Record, idle_s: float) -> None:
     """Note what each device that is there spent since its last report; nobody's training fails for his account."""
-    devices = fleet.online
+    devices = fleet.roll.online
     rested = ask(fleet, devices, idle_s)
     for device in devices:
         for _ in devices:  # another one's fault may come up while this one is heard

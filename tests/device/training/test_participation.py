@@ -12,7 +12,9 @@ from cutlayer_core.wire.messages import Message, Presence, decode, encode
 from cutlayer_core.wire.transports import MemoryBroker
 from cutlayer_device.engines import load_engine
 from cutlayer_device.training.agent import birth_of
-from cutlayer_device.training.participation import Board, Participation, _ServerMoved
+from cutlayer_device.training.board import Board
+from cutlayer_device.training.participation import Participation
+from cutlayer_device.training.server_link import ServerMoved
 from cutlayer_device.training.states import States
 
 
@@ -37,31 +39,31 @@ def server(epoch, *, online):
 def test_a_server_is_answered_once_with_its_own_number(part, broker):
     watcher, state = broker.connect(), topics.state("demo", "board-1")
     watcher.subscribe(state)
-    part._endpoint.claim(state, part._birth)
+    part._server._endpoint.claim(state, part._server._birth)
     assert decode(watcher.receive(1.0).payload).header.server == 0
-    part._meet_server(server(7, online=True))
-    part._meet_server(server(7, online=True))
+    part._server.meet(server(7, online=True))
+    part._server.meet(server(7, online=True))
     assert decode(watcher.receive(1.0).payload).header.server == 7
     assert watcher.receive(0.0) is None
 
 
 def test_a_server_that_starts_anew_ends_the_participation(part):
-    part._meet_server(server(1, online=True))
+    part._server.meet(server(1, online=True))
     with pytest.raises(PeerStartedAnew, match="the server started anew"):
-        part._meet_server(server(2, online=True))
+        part._server.meet(server(2, online=True))
 
 
 def test_the_will_of_an_earlier_server_means_nothing(part):
-    part._meet_server(server(9, online=False))
-    part._meet_server(server(1, online=True))
-    part._meet_server(server(9, online=False))
+    part._server.meet(server(9, online=False))
+    part._server.meet(server(1, online=True))
+    part._server.meet(server(9, online=False))
 
 
 def test_a_server_that_goes_and_comes_back_is_noticed_both_times(part):
-    part._meet_server(server(1, online=True))
+    part._server.meet(server(1, online=True))
     for online in (False, True):
-        with pytest.raises(_ServerMoved):
-            part._meet_server(server(1, online=online))
+        with pytest.raises(ServerMoved):
+            part._server.meet(server(1, online=online))
 
 
 def test_who_missed_the_end_of_its_run_learns_it_from_the_farewell(part, broker):
@@ -73,18 +75,18 @@ def test_who_missed_the_end_of_its_run_learns_it_from_the_farewell(part, broker)
 
 
 def test_the_end_of_another_run_means_nothing(part):
-    part._meet_server(Presence(trial="demo", device="all", online=False, epoch=3, run=7, over="done"))
+    part._server.meet(Presence(trial="demo", device="all", online=False, epoch=3, run=7, over="done"))
 
 
 def test_what_the_server_does_after_the_end_does_not_matter(part):
-    part._meet_server(server(1, online=True))
-    part._leaving = True
-    part._meet_server(server(1, online=False))
+    part._server.meet(server(1, online=True))
+    part._server._leaving = True
+    part._server.meet(server(1, online=False))
 
 
 def test_a_server_that_answers_queries_is_not_joined_and_nothing_is_forgotten(part, caplog):
     part._board.states.enter(7, None)
-    part._meet_server(Presence(trial="demo", device="all", online=True, epoch=3, serves=True))
-    assert part._server_epoch is None
+    part._server.meet(Presence(trial="demo", device="all", online=True, epoch=3, serves=True))
+    assert part._server._server is None
     assert part._board.states.run == 7
     assert "answers queries; waiting for one that trains" in caplog.text

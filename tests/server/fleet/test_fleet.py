@@ -30,7 +30,7 @@ from cutlayer_core.wire.presence import will_of
 from cutlayer_core.wire.session import Role
 from cutlayer_core.wire.transports import MemoryBroker
 from cutlayer_device.training.agent import birth_of
-from cutlayer_device.training.participation import TrialFailed
+from cutlayer_device.training.server_link import TrialFailed
 from cutlayer_server.training.coordinator import Coordinator
 from harness import Board, Killed, MortalTransport, digits_trial, run_trial, shares
 

@@ -9,19 +9,19 @@ from cutlayer_core.errors import CutlayerError
 from cutlayer_core.trial.optimizers import Adam, Sgd
 from cutlayer_core.wire.messages import Position, Presence
 from cutlayer_server.model.server_model import Part, ServerModel
-from cutlayer_server.training.checkpoints import Books, Checkpoint, Checkpoints
-from cutlayer_server.training.rounds import ClientWeights, Round
-from cutlayer_server.training.selection import Past
+from cutlayer_server.training.checkpoints import Checkpoint, Checkpoints, Totals
+from cutlayer_server.training.epoch import ClientWeights, EpochProgress
+from cutlayer_server.training.selection import History
 
 
 def checkpoint(step, run=7):
     weights = ClientWeights({"w": np.full(3, step, np.float32), "n": np.array(step)}, {"b": {"w": np.zeros(2)}})
-    state = Round(2, weights)
+    state = EpochProgress(2, weights)
     state.steps["a"], state.samples["a"] = step, 4 * step
     state.returned["b"] = {"w": np.ones(3, np.float32)}
-    books = Books(events=10 * step, spent_s=1.5, up_bytes=1, down_bytes=2, phases_s={"train": 0.5})
-    past = Past([0.25], {"a": [0.5]}, {"a": 1})
-    return Checkpoint(run, past, state, {"a": Position(2, step)}, {"half/w": torch.full((2,), step)}, books)
+    totals = Totals(events=10 * step, spent_s=1.5, up_bytes=1, down_bytes=2, phases_s={"train": 0.5})
+    history = History([0.25], {"a": [0.5]}, {"a": 1})
+    return Checkpoint(run, history, state, {"a": Position(2, step)}, {"half/w": torch.full((2,), step)}, totals)
 
 
 def device(*steps, run=7, name="a"):
@@ -39,22 +39,29 @@ def checkpoints(tmp_path):
 
 def test_what_was_written_is_read_to_the_last_bit(checkpoints):
     found, wanted = checkpoints.newest_held_by({"a": device(3)}, events=99), checkpoint(3)
-    assert (found.run, found.past, found.positions, found.books) == (7, wanted.past, wanted.positions, wanted.books)
-    assert (found.round.epoch, found.round.steps, found.round.samples) == (2, {"a": 3}, {"a": 12})
-    np.testing.assert_array_equal(found.round.weights.common["w"], wanted.round.weights.common["w"])
-    np.testing.assert_array_equal(found.round.weights.own["b"]["w"], np.zeros(2))
-    assert found.round.weights.common["n"].shape == ()
-    np.testing.assert_array_equal(found.round.returned["b"]["w"], np.ones(3))
+    assert (found.run, found.history, found.positions, found.totals) == (
+        7,
+        wanted.history,
+        wanted.positions,
+        wanted.totals,
+    )
+    assert (found.progress.epoch, found.progress.steps, found.progress.samples) == (2, {"a": 3}, {"a": 12})
+    np.testing.assert_array_equal(found.progress.weights.common["w"], wanted.progress.weights.common["w"])
+    np.testing.assert_array_equal(found.progress.weights.own["b"]["w"], np.zeros(2))
+    assert found.progress.weights.common["n"].shape == ()
+    np.testing.assert_array_equal(found.progress.returned["b"]["w"], np.ones(3))
     assert torch.equal(found.model["half/w"], wanted.model["half/w"])
 
 
 def test_the_newest_that_all_hold_is_taken_and_later_ones_are_removed(checkpoints):
-    assert checkpoints.newest_held_by({"a": device(2)}, events=99).round.steps["a"] == 2
-    assert checkpoints.newest_held_by({"a": device(2, 3)}, events=99).round.steps["a"] == 2
+    assert checkpoints.newest_held_by({"a": device(2)}, events=99).progress.steps["a"] == 2
+    assert checkpoints.newest_held_by({"a": device(2, 3)}, events=99).progress.steps["a"] == 2
 
 
 def test_a_device_that_never_trained_can_go_on_from_any(checkpoints):
-    assert checkpoints.newest_held_by({"a": device(3), "b": device(name="b", run=0)}, events=99).round.steps["a"] == 3
+    assert (
+        checkpoints.newest_held_by({"a": device(3), "b": device(name="b", run=0)}, events=99).progress.steps["a"] == 3
+    )
 
 
 @pytest.mark.parametrize("lacking", [device(1), device(2, 3, run=8), device()])
@@ -64,7 +71,7 @@ def test_a_device_that_lost_its_states_is_named(checkpoints, lacking):
 
 
 def test_one_that_is_ahead_of_the_record_is_passed_over(checkpoints):
-    assert checkpoints.newest_held_by({"a": device(2, 3)}, events=29).round.steps["a"] == 2
+    assert checkpoints.newest_held_by({"a": device(2, 3)}, events=29).progress.steps["a"] == 2
 
 
 def test_a_damaged_one_is_passed_over(checkpoints):
@@ -72,7 +79,7 @@ def test_a_damaged_one_is_passed_over(checkpoints):
     damaged = bytearray(newest.read_bytes())
     damaged[-1] ^= 1
     newest.write_bytes(damaged)
-    assert checkpoints.newest_held_by({"a": device(2, 3)}, events=99).round.steps["a"] == 2
+    assert checkpoints.newest_held_by({"a": device(2, 3)}, events=99).progress.steps["a"] == 2
 
 
 def test_two_are_kept_and_half_written_ones_removed(checkpoints):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from server.test_parity import batches, greatest_difference, sgd
 from torch.nn.functional import cross_entropy
 
 from cutlayer_core.codecs import Codecs, Fp8, Fwq, IntQ, ProductQuantizer, SplitFC, TopK
@@ -18,6 +17,7 @@ from cutlayer_core.trial.trial import Seeds, read_trial
 from cutlayer_core.wire.transports import MemoryBroker
 from cutlayer_cut import cut_model
 from harness import digits_trial, run_trial, shares
+from server.training.test_parity import batches, greatest_difference, sgd
 
 ONE = {"devices": ("board-1",), "epochs": 2, "codec": Codecs()}
 

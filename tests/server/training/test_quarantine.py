@@ -13,9 +13,9 @@ from cutlayer_core.record.record import Record, read_run
 from cutlayer_core.samples import data
 from cutlayer_core.trial.aggregation import Epsl, Parallel, Sequential, SplitFed
 from cutlayer_core.wire.transports import MemoryBroker
-from cutlayer_device.training.participation import TrialFailed
+from cutlayer_device.training.server_link import TrialFailed
 from cutlayer_server.training.coordinator import Coordinator
-from cutlayer_server.training.step import Updates
+from cutlayer_server.training.step import TrainingStep
 from harness import Board, digits_trial, run_trial, shares
 
 
@@ -88,7 +88,7 @@ def test_nothing_stays_of_one_that_goes_bad_after_a_pass_that_a_checkpoint_holds
     digits, tmp_path, aggregation, monkeypatch
 ):
     """The others go back to the end of that pass, and go on without its weights, its copy, and its part in the evaluation."""
-    decode = Updates.decode
+    decode = TrainingStep.decode
 
     def bad_from_epoch_1(self, device, mode, message):
         if device == "board-2" and message.header.epoch == 1:
@@ -97,7 +97,7 @@ def test_nothing_stays_of_one_that_goes_bad_after_a_pass_that_a_checkpoint_holds
             raise error
         return decode(self, device, mode, message)
 
-    monkeypatch.setattr(Updates, "decode", bad_from_epoch_1)
+    monkeypatch.setattr(TrainingStep, "decode", bad_from_epoch_1)
     trial = digits_trial(digits, epochs=3, aggregation=aggregation, checkpoint_s=0.0)
     boards, bundle = [], read_bundle(digits / "client.bundle")
     broker = MemoryBroker()

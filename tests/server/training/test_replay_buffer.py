@@ -3,7 +3,7 @@ import pytest
 from cutlayer_core.codecs import Tensor
 from cutlayer_core.errors import CutlayerError
 from cutlayer_core.wire.messages import Message, Smashed
-from cutlayer_server.training.replay_buffer import Cache
+from cutlayer_server.training.replay_buffer import ReplayBuffer
 
 
 def batch(step, size=100):
@@ -16,7 +16,7 @@ def steps(messages):
 
 @pytest.fixture
 def cache(tmp_path):
-    found = Cache(tmp_path / "cache")
+    found = ReplayBuffer(tmp_path / "cache")
     found.begin("a", 1, 0)
     for step in range(5):
         found.add("a", batch(step))
@@ -34,7 +34,7 @@ def test_what_was_kept_is_read_as_it_came(cache):
 
 def test_a_pass_is_gone_on_with_where_it_stood(cache, tmp_path):
     cache.sync()
-    again = Cache(tmp_path / "cache")
+    again = ReplayBuffer(tmp_path / "cache")
     again.begin("a", 1, 3)
     again.add("a", batch(9))
     again.end("a")

@@ -3,15 +3,15 @@ import pytest
 
 from cutlayer_core.record.events import Step
 from cutlayer_core.schedules import Every, Forward, LossGated, Mode, Replay
-from cutlayer_server.training.selection import Past, Plan
+from cutlayer_server.training.selection import History, Selection
 from harness import digits_trial
 
 NAMES = ("a", "b", "c", "d")
 
 
-def plan(digits, schedule, past=None, shares_weights=True, **changes):
+def plan(digits, schedule, history=None, shares_weights=True, **changes):
     trial = digits_trial(digits, devices=NAMES, schedule=schedule, **changes)
-    return Plan(trial, shares_weights=shares_weights, past=past or Past())
+    return Selection(trial, shares_weights=shares_weights, history=history or History())
 
 
 def steps(**losses):
@@ -33,7 +33,7 @@ def test_who_is_not_here_does_not_take_part(digits):
 
 
 def test_in_silence_all_take_part_of_whom_something_is_kept_here_or_not(digits):
-    found = plan(digits, Replay(2), Past(kept={"a": 0, "b": 0}))
+    found = plan(digits, Replay(2), History(kept={"a": 0, "b": 0}))
     found.start(1, NAMES, {"b", "c"})
     assert [found.mode(name) for name in NAMES] == [Mode.SILENT, Mode.SILENT, Mode.FORWARD, Mode.FORWARD]
     assert found.devices({"b", "c"}) == ("a", "b", "c")
@@ -58,12 +58,12 @@ def test_the_mean_loss_is_over_samples_and_each_client_has_its_own(digits):
     found.start(0, NAMES, NAMES)
     more = [msgspec.structs.replace(steps(a=4.0)[0], samples=30)]
     assert found.end(steps(a=1.0, b=2.0) + more, {"a", "b"}) == pytest.approx((10 + 20 + 120) / 50)
-    assert found.past.client_losses == {"a": [pytest.approx(3.25)], "b": [2.0]}
+    assert found.history.client_losses == {"a": [pytest.approx(3.25)], "b": [2.0]}
 
 
 def test_clients_that_follow_their_own_losses_part(digits):
-    past = Past([1.0, 1.0], {"a": [2.0, 2.0], "b": [2.0, 1.0]}, {"a": 1})
-    found = plan(digits, LossGated(0.5, per="client"), past, shares_weights=False)
+    history = History([1.0, 1.0], {"a": [2.0, 2.0], "b": [2.0, 1.0]}, {"a": 1})
+    found = plan(digits, LossGated(0.5, per="client"), history, shares_weights=False)
     found.start(2, ("a", "b"), ("a", "b"))
     assert found.mode("a") is Mode.FORWARD
     assert found.mode("b") is Mode.EXCHANGE
@@ -72,8 +72,8 @@ def test_clients_that_follow_their_own_losses_part(digits):
 
 @pytest.mark.parametrize(("shares_weights", "left"), [(True, {}), (False, {"b": 0})])
 def test_smashed_data_of_weights_that_are_no_more_are_not_trained_on(digits, shares_weights, left):
-    past = Past([1.0], {"a": [1.0], "b": [2.0]}, {"a": 0, "b": 0})
-    found = plan(digits, Every(), past, shares_weights)
+    history = History([1.0], {"a": [1.0], "b": [2.0]}, {"a": 0, "b": 0})
+    found = plan(digits, Every(), history, shares_weights)
     found.start(1, NAMES, {"a"})
     found.end(steps(a=1.0), {"a"})
-    assert found.past.kept == left
+    assert found.history.kept == left
