@@ -1,11 +1,12 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first, with PYTHON (3.10 to 3.13).
 PYTHON ?= $(or $(and $(wildcard .venv/demo),$(wildcard .venv/bin/python)),python3)
 BIN := .venv/bin
-# In parallel, and the slowest named: each file's tests share what is costly to make, mostly.
 PYTEST := $(BIN)/pytest
 SPREAD := --numprocesses auto --dist worksteal
+TIMES := --durations=0 --durations-min=1
+DIST := dist
 
-.PHONY: demo test test-slow test-long test-arm test-versions tools check lint types imports format constraints dist bench reproduce clean
+.PHONY: demo test test-slow test-long test-arm test-versions tools all-tools check lint types imports format constraints dist bench reproduce clean
 
 demo: .venv/demo
 	$(BIN)/cutlayer demo
@@ -15,16 +16,16 @@ test: .venv/dev tools
 	$(PYTEST) -m "not slow and not long" $(SPREAD)
 
 # Those that measure time run alone, after the others.
-test-slow: .venv/dev tools
-	$(PYTEST) -m "slow and not alone and not long" $(SPREAD) --durations=0 --durations-min=1
-	$(PYTEST) -m "slow and alone and not long" --durations=0 --durations-min=1
+test-slow: .venv/dev all-tools
+	$(PYTEST) -m "slow and not alone and not long" $(SPREAD) $(TIMES)
+	$(PYTEST) -m "slow and alone and not long" $(TIMES)
 
 # What takes longer than CI has; what it last said is kept.
-test-long: .venv/dev tools
-	$(PYTEST) -m long --durations=0 | tee benchmarks/results/test-long.txt
+test-long: .venv/dev all-tools
+	@bash -o pipefail -c '$(PYTEST) -m long --durations=0 --color=no | tee benchmarks/results/test-long.txt'
 
 # A release as it goes onto a board, on emulated processors.
-test-arm: .venv/dev tools
+test-arm: .venv/dev all-tools
 	$(PYTEST) -m arm
 
 # The board's and the core's tests on every other Python that this machine has.
@@ -34,6 +35,9 @@ test-versions: .venv/dev
 # The system's programs that tests start, from the distribution's packages, where that is allowed.
 tools: .venv/demo
 	@$(BIN)/python tests/tools.py
+
+all-tools: .venv/demo
+	@$(BIN)/python tests/tools.py slow
 
 check: lint types imports
 
@@ -59,9 +63,9 @@ constraints: .venv/dev
 	{ grep '^#' constraints.txt; grep -vE '^#|^(cuda|nvidia|triton)|win32' .venv/pinned.txt; } > .venv/constraints.txt
 	mv .venv/constraints.txt constraints.txt
 
-# The wheel and the source archive, in dist/.
+# The source archive, and the wheel that is built from it.
 dist: .venv/dev
-	$(BIN)/uv build --quiet --build-constraints constraints.txt --out-dir dist .
+	$(BIN)/uv build --quiet --build-constraints constraints.txt --out-dir $(DIST) .
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/codecs.py

@@ -62,11 +62,11 @@ def install_by_uv(venv: Venv, version: str) -> str | None:
     """Have uv install the CPU build from PyTorch's index. None if it did, else why it could not."""
     if venv.version_of("uv") is None and venv.ask(*venv.pip_words("uv")).returncode != 0:
         return "pip finds no uv"
-    words = ("-m", "uv", "pip", "install", "--python", str(venv.python))
-    words += ("--no-deps", "--torch-backend=cpu", f"torch=={version}")
+    words = ["-m", "uv", "pip", "install", "--python", str(venv.python)]
+    words += ["--no-deps", "--torch-backend=cpu", f"torch=={version}"]
     asked = venv.ask(*words, "--dry-run")
     if asked.returncode != 0:
-        return ["it did not say why", *re.findall(r"(?:error|cause): (.*)", asked.stderr)][-1]
+        return str(["it did not say why", *re.findall(r"(?:error|cause): (.*)", asked.stderr)][-1])
     return None if venv.run(*words) else "see above"
 
 
