@@ -5,11 +5,11 @@ import logging
 from cutlayer_core.codecs import Payload
 from cutlayer_core.errors import ChunkError
 from cutlayer_core.wire import topics
+from cutlayer_core.wire.counted_transport import CountedTransport
 from cutlayer_core.wire.messages import Header, Message
 from cutlayer_core.wire.presence import Process
 from cutlayer_core.wire.session import Audience, Speaker
-from cutlayer_core.wire.traffic import Traffic, largest_chunk
-from cutlayer_core.wire.transports import Packet, Transport
+from cutlayer_core.wire.transports import Packet
 
 __all__ = ["Broadcasts"]
 
@@ -22,19 +22,18 @@ class Broadcasts:
     Args:
         own: this process.
         transport: connected.
-        traffic: where packets are counted.
     """
 
-    def __init__(self, own: Process, transport: Transport, traffic: Traffic) -> None:
-        self._transport, self._traffic, self._topic = transport, traffic, topics.gradient(own.trial)
-        self._speaker = Speaker(own.epoch, largest_chunk(transport, self._topic))
+    def __init__(self, own: Process, transport: CountedTransport) -> None:
+        self._transport, self._topic = transport, topics.gradient(own.trial)
+        self._speaker = Speaker(own.epoch, transport.largest_chunk(self._topic))
         self._audience: Audience | None = None
 
     def publish(self, header: Header, payload: Payload) -> int:
         """Send a message to all devices, once; returns the number by which each is to be told of it."""
         number, frames = self._speaker.frames(Message(header, payload))
         for frame in frames:
-            self._traffic.sent_bytes[topics.SERVER] += self._transport.publish(self._topic, frame)
+            self._transport.publish(topics.SERVER, self._topic, frame)
         return number
 
     def listen(self, server_epoch: int) -> None:
@@ -51,7 +50,7 @@ class Broadcasts:
         """Take a part of a message to all; a damaged one is dropped, and will be asked for."""
         if self._audience is None:
             return
-        self._traffic.received_bytes[topics.SERVER] += packet.wire_bytes
+        self._transport.count_received(topics.SERVER, packet)
         try:
             self._audience.receive(packet.payload)
         except ChunkError as error:

@@ -8,11 +8,11 @@ from cutlayer_core.codecs import Payload
 from cutlayer_core.errors import ChunkError, MessageError, PeerStartedAnew, RemoteProtocolError
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.chunks import reset
+from cutlayer_core.wire.counted_transport import CountedTransport
 from cutlayer_core.wire.messages import Header, Message
 from cutlayer_core.wire.presence import Process
 from cutlayer_core.wire.session import WINDOW, Role, Session
-from cutlayer_core.wire.traffic import Traffic, largest_chunk
-from cutlayer_core.wire.transports import Packet, Transport
+from cutlayer_core.wire.transports import Packet
 
 __all__ = ["Conversations"]
 
@@ -38,12 +38,11 @@ class Conversations:
     Args:
         own: this process.
         transport: connected.
-        traffic: where packets are counted.
         clock: seconds that never go back.
     """
 
-    def __init__(self, own: Process, transport: Transport, traffic: Traffic, clock: Callable[[], float]) -> None:
-        self._own, self._transport, self._traffic, self._clock = own, transport, traffic, clock
+    def __init__(self, own: Process, transport: CountedTransport, clock: Callable[[], float]) -> None:
+        self._own, self._transport, self._clock = own, transport, clock
         self._open: dict[str, _Open] = {}
         self._given_up: dict[str, int] = {}
         self._strangers: set[str] = set()
@@ -62,7 +61,7 @@ class Conversations:
         elif peer_epoch is not None:
             peer_epoch ^= epoch
         route = self._route(device)
-        session = Session(role, trial, device, epoch, peer_epoch, largest_chunk(self._transport, route))
+        session = Session(role, trial, device, epoch, peer_epoch, self._transport.largest_chunk(route))
         self._open[device] = _Open(session, route)
 
     def close(self, device: str) -> None:
@@ -81,7 +80,7 @@ class Conversations:
     def reset(self, device: str) -> None:
         """Tell a device that was given up that it was; one that never was is told nothing."""
         if device in self._given_up:
-            self._publish(device, self._route(device), reset(self._given_up[device]))
+            self._transport.publish(device, self._route(device), reset(self._given_up[device]))
 
     def send(self, device: str, header: Header, payload: Payload = b"") -> None:
         """Hand a message to the transport, as far as the window allows; `Endpoint.pump` sees to the rest."""
@@ -153,7 +152,7 @@ class Conversations:
             self._flush(device)
 
     def _converse(self, device: str, packet: Packet) -> bool:
-        self._traffic.received_bytes[device] += packet.wire_bytes
+        self._transport.count_received(device, packet)
         each = self._open[device]
         try:
             complete = each.session.receive(packet.payload, self._clock())
@@ -179,9 +178,6 @@ class Conversations:
     def _flush(self, device: str) -> None:
         each = self._open[device]
         for frame in each.session.frames_to_send(self._clock()):
-            self._publish(device, each.route, frame)
+            self._transport.publish(device, each.route, frame)
         if (deadline := each.session.next_deadline()) is not None:
             self.due = min(self.due, deadline)
-
-    def _publish(self, device: str, route: str, frame: bytes) -> None:
-        self._traffic.sent_bytes[device] += self._transport.publish(route, frame)

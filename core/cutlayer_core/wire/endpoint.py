@@ -8,10 +8,10 @@ from cutlayer_core.errors import MessageError, PeerLost
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.broadcasts import Broadcasts
 from cutlayer_core.wire.conversations import Conversations
+from cutlayer_core.wire.counted_transport import CountedTransport
 from cutlayer_core.wire.messages import Message, Presence, decode
 from cutlayer_core.wire.presence import OwnPresence, Process
 from cutlayer_core.wire.session import Role
-from cutlayer_core.wire.traffic import Traffic
 from cutlayer_core.wire.transports import Packet, Transport
 
 __all__ = ["Endpoint"]
@@ -44,7 +44,7 @@ class Endpoint:
         presence: our own birth at the broker.
         conversations: one with each device.
         broadcasts: messages to all devices.
-        traffic: bytes sent and received.
+        transport: counts the bytes of each conversation.
     """
 
     def __init__(
@@ -56,13 +56,11 @@ class Endpoint:
         on_presence: Callable[[Presence], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._own, self._transport, self._on_presence = Process(role, trial, epoch), transport, on_presence
-        self._clock = clock
-        self.traffic = Traffic()
-        self.presence = OwnPresence(self._own, transport)
-        self.conversations = Conversations(self._own, transport, self.traffic, clock)
-        self.broadcasts = Broadcasts(self._own, transport, self.traffic)
-        self._reconnections = 0
+        self._own, self._on_presence, self._clock = Process(role, trial, epoch), on_presence, clock
+        self.transport = CountedTransport(transport)
+        self.presence = OwnPresence(self._own, self.transport)
+        self.conversations = Conversations(self._own, self.transport, clock)
+        self.broadcasts = Broadcasts(self._own, self.transport)
 
     def claim(self, topic: str, birth: Presence, wait_s: float = _LONGEST_WILL_S, earlier: int = 0) -> None:
         """Announce ``birth`` on its retained topic, once no other process is online there.
@@ -149,11 +147,10 @@ class Endpoint:
         # Below 1 s, so that Ctrl-C is obeyed; above 1 ms, lest rounding make a deadline of now a busy loop.
         pause = min(timeout_s, max(self.conversations.due - self._clock(), 0.001), 0.5)
         taken, complete = 0, False
-        while not complete and taken < _MOST_AT_ONCE and (packet := self._transport.receive(pause)) is not None:
+        while not complete and taken < _MOST_AT_ONCE and (packet := self.transport.receive(pause)) is not None:
             complete = self._take(packet)
             taken, pause = taken + 1, 0.0
-        if self._transport.reconnections() != self._reconnections:
-            self._reconnections = self._transport.reconnections()
+        if self.transport.was_replaced():
             self.conversations.reconnected()
         self.conversations.flush_due()
         return taken > 0

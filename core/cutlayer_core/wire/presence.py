@@ -6,9 +6,10 @@ from typing import NamedTuple
 import msgspec
 
 from cutlayer_core.errors import PeerLost
+from cutlayer_core.wire.counted_transport import CountedTransport
 from cutlayer_core.wire.messages import Message, Presence, encode
 from cutlayer_core.wire.session import Role
-from cutlayer_core.wire.transports import LastWill, Transport
+from cutlayer_core.wire.transports import LastWill
 
 __all__ = ["OwnPresence", "Process", "new_epoch", "will_of"]
 
@@ -48,7 +49,7 @@ class OwnPresence:
         transport: connected.
     """
 
-    def __init__(self, own: Process, transport: Transport) -> None:
+    def __init__(self, own: Process, transport: CountedTransport) -> None:
         self._own, self._transport = own, transport
         self.name = ""
         self._earlier = 0

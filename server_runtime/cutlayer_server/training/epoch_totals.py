@@ -107,4 +107,4 @@ class EpochTotals:
 
     def _total(self) -> tuple[int, int]:
         """Bytes up and down since the start, over all devices."""
-        return self._endpoint.traffic.received_bytes.total(), self._endpoint.traffic.sent_bytes.total()
+        return self._endpoint.transport.received_bytes.total(), self._endpoint.transport.sent_bytes.total()

@@ -80,6 +80,10 @@ class Keeping:
         """See `Snapshots.prune`."""
         self._snapshots.prune()
 
+    def clear(self) -> None:
+        """See `Snapshots.clear`."""
+        self._snapshots.clear()
+
     def forget(self, device: str) -> None:
         """The next process of a device has nothing to keep yet."""
         self._unkept.discard(device)

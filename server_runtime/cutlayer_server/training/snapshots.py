@@ -64,6 +64,10 @@ class Snapshots:
         self._silent.forget_checkpoints()
         self._totals.go_on(progress.epoch, checkpoint.totals)
 
+    def clear(self) -> None:
+        """The run is over, and nothing of it will be gone on with."""
+        self._silent.buffer.clear()
+
     def prune(self) -> None:
         """Remove what no snapshot and no later epoch needs."""
         self._silent.prune(self._state.history.kept)

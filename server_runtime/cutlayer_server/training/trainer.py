@@ -59,8 +59,8 @@ class Trainer:
         selection = Selection(trial, shares_weights=not step.is_joint, history=History())
         self._state = state = TrainingState(selection, samples)
         self._totals = EpochTotals(record, fleet.endpoint, phases)
-        self._silent = SilentPasses(ReplayBuffer(record.path / "cache"))
-        passes = Passes(fleet, record, state, step, self._silent, silences=silences)
+        silent = SilentPasses(ReplayBuffer(record.path / "cache"))
+        passes = Passes(fleet, record, state, step, silent, silences=silences)
 
         def forget(device: str) -> None:
             """Its next process begins its next pass from the start."""
@@ -71,7 +71,7 @@ class Trainer:
             state.forget(device)
 
         self._attendance = attendance = Attendance(fleet, record, state, step, forget)
-        snapshots = Snapshots(run, trial.devices, models, record, state, self._silent, self._totals)
+        snapshots = Snapshots(run, trial.devices, models, record, state, silent, self._totals)
         self._keeping = keeping = Keeping(attendance, state, snapshots, checkpoints, trial.checkpoint_s, phases)
         self._turns = Turns(state, fleet, step, passes, attendance, keeping, self._totals, phases)
 
@@ -125,4 +125,4 @@ class Trainer:
 
     def close(self) -> None:
         """The run is over, and nothing of it will be gone on with."""
-        self._silent.buffer.clear()
+        self._keeping.clear()

@@ -54,9 +54,9 @@ def test_messages_pass_both_ways_and_their_bytes_are_counted_alike(assignment):
     device.conversations.send("a", Smashed(epoch=0, step=0, tensor=TENSOR, labels=b"\0\0"), b"1234")
     assert server.expect("a", 1.0).payload == b"1234"
     device.drain(1.0)
-    assert server.traffic.sent_bytes == device.traffic.received_bytes
-    assert device.traffic.sent_bytes == server.traffic.received_bytes
-    assert server.traffic.sent_bytes["a"] > 700_000
+    assert server.transport.sent_bytes == device.transport.received_bytes
+    assert device.transport.sent_bytes == server.transport.received_bytes
+    assert server.transport.sent_bytes["a"] > 700_000
 
 
 def test_loss_and_repetition_on_the_way_do_not_show(assignment):
