@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-METERS = ("doctor", "machine", "meters", "profiler", "recordings")
+METERS = ("checks", "doctor", "machine", "meters", "profiler", "recordings")
 TESTS = ["tests/core", *(f"tests/profiles/test_{name}.py" for name in METERS)]
 PACKAGES = ["pytest", "hypothesis", "ml_dtypes"]
 

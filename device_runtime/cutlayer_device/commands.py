@@ -14,6 +14,13 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, f
 
 
 def doctor(
+    broker: Annotated[
+        str, typer.Option(help="Try this MQTT broker: HOST or HOST:PORT; default: the trial's, else this machine's.")
+    ] = "",
+    trial: Annotated[Path | None, typer.Option(help="Try the broker of this trial file.", metavar="TRIAL.TOML")] = None,
+    tls: Annotated[
+        Path | None, typer.Option(help="Try it over TLS, with this folder that `cutlayer certs` made.")
+    ] = None,
     meters: Annotated[Path | None, typer.Option(help="What you know of the meters, as a TOML file.")] = None,
     capture: Annotated[
         Path | None,
@@ -21,11 +28,16 @@ def doctor(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """On the board: look for every meter that cutlayer knows, and say what to do where one cannot be read."""
-    with command("device", "numpy"):
+    """Check this machine and its meters, and say what to do about what is missing.
+
+    Ends with status 1 only if no trial can run from here: Python is too old, a package that everything needs is missing, or
+    the broker that --broker or --trial names does not answer.
+    """
+    with command("device", "numpy", "paho"):
+        from cutlayer_profiles.checks import broker_to_try
         from cutlayer_profiles.doctor import doctor as run
 
-        run(meters, capture, as_json)
+        run(meters, capture, as_json, broker_to_try(broker, trial, tls))
 
 
 def profile_client(

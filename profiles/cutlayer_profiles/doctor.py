@@ -1,6 +1,7 @@
-"""``cutlayer doctor``: what every probe found, and what to do about what it did not."""
+"""``cutlayer doctor``: what this machine is like, which meters it has, and what to do about what is missing."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -8,27 +9,46 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cutlayer_core.errors import CutlayerError
 from cutlayer_profiles.capture import capture as capture_board
+from cutlayer_profiles.checks import BrokerAddress, Check, check_machine
 from cutlayer_profiles.coefficients import board_of
 from cutlayer_profiles.meters import Finding, Root, Settings, find_meters, read_settings
 
 __all__ = ["doctor"]
 
+_COLOURS = {"ok": "green", "found": "green", "absent": "dim", "warning": "yellow"}
+"""Of a status; what is not here is trouble, and red."""
 
-def doctor(meters: Path | None, capture: Path | None, as_json: bool, root: Root | None = None) -> None:
-    """Print a line a probe. Raises `UserError` for the settings or the folder, `OSError` if that cannot be written."""
+
+def doctor(
+    meters: Path | None,
+    capture: Path | None,
+    as_json: bool,
+    broker: BrokerAddress = BrokerAddress(),  # noqa: B008 - it cannot be changed
+    root: Root | None = None,
+) -> None:
+    """Print a line a check and a line a meter.
+
+    Raises:
+        UserError: for the settings, the folder, or the certificates.
+        OSError: the capture cannot be written.
+        CutlayerError: something prevents any trial from here; everything was printed before.
+    """
     root = root or Root()
     settings = read_settings(meters)
-    findings = find_meters(root, settings)
+    checks, findings = check_machine(root, broker, Path.cwd()), find_meters(root, settings)
     if as_json:
-        print(msgspec.json.encode([_plain(finding) for finding in findings]).decode())
+        machine = [check._asdict() for check in checks]
+        print(msgspec.json.encode({"this_machine": machine, "meters": [_plain(each) for each in findings]}).decode())
     else:
-        console = Console(highlight=False)
-        console.print(_table(findings))
-        console.print(Text(_verdict(root, settings, findings)), soft_wrap=True)
+        _show(checks, findings)
+        Console(highlight=False).print(Text(_verdict(root, settings, findings)), soft_wrap=True)
     if capture is not None:
         number = capture_board(root, capture)
         print(f"{number} files in {capture}: look at them, then send them as a .tar.gz with an issue", file=sys.stderr)
+    if failed := [check.what for check in checks if check.status == "failed"]:
+        raise CutlayerError(f"doctor: no trial can run from here before this is mended: {', '.join(failed)}")
 
 
 def _plain(finding: Finding) -> dict[str, str | float]:
@@ -44,14 +64,21 @@ def _plain(finding: Finding) -> dict[str, str | float]:
     return plain
 
 
-def _table(findings: list[Finding]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for head in ("probe", "status", "what was seen", "what to do"):
+def _show(checks: list[Check], findings: list[Finding]) -> None:
+    console = Console(highlight=False)
+    machine = [(check.what, check.status, check.found, check.advice) for check in checks]
+    meters = [(finding.probe, finding.status, finding.detail, finding.mend) for finding in findings]
+    console.print(_table("this machine", machine))
+    console.print()
+    console.print(_table("meters", meters))
+
+
+def _table(title: str, rows: Iterable[tuple[str, str, str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for head in ("what", "status", "found", "advice"):
         table.add_column(head, overflow="fold")
-    colours = {"found": "green", "denied": "red", "unfit": "red", "absent": "dim"}
-    for finding in findings:
-        colour = colours[finding.status]
-        table.add_row(Text(finding.probe), Text(finding.status, colour), Text(finding.detail), Text(finding.mend))
+    for what, status, found, advice in rows:
+        table.add_row(Text(what), Text(status, _COLOURS.get(status, "red")), Text(found), Text(advice))
     return table
 
 

@@ -10,6 +10,7 @@ from rich.logging import RichHandler
 
 from cutlayer_core.record.record import Record, Summary, free_run_dir
 from cutlayer_core.samples import data
+from cutlayer_core.trial.codec_summary import codec_summary
 from cutlayer_core.trial.trial import Broker, read_trial
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.presence import will_of
@@ -57,7 +58,9 @@ def serve(
     connect(trial).close()
     # Last, so that a mistake found before, or a broker that is not there, leaves no folder behind.
     path = run_dir or free_run_dir(Path("runs"), trial.name, resume=resume)
-    record = Record(path, trial_file.read_text("utf-8"), display.show, resume=resume)
+    text = trial_file.read_text("utf-8")
+    record = Record(path, text, display.show, resume=resume)
+    console.print(f"codec: {codec_summary(text)}", soft_wrap=True, markup=False)
     try:
         with display:
             summary = coordinator.run(lambda will: connect(trial, will, _AGAIN_S), record, display.waiting_for)
@@ -100,4 +103,5 @@ def _closing_line(summary: Summary) -> str:
     saved = 1 - payload / summary.coded_payload_bytes if summary.coded_payload_bytes else 0.0
     lossless = f", of which the lossless stage took off {saved:.0%}" if saved > 0 else ""
     traffic = f"{summary.up_bytes / 1e6:.2f} MB up, {summary.down_bytes / 1e6:.2f} MB down"
-    return f"{summary.steps} steps in {summary.duration_s:.1f} s, {traffic}; tensors {ratio:.1f}x smaller than float32{lossless}"
+    size = f"{ratio:.1f}x smaller than" if round(ratio, 1) != 1.0 else "as large as"
+    return f"{summary.steps} steps in {summary.duration_s:.1f} s, {traffic}; tensors {size} float32{lossless}"

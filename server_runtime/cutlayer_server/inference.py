@@ -14,9 +14,10 @@ from cutlayer_core.errors import CodecError, LocalProtocolError, RemoteError, Us
 from cutlayer_core.trial.trial import Trial
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.endpoint import Endpoint
-from cutlayer_core.wire.messages import End, Message, Presence, Query, Scores, Serve, encode_weights
+from cutlayer_core.wire.messages import End, Message, Presence, Query, Scores, Serve
 from cutlayer_core.wire.session import Role
 from cutlayer_core.wire.transports import Transport
+from cutlayer_core.wire.weights import encode_weights
 from cutlayer_cut import client_of, cut_model
 from cutlayer_server.fleet.fleet import assignment_of
 from cutlayer_server.model.processor import CPU

@@ -54,11 +54,10 @@ from cutlayer_core.wire.messages import (
     Updated,
     Weights,
     decode,
-    decode_weights,
     encode,
-    encode_weights,
 )
 from cutlayer_core.wire.session import Audience, Link, Role, Session
+from cutlayer_core.wire.weights import decode_weights, encode_weights
 from cutlayer_device.engines.onnx_file import require_self_contained
 
 LONGEST_S = 1.0

@@ -11,6 +11,11 @@ from cutlayer_profiles.meters import Root, Settings, find_meters
 from profiles.boards import INA219, PMIC, board, pi5
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_a_broker(monkeypatch):
+    monkeypatch.setattr("cutlayer_profiles.checks.broker._DEFAULT_S", 0.0)
+
+
 def test_it_says_what_was_found_and_what_to_do(tmp_path, capsys):
     root = board(tmp_path, {**INA219, "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.5"})
     doctor(None, None, as_json=False, root=root)
@@ -18,12 +23,14 @@ def test_it_says_what_was_found_and_what_to_do(tmp_path, capsys):
     assert "unfit" in shown
     assert "shunt_ohm" in shown
     assert "reports no joules until that is mended" in shown
+    assert shown.startswith("this machine what status found advice system ok Raspberry Pi 4 Model B Rev 1.5")
+    assert " meters what status found advice smart plug absent " in shown
     settings = tmp_path / "meters.toml"
     settings.write_text("shunt_ohm = 0.1")
     doctor(settings, None, as_json=False, root=root)
     assert "reports joules of ina219: simulated, dc_input" in " ".join(capsys.readouterr().out.split())
     doctor(settings, None, as_json=True, root=root)
-    (found,) = [each for each in json.loads(capsys.readouterr().out) if each["status"] == "found"]
+    (found,) = [each for each in json.loads(capsys.readouterr().out)["meters"] if each["status"] == "found"]
     assert (found["kind"], found["scope"]) == ("simulated", "dc_input")
 
 
@@ -65,6 +72,6 @@ def test_on_this_machine_as_a_user_would(tmp_path):
     command = [sys.executable, "-m", "cutlayer", "doctor", "--json", "--capture", str(tmp_path / "mine")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {each["probe"] for each in json.loads(done.stdout)} >= {"smart plug"}
+    assert {each["probe"] for each in json.loads(done.stdout)["meters"]} >= {"smart plug"}
     assert "look at them, then send them" in done.stderr
     assert (tmp_path / "mine" / "proc" / "stat").exists()

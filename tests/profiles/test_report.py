@@ -54,6 +54,17 @@ def test_numbers_on_the_page_are_those_of_the_record(run_dir):
     assert "all 3 epochs are done" in text
 
 
+def test_a_trial_without_codecs_says_why_nothing_got_smaller(tmp_path):
+    record = Record(tmp_path / "r", 'name = "mine"')
+    record.write(Ended(time_s=0.1, ok=True, reason="done"))
+    record.close("mine")
+    text = write_report(tmp_path / "r").read_text()
+    assert (
+        "Codec: up raw, down raw (no [codec] in the trial file: float32 as it is; fp8 makes it 4 times smaller)."
+        in text
+    )
+
+
 def test_the_same_record_gives_the_same_page(run_dir):
     first = (run_dir / "report.html").read_text()
     write_report(run_dir)

@@ -49,6 +49,7 @@ def test_the_demo_reaches_95_percent_within_a_minute_and_leaves_a_record(tmp_pat
     assert finished.returncode == 0, out + err
     assert f"report: {run_dir}/report.html" in out
     assert "97.0%" in out
+    assert "\ncodec: up fp8, down fp8\nwaiting for" in out
     run = read_run(run_dir)
     assert run.summary.test_accuracy >= 0.95
     assert run.summary.duration_s < 60

@@ -13,9 +13,10 @@ from cutlayer_core.samples import data
 from cutlayer_core.trial.recipe import WHOLE
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.endpoint import Endpoint
-from cutlayer_core.wire.messages import Assignment, End, Presence, Query, Scores, Serve, decode_weights
+from cutlayer_core.wire.messages import Assignment, End, Presence, Query, Scores, Serve
 from cutlayer_core.wire.session import Role
 from cutlayer_core.wire.transports import Transport
+from cutlayer_core.wire.weights import decode_weights
 from cutlayer_device.engines import load_engine
 
 __all__ = ["Classifier", "LocalClassifier", "SplitClassifier", "classify"]

@@ -14,19 +14,8 @@ from cutlayer_core.record.phases import Phases
 from cutlayer_core.samples import data
 from cutlayer_core.samples.draws import seed_of
 from cutlayer_core.schedules import Mode
-from cutlayer_core.wire.messages import (
-    Assignment,
-    Begin,
-    End,
-    Gradient,
-    Lacking,
-    Position,
-    Shared,
-    Smashed,
-    Weights,
-    decode_weights,
-    encode_weights,
-)
+from cutlayer_core.wire.messages import Assignment, Begin, End, Gradient, Lacking, Position, Shared, Smashed, Weights
+from cutlayer_core.wire.weights import decode_weights, encode_weights
 from cutlayer_device.training.board import Board
 from cutlayer_device.training.board_state import BoardState
 from cutlayer_device.training.server_link import ServerLink, TrialFailed

@@ -1,9 +1,11 @@
 """A device's part in a trial: everything that it needs, loaded and checked, to be taken up once or again and again."""
 
 import logging
+import ssl
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from cutlayer_core.address import split_address
 from cutlayer_core.bundles.bundle import read_bundle
@@ -22,6 +24,12 @@ __all__ = ["Membership"]
 
 _FIRST_WAIT_S = 10.0
 _log = logging.getLogger(__name__)
+
+
+class _Broker(NamedTuple):
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
 
 
 class Membership:
@@ -46,17 +54,17 @@ class Membership:
         alive: Callable[[], None] | None = None,
         connected: Callable[[], None] = lambda: None,
     ) -> None:
+        self._config, self._alive, self._connected = config, alive, connected
         self._bundle = read_bundle(folder / config.bundle)
         self._bundle.require_certificate()
         manifest = self._bundle.manifest
-        self._name = topics.check_name(config.name, "the device name")
-        self._trial = topics.check_name(config.trial or manifest.trial, "the trial name")
+        name = topics.check_name(config.name, "the device name")
+        trial = topics.check_name(config.trial or manifest.trial, "the trial name")
         self._samples = data.load(folder / config.data, manifest.client.input, manifest.client.classes)
+        self._birth = birth_of(self._bundle, trial, name, len(self._samples.y))
         tls = tls or (folder / config.tls if config.tls else None)
-        self._address = split_address(config.broker, tls is not None)
-        self._tls = load_tls(tls) if tls else None
-        self._alive, self._connected = alive, connected
-        self._threads, self._energy = config.threads, config.energy
+        host, port = split_address(config.broker, tls is not None)
+        self._broker = _Broker(host, port, load_tls(tls) if tls else None)
         self._meters = read_settings(folder / config.meters if config.meters else None)
 
     @property
@@ -74,25 +82,28 @@ class Membership:
             UserError: the folder holds states of another bundle, or another process uses it.
             CutlayerError: as `Agent.run`.
         """
-        profiler, source = choose_profiler(Root(), self._meters, self._energy)
-        birth = birth_of(self._bundle, self._trial, self._name, len(self._samples.y))
-        wait_s = _FIRST_WAIT_S if self._alive is None else float("inf")
+        profiler, source = choose_profiler(Root(), self._meters, self._config.energy)
+        birth, alive = self._birth, self._alive
+        wait_s = _FIRST_WAIT_S if alive is None else float("inf")
 
         def connect(will: LastWill, wait_s: float) -> Transport:
-            transport = self.connect(will, wait_s, self._alive or (lambda: None))
-            about = (self._name, len(self._samples.y), self._bundle.manifest.engine, agent.runtime, *self._address)
-            _log.info("%s: %d samples, engine %s (%s), no torch, broker %s:%d", *about)
+            transport = self.connect(will, wait_s, alive or (lambda: None))
+            engine = f"{birth.engine} ({agent.runtime})"
+            about = (birth.device, birth.samples, engine, self._broker.host, self._broker.port)
+            _log.info("%s: %d samples, engine %s, no torch, broker %s:%d", *about)
             _log.info("energy: %s", source)
             self._connected()
-            return WatchedTransport(transport, self._alive) if self._alive else transport
+            return WatchedTransport(transport, alive) if alive else transport
 
-        with closing(profiler), closing(States(state / self._trial / self._name, self.fingerprint)) as states:
-            agent = Agent(self._bundle, self._samples, birth, connect, states, self._threads, profiler, wait_s)
+        folder = state / birth.trial / birth.device
+        with closing(profiler), closing(States(folder, self.fingerprint)) as states:
+            threads = self._config.threads
+            agent = Agent(self._bundle, self._samples, birth, connect, states, threads, profiler, wait_s)
             reason = agent.run()
         _log.info("the trial is over: %s", reason)
         return reason
 
     def connect(self, will: LastWill, wait_s: float, waiting: Callable[[], None] = lambda: None) -> MqttTransport:
         """A connection to the device's broker, waited for so long; ``waiting`` is called meanwhile. Raises `TransportError`."""
-        (host, port), name = self._address, f"cutlayer-{new_epoch():x}"
-        return MqttTransport(host, port, name, will, wait_s, self._tls, waiting)
+        (host, port, tls), name = self._broker, f"cutlayer-{new_epoch():x}"
+        return MqttTransport(host, port, name, will, wait_s, tls, waiting)

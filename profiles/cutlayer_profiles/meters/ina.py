@@ -98,8 +98,8 @@ def probe(root: Root, settings: Settings) -> list[Finding]:
         chip = root.read(name)
         if chip in CHIPS:
             found.append(_examine(root, folder, chip, settings))
-    absent = "no hwmon of that name; for one at I2C address 0x40: dtoverlay=i2c-sensor,ina219 in config.txt"
-    return found or [Finding("INA219/226/260", "absent", absent)]
+    mend = "for one at I2C address 0x40 of a Raspberry Pi: dtoverlay=i2c-sensor,ina219 in config.txt"
+    return found or [Finding("INA219/226/260", "absent", "no hwmon of that name", mend)]
 
 
 def _examine(root: Root, folder: str, chip: str, settings: Settings) -> Finding:

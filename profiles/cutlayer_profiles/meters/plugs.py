@@ -178,7 +178,7 @@ def _get_or_raise(address: str) -> bytes:
 def probe(root: Root, settings: Settings) -> list[Finding]:
     """The plug that the settings name; a plug cannot be looked for."""
     if settings.plug is None:
-        return [Finding("smart plug", "absent", "none is named in the file of --meters")]
+        return [Finding("smart plug", "absent", "none is named", "name yours under [plug] in the file of --meters")]
     try:
         way = _way_to(settings.plug)
         reading = way.ask()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from cutlayer_core.record.events import ClientPass, EpochDone, Joined, Missed, Quarantined, Resumed
 from cutlayer_core.record.record import Run, read_run
+from cutlayer_core.trial.codec_summary import codec_summary
 from cutlayer_profiles.report.charts import accuracy_chart, loss_chart, phase_chart, traffic_chart
 from cutlayer_profiles.report.spending import energy_charts, spending_of
 from cutlayer_profiles.templates import render_page
@@ -34,6 +35,7 @@ def render(run: Run) -> str:
         links=run.links,
         faults=[_fault(each) for each in run.faults],
         ratio=ways * summary.raw_payload_bytes / payload if payload else None,
+        codec=codec_summary(run.trial_text),
         epochs=run.all(EpochDone),
         spending=spending_of(run),
     )

@@ -1,6 +1,8 @@
 """``cutlayer trial status``: who is there, how far they are, and how good their links are."""
 
+import sys
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -17,30 +19,46 @@ from cutlayer_server.fleet.connection import connect
 __all__ = ["status"]
 
 _REFRESH_S = 0.5
+_LISTEN_S = 2.0
+"""How long to listen where nobody watches: what is retained comes at once, rates need packets."""
 _COLUMNS = ("device", "state", "epoch", "step", "seen s", "kB/s up", "down", "rtt ms", "again", "queue")
 
 
-def status(trial_file: Path, watch_s: float, as_json: bool) -> None:
-    """Watch a trial for ``watch_s``, or in a terminal until Ctrl-C. Raises what `MqttTransport` raises."""
+def status(trial_file: Path, for_s: float | None, as_json: bool) -> None:
+    """Show a trial: in a terminal live, until Ctrl-C; elsewhere once, after 2 s.
+
+    Args:
+        trial_file: names the trial and its broker.
+        for_s: watch for so long, in a terminal live, then show it once more.
+        as_json: once, as one line of JSON.
+
+    Raises:
+        UserError: the trial file cannot be used.
+        TransportError: its broker does not answer, or refuses.
+    """
     trial, console = read_trial(trial_file), Console()
     observer = Observer(trial.name, trial.devices)
-    transport = connect(trial)
-    try:
+    with closing(connect(trial)) as transport:
         for topic in (topics.control, topics.every_state, topics.every_up, topics.every_down):
             transport.subscribe(topic(trial.name))
-        if console.is_terminal and not as_json and not watch_s:
-            with Live(_table(trial, observer), console=console, auto_refresh=False) as live:
-                while True:
-                    _follow(transport, observer, _REFRESH_S)
-                    live.update(_table(trial, observer), refresh=True)
-        _follow(transport, observer, watch_s or 2.0)
-    finally:
-        transport.close()
+        if sys.stdout.isatty() and console.is_interactive and not as_json:  # is_interactive alone believes FORCE_COLOR
+            _watch(transport, trial, observer, console, for_s)
+            return
+        _follow(transport, observer, _LISTEN_S if for_s is None else for_s)
     if as_json:
         found = {"trial": trial.name, "server": observer.server_online, "devices": observer.statuses(time.monotonic())}
         print(msgspec.json.encode(found).decode())
     else:
         console.print(_table(trial, observer))
+
+
+def _watch(transport: Transport, trial: Trial, observer: Observer, console: Console, for_s: float | None) -> None:
+    """The table, drawn anew as it changes; the last one stays. Ctrl-C is how a live view ends, so it is no error."""
+    end = float("inf") if for_s is None else time.monotonic() + for_s
+    with suppress(KeyboardInterrupt), Live(_table(trial, observer), console=console, auto_refresh=False) as live:
+        while (left := end - time.monotonic()) > 0:
+            _follow(transport, observer, min(left, _REFRESH_S))
+            live.update(_table(trial, observer), refresh=True)
 
 
 def _follow(transport: Transport, observer: Observer, seconds: float) -> None:

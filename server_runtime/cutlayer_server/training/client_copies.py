@@ -1,6 +1,6 @@
 """Which client weights each device has, so that none is sent those that it has already."""
 
-from cutlayer_core.wire.messages import encode_weights
+from cutlayer_core.wire.weights import encode_weights
 from cutlayer_server.model.averaging import Arrays
 
 __all__ = ["ClientCopies"]

@@ -9,7 +9,8 @@ from cutlayer_core.bundles.bundle import Client
 from cutlayer_core.codecs import Payload, Received
 from cutlayer_core.errors import CodecError, RemoteError
 from cutlayer_core.trial.trial import Trial
-from cutlayer_core.wire.messages import Message, Smashed, Weights, decode_weights
+from cutlayer_core.wire.messages import Message, Smashed, Weights
+from cutlayer_core.wire.weights import decode_weights
 from cutlayer_server.model.averaging import Arrays
 
 __all__ = ["client_weights_of", "smashed_data_of"]

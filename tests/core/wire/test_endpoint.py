@@ -158,7 +158,7 @@ def test_a_peer_that_was_cut_off_is_answered_as_soon_as_it_is_back(assignment):
     broker = MemoryBroker(lambda packet: [] if lost.is_set() else [packet])
     server, device = server_on(broker), device_on(broker)
     server.conversations.send("a", assignment)
-    server.conversations._open["a"].session._link._timeout_s = 60.0
+    server.conversations._open["a"].session._link._outgoing._timer.timeout_s = 60.0
     lost.clear()
     birth = Presence(trial="t", device="a", online=True, epoch=2, samples=3)
     broker.connect().publish_retained(topics.state("t", "a"), encode(Message(birth)))

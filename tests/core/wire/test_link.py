@@ -186,11 +186,11 @@ def test_however_many_acknowledgements_are_owed_all_of_them_are_read(owed, answe
     asker, answerer = Link(1, window=30), Link(2)
     for _ in range(owed):
         asker.send(b"question")
-    answerer.holds_acknowledgements = True
+    answerer.acknowledgements.held_back = True
     for frame in asker.frames_to_send(0.0):
         answerer.receive(frame, 0.0)
     assert answerer.frames_to_send(0.0) == []
-    answerer.holds_acknowledgements = False
+    answerer.acknowledgements.held_back = False
     for _ in range(answers):
         answerer.send(b"answer")
     heard = [message for frame in answerer.frames_to_send(0.0) for message in asker.receive(frame, 0.0)]
@@ -200,7 +200,7 @@ def test_however_many_acknowledgements_are_owed_all_of_them_are_read(owed, answe
 
 def test_a_late_answer_makes_the_next_acknowledgement_wait_for_none():
     asker, answerer = Link(1), Link(2)
-    answerer._answers_at_once = True
+    answerer.acknowledgements._answers_at_once = True
     asker.send(b"question")
     answerer.receive(asker.frames_to_send(0.0)[0], 0.0)
     answerer.send(b"answer")
@@ -208,10 +208,10 @@ def test_a_late_answer_makes_the_next_acknowledgement_wait_for_none():
     asker.send(b"question")
     answerer.receive(asker.frames_to_send(3.0)[0], 3.0)
     assert len(answerer.frames_to_send(3.0)) == 1
-    answerer._answers_at_once = True
+    answerer.acknowledgements._answers_at_once = True
     asker.send(b"question")
     answerer.receive(asker.frames_to_send(4.0)[0], 4.0)
-    answerer.expect_no_answer()
+    answerer.acknowledgements.expect_no_answer()
     assert len(answerer.frames_to_send(4.0)) == 1
 
 
@@ -245,7 +245,7 @@ def test_an_acknowledgement_travels_with_the_answer_where_one_follows_at_once():
 
 def test_the_chunks_of_a_message_are_acknowledged_in_pairs_and_the_last_with_the_answer():
     asker, answerer = Link(1, chunk_bytes=10), Link(2)
-    answerer._answers_at_once = True
+    answerer.acknowledgements._answers_at_once = True
     asker.send(bytes(35))
     first, second, third, last = asker.frames_to_send(0.0)
     answerer.receive(first, 0.0)
@@ -262,7 +262,7 @@ def test_the_chunks_of_a_message_are_acknowledged_in_pairs_and_the_last_with_the
 
 def test_a_slow_peer_is_told_of_each_chunk_and_of_the_last_with_the_answer_still():
     asker, answerer = Link(1, chunk_bytes=10), Link(2)
-    answerer._answers_at_once = True
+    answerer.acknowledgements._answers_at_once = True
     asker.send(bytes(25))
     *others, last = asker.frames_to_send(0.0)
     for number, frame in enumerate(others):

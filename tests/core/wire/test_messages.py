@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cutlayer_core.codecs import Codecs, Fp8, Raw
 from cutlayer_core.errors import MessageError
 from cutlayer_core.schedules import Mode
-from cutlayer_core.wire import messages
+from cutlayer_core.wire import messages, weights
 from cutlayer_core.wire.messages import (
     Assignment,
     Augmentation,
@@ -89,7 +89,7 @@ WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(4, n
 
 
 def test_weights_survive_the_wire_bit_for_bit():
-    found = messages.decode_weights(messages.encode_weights(WEIGHTS), like=WEIGHTS)
+    found = weights.decode_weights(weights.encode_weights(WEIGHTS), like=WEIGHTS)
     assert {name: array.tobytes() for name, array in found.items()} == {
         name: array.tobytes() for name, array in WEIGHTS.items()
     }
@@ -106,10 +106,10 @@ def test_weights_survive_the_wire_bit_for_bit():
 )
 def test_weights_of_another_client_are_a_message_error(wrong):
     with pytest.raises(MessageError, match="client weight"):
-        messages.decode_weights(messages.encode_weights(wrong), like=WEIGHTS)
+        weights.decode_weights(weights.encode_weights(wrong), like=WEIGHTS)
 
 
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_no_weights(data):
     with pytest.raises(MessageError):
-        messages.decode_weights(data, like=WEIGHTS)
+        weights.decode_weights(data, like=WEIGHTS)

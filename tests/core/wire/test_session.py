@@ -134,11 +134,11 @@ def test_a_device_that_is_faster_than_its_server_is_made_to_pause(pair, assignme
 def test_a_device_that_does_not_pause_breaks_the_protocol(pair, assignment):
     streaming(pair, assignment)
     link = Link(sender_epoch=2)
-    link._next_id = pair.device._link._next_id
+    link._outgoing._next_id = pair.device._link._outgoing._next_id
     for step in range(20):
         header = msgspec.structs.replace(smashed(step).header, trial="trial", device="board")
         link.send(encode(Message(header, b"1234")))
-    link._window = 20
+    link._outgoing._window = 20
     with pytest.raises(RemoteProtocolError, match="sent message after message, though 16 wait to be taken"):
         take(pair.server, link.frames_to_send(0.0))
 

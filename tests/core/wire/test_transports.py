@@ -243,7 +243,7 @@ def test_no_packet_is_larger_than_the_broker_takes(tmp_path):
     device, server = Endpoint(Role.DEVICE, "t", a, 1, print), Endpoint(Role.SERVER, "t", b, 2, print)
     for end, transport, topic in ((device, a, topics.down), (server, b, topics.up)):
         transport.subscribe(topic("t", "x"))
-        end.open("x")
+        end.conversations.open("x")
     server.conversations.send("x", End(reason="?" * 200_000))
     helper = threading.Thread(target=server.drain, args=(5.0,))
     helper.start()

@@ -1,5 +1,7 @@
 """Which checkpoint is gone on with."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +125,14 @@ def test_a_server_half_goes_on_from_its_state_to_the_last_bit(settings):
         found = second.step([Part("a", batch, labels)]).results[0]
         assert found.loss == result.loss
         np.testing.assert_array_equal(found.gradient, result.gradient)
+
+
+def test_a_checkpoint_has_the_keys_that_servers_of_before_read_and_wrote(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(checkpoint(1))
+    (path,) = tmp_path.glob("*.safetensors")
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    about = json.loads(header["__metadata__"]["about"])
+    assert set(about) == {"run", "past", "positions", "books", "epoch", "steps", "samples", "returned", "own"}
+    assert set(about["past"]) == {"losses", "client_losses", "kept", "modes", "chosen"}

@@ -191,14 +191,17 @@ def run(
 @trial_app.command()
 def status(
     trial: _Trial,
-    watch_s: Annotated[float, typer.Option(min=0, help="Watch for so long; 0: until Ctrl-C, in a terminal.")] = 0.0,
+    for_s: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Watch for so many seconds, then show it once more and end."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Show who takes part, how far they are, and how good their links are."""
+    """Show who takes part, how far they are, and how good their links are: in a terminal live until Ctrl-C, elsewhere once."""
     with command("server"):
         from cutlayer_server.fleet.status import status as run
 
-        run(trial, watch_s, as_json)
+        run(trial, for_s, as_json)
 
 
 @app.command()

@@ -103,7 +103,7 @@ class Session:
     @property
     def holds(self) -> bool:
         """Whether so much waits for `next_event` that acknowledgements are held back."""
-        return self._link.holds_acknowledgements
+        return self._link.acknowledgements.held_back
 
     @property
     def backlog(self) -> int:
@@ -112,11 +112,11 @@ class Session:
 
     def expect_no_answer(self) -> None:
         """Acknowledgements shall not wait for an answer of ours now."""
-        self._link.expect_no_answer()
+        self._link.acknowledgements.expect_no_answer()
 
     def _hold(self) -> None:
         enough = len(self._events) >= _ENOUGH_WAITING or self._waiting_bytes >= _ENOUGH_BYTES
-        self._link.holds_acknowledgements = enough
+        self._link.acknowledgements.held_back = enough
 
     def _bound_flood(self) -> None:
         """Frames of which nearly none brings anything come from no device of ours. Raises `RemoteProtocolError`."""
