@@ -46,3 +46,19 @@ def bundles(digits):
     for target in ("xnnpack", "generic"):
         export_bundle(recipe, digits / f"{target}.bundle", form=Form("tflite", target))
     return {"onnx": digits / "client.bundle"} | {name: digits / f"{name}.bundle" for name in ("xnnpack", "generic")}
+
+
+@pytest.fixture
+def assignment():
+    from cutlayer_core.codecs import Codecs
+    from cutlayer_core.wire.messages import Assignment, Augmentation
+
+    return Assignment(
+        client=0,
+        seed=1,
+        batch_size=4,
+        learning_rate=0.1,
+        codecs=Codecs(),
+        augmentation=Augmentation(),
+        patience_s=1.0,
+    )

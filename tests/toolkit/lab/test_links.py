@@ -145,7 +145,7 @@ class Echo:
 def echo():
     server = Echo()
     yield server
-    server.conversations.close()
+    server.close()
 
 
 def round_trip_s(connection, size):
