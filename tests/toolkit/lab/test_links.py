@@ -220,5 +220,5 @@ def test_a_message_that_takes_longer_than_the_keep_alive_gets_through(broker, as
         assert time.monotonic() - began > 3 * 2
         helper.join()
         assert device.reconnections() == 0
-        server.conversations.close()
-        device.conversations.close()
+        server.close()
+        device.close()
