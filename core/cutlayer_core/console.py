@@ -23,7 +23,7 @@ INTERRUPTED = 130
 def exit_status() -> Iterator[None]:
     """Turn our errors into one line on stderr and an exit status: 2 for the user's mistake, 1 for any other.
 
-    What is not ours is a bug, and keeps its traceback.
+    Any other exception is a bug, and keeps its traceback.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def stop_on_sigterm() -> Iterator[None]:
     def interrupt(_signal: int, _frame: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    # Who was started with nohup stays deaf to SIGHUP.
+    # A process started with nohup keeps ignoring SIGHUP.
     signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
     previous = [signal.signal(each, interrupt) for each in signals]
     try:
@@ -71,8 +71,8 @@ def command(extra: str, *modules: str) -> Iterator[None]:
 
 
 def print_wide(table: "Table") -> None:
-    """Print a table as wide as it is: a terminal may wrap it, but nothing is left out."""
-    from rich.console import Console  # not for commands that print none
+    """Print a table at its full width: a terminal may wrap it, but nothing is cut off."""
+    from rich.console import Console  # only commands that print a table need it
 
     for column in table.columns:
         column.no_wrap = True

@@ -1,4 +1,4 @@
-"""The engines that run a bundle on a board: one table, which device, export, flash and command line read.
+"""The engines that run a bundle on a board: one table, read by device, export, flash and the command line.
 
 An engine NAME has a row here, a module ``cutlayer_device.engines.NAME`` with a function ``load``, and a package
 ``cutlayer_export.NAME`` whose module ``writer`` has a function ``write``.
@@ -15,10 +15,10 @@ class EngineNeeds(NamedTuple):
     """What an engine needs to be installed.
 
     Attributes:
-        device_extra: of cutlayer, on the board.
-        runtimes: modules of which the board needs one.
-        export_extra: of cutlayer, where bundles are exported.
-        writes_with: modules that an export needs, all of them.
+        device_extra: cutlayer's extra for the board.
+        runtimes: modules, one of which the board needs.
+        export_extra: cutlayer's extra for exporting bundles.
+        writes_with: modules, all of which an export needs.
     """
 
     device_extra: str
@@ -36,7 +36,7 @@ ENGINES = {
 
 
 def check_engine(name: str, where: str) -> str:
-    """``name`` itself. Raises `UserError`, which says ``where`` it was found, if there is no such engine."""
+    """Return ``name``. Raises `UserError`, which says ``where`` it was found, if there is no such engine."""
     if name not in ENGINES:
         raise UserError(f"{where}: found the engine {name!r}, allowed: {', '.join(ENGINES)}")
     return name

@@ -10,7 +10,7 @@ CutlayerError
 │   ├── CodecError         a payload that does not fit its codec, parameters or shape
 │   └── RemoteProtocolError  a well-formed message at the wrong time
 ├── PeerLost               the other side went away, or stayed silent beyond the patience
-├── PeerStartedAnew        it is there, but as another process, which knows only what is on its disk
+├── PeerStartedAnew        the other side is there, but as a new process, which knows only what is on its disk
 └── TransportError         no broker where one was expected
 """
 
@@ -47,7 +47,7 @@ class ProvenanceError(CutlayerError, TypeError):
 
 
 class RemoteError(CutlayerError, ValueError):
-    """Something unacceptable arrived from the network; ``device`` says in whose conversation, if that is known."""
+    """Something unacceptable arrived from the network; ``device`` says in whose conversation, if known."""
 
     device = ""
 
@@ -73,7 +73,7 @@ class PeerLost(CutlayerError, ConnectionError):
 
 
 class PeerStartedAnew(CutlayerError, ConnectionError):
-    """The peer is another process now, or went back to an earlier state; whoever talks to it has to do likewise."""
+    """The peer is another process now, or went back to an earlier state; whoever talks to it must do the same."""
 
 
 class TransportError(CutlayerError, ConnectionError):

@@ -1,4 +1,4 @@
-"""Files that are whole after any crash, and files that one process holds."""
+"""Files that stay whole through any crash, and locks that one process holds."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ __all__ = ["lock_file", "replace_file", "swap_number"]
 
 
 def lock_file(path: Path, mend: str) -> IO[bytes]:
-    """Hold a file, which stands for its folder, until what is returned is closed, or the process ends in any way.
+    """Lock a file, which stands for its folder, until the returned file is closed or the process ends in any way.
 
     Raises:
-        UserError: another process has it; ``mend`` says what to do.
+        UserError: another process holds it; ``mend`` says what to do.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.open("ab")
@@ -27,7 +27,7 @@ def lock_file(path: Path, mend: str) -> IO[bytes]:
 
 
 def swap_number(path: Path, number: int) -> int:
-    """Put a number in the place of the one that the file holds; returns that one, 0 if there was none. Raises `OSError`."""
+    """Replace the number that a file holds; returns the old one, or 0 if there was none. Raises `OSError`."""
     try:
         before = int(path.read_text("ascii"))
     except (OSError, ValueError):
@@ -37,7 +37,7 @@ def swap_number(path: Path, number: int) -> int:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is on the disk when this returns; until then, and if it fails, the old one is there.
+    """Replace a file; the new one is on the disk when this returns. Until then, and on failure, the old one stays.
 
     Raises:
         OSError: it cannot be written.

@@ -155,7 +155,7 @@ def _classifier(
 
 @contextmanager
 def _board_program() -> Iterator[None]:
-    """What every program of a board has in common: no torch, lines for a log, and an end within 2 s of being asked to."""
+    """What all programs of a board have in common: no torch, log lines, and an end within 2 s of being asked to."""
     forbid_torch()
     stamped = "%(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(message)s"
     logging.basicConfig(level=logging.INFO, format=stamped, datefmt="%H:%M:%S", stream=sys.stderr)
@@ -164,7 +164,7 @@ def _board_program() -> Iterator[None]:
 
 
 def forbid_torch() -> None:
-    """Make any import of torch fail in this process: that a board needs none is enforced, not hoped."""
+    """Make any import of torch fail in this process: that a board does not need it is enforced, not hoped for."""
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 

@@ -1,4 +1,4 @@
-"""A release as one file: what it says of itself, read without unpacking it."""
+"""A release as one file, whose manifest is read without unpacking it."""
 
 import re
 import tarfile
@@ -26,12 +26,12 @@ class Archive(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """What it unpacks to."""
+        """The folder that it unpacks to."""
         return f"cutlayer-{self.release.release}"
 
 
 def read_archive(path: Path) -> Archive:
-    """Raises `UserError` if the file is no release, or not whole."""
+    """Read a release's manifest. Raises `UserError` if the file is no release, or not whole."""
     try:
         with tarfile.open(path, "r:gz") as archive:
             found = next((each for each in archive if each.name.endswith(f"/{MANIFEST}")), None)
@@ -40,7 +40,7 @@ def read_archive(path: Path) -> Archive:
                 raise UserError(f"{path}: is not a release of cutlayer: build one with `cutlayer flash build`")
             file = archive.extractfile(found)
             release = msgspec.json.decode(file.read() if file else b"", type=Release)
-            for _ in archive:  # to its end, or half a download would do
+            for _ in archive:  # read to its end, or half a download would pass
                 pass
         if release.board not in BOARDS:
             raise UserError(

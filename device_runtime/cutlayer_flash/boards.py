@@ -1,4 +1,4 @@
-"""Boards, and the systems that they run: what of cutlayer can be had for them, or the way out."""
+"""Boards, and the systems that they run: whether a release can be built for them, or what to do instead."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ _LEAST_PYTHON = (3, 10)
 
 
 class System(NamedTuple):
-    """What a system brings.
+    """A system, and what it brings.
 
     Attributes:
-        title: for people.
-        machine: as ``platform.machine()`` says it.
-        python: its own one.
-        glibc: its minor version.
+        title: its name for people.
+        machine: as ``platform.machine()`` reports it.
+        python: version of its own Python.
+        glibc: minor version of its glibc.
     """
 
     title: str
@@ -26,12 +26,12 @@ class System(NamedTuple):
 
     @property
     def interpreter(self) -> str:
-        """Where the system has its Python."""
+        """Path of the system's Python."""
         return f"/usr/bin/python{self.python[0]}.{self.python[1]}"
 
 
 class Board(NamedTuple):
-    """A board, how ``/proc/device-tree/model`` begins on it, and the systems that are made for it."""
+    """A board, what ``/proc/device-tree/model`` begins with on it, and the systems made for it."""
 
     title: str
     models: tuple[str, ...]
@@ -92,10 +92,11 @@ _WAYS_OUT = {
 
 
 def target_of(board: str, os: str) -> Target:
-    """A board with a system for which a release can be built.
+    """A board and a system for which a release can be built.
 
     Raises:
-        UserError: there is no such board or system, they do not go together, or what cutlayer needs cannot be had there.
+        UserError: there is no such board or system, they do not go together, or what cutlayer needs does not exist for
+            them.
     """
     if board not in BOARDS:
         raise UserError(f"--board: found {board!r}, allowed: {', '.join(BOARDS)}")

@@ -1,6 +1,7 @@
 """The boot partition of an SD card: mounted by the laptop's system, or inside an image file. Never a block device.
 
-Which first-boot files a system obeys, it shows by what is on that partition (Raspberry Pi Imager, doc/os_customisation_formats.md).
+What is on that partition shows which first-boot files the system obeys (Raspberry Pi Imager,
+doc/os_customisation_formats.md).
 """
 
 import os
@@ -28,17 +29,17 @@ class Boot(Protocol):
         """The content of a file; None if it is not there."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, also into a folder that is not there. Raises `CutlayerError` if it does not fit."""
+        """Write a file, creating its folder if needed. Raises `CutlayerError` if it does not fit."""
 
     def copy(self, source: Path, name: str) -> None:
-        """Likewise, from a file of the laptop."""
+        """Copy a file from the laptop, likewise."""
 
 
 class MountedBoot:
     """A boot partition that the laptop's system has mounted, such as ``/media/you/bootfs``.
 
     Raises:
-        UserError: it is no boot partition of a Raspberry Pi.
+        UserError: it is not the boot partition of a Raspberry Pi.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,9 +63,9 @@ class MountedBoot:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.write(content)
-                os.fsync(file.fileno())  # cards are pulled out early
+                os.fsync(file.fileno())  # cards may be pulled out early
         except OSError as error:
-            path.unlink(missing_ok=True)  # half of a release still has a key in it
+            path.unlink(missing_ok=True)  # half a release still has a key in it
             raise CutlayerError(f"{path}: {error.strerror}") from error
 
     def copy(self, source: Path, name: str) -> None:
@@ -76,7 +77,7 @@ class ImageBoot:
     """The boot partition in an image file with a partition table (MBR), through mtools, without mounting it.
 
     Raises:
-        UserError: the file is no image of a Raspberry Pi's card, or mtools is not installed.
+        UserError: the file is not an image of a Raspberry Pi's card, or mtools is not installed.
     """
 
     def __init__(self, image: Path) -> None:
@@ -119,7 +120,7 @@ class ImageBoot:
             )
 
     def _run(self, program: str, *words: str, content: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        # The images' FAT is smaller than the norm says, which mtools minds and no Raspberry Pi does.
+        # The images' FAT is smaller than the standard demands, which mtools minds but no Raspberry Pi does.
         environment = {**os.environ, "MTOOLS_SKIP_CHECK": "1"}
         return subprocess.run(
             [program, "-i", self._drive, *words], input=content, capture_output=True, check=False, env=environment
@@ -127,7 +128,7 @@ class ImageBoot:
 
 
 def first_boot_of(boot: Boot) -> FirstBoot:
-    """Which of the three ways the system on a card takes to set itself up."""
+    """Which of the three ways of first boot the system on a card uses to set itself up."""
     if boot.read(_PRESEED) is not None:
         return "rpi-preseed"
     if all(boot.read(name) is not None for name in _CLOUD):

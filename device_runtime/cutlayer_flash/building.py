@@ -1,4 +1,4 @@
-"""Builds a release for a board: one file, equal bytes from equal inputs."""
+"""Builds a release for a board: one file, whose bytes are equal for equal inputs."""
 
 import gzip
 import hashlib
@@ -29,7 +29,7 @@ __all__ = ["Built", "Contents", "build"]
 _RUNTIME = ("cutlayer_core", "cutlayer_device", "cutlayer_profiles")
 _LARGEST_BYTES = 150_000_000
 _ONCE = 315_532_800
-"""1980, the earliest time that every archive knows."""
+"""1980, the earliest time that every archive format knows."""
 _EXECUTABLE, _SECRET = (PROGRAM,), ("tls/",)
 
 _LAUNCHER = """\
@@ -56,14 +56,15 @@ main(here, sys.argv[1:])
 
 
 class Contents(NamedTuple):
-    """What goes into a release beside the runtime.
+    """What goes into a release besides the runtime.
 
     Attributes:
-        config: whose paths are those on the board; ``bundle``, ``tls``, ``data`` and ``meters`` are set here, for what comes along.
+        config: its paths are those on the board; ``bundle``, ``tls``, ``data`` and ``meters`` are set here, for what is
+        included.
         bundle: what `cutlayer export` wrote.
-        tls: the device's folder of `cutlayer certs`.
-        data: training samples that come along; without them they are on the board already.
-        meters: settings of meters.
+        tls: the device's folder from `cutlayer certs`.
+        data: training samples to include; without it, they are already on the board.
+        meters: a file with meter settings.
     """
 
     config: DeviceConfig
@@ -87,15 +88,15 @@ def build(
     """Build a release and write it to ``out``, a .tar.gz that only its owner can read if there is a key in it.
 
     Args:
-        target: the board.
-        contents: what it is to have.
-        out: where to.
-        locked: text of an earlier lock.txt, for the very same packages; without it, the newest that go together.
+        target: the board and its system.
+        contents: what goes into the release.
+        out: where to write it.
+        locked: text of an earlier lock.txt, for exactly the same packages; without it, the newest compatible ones.
         tell: called with what is being done.
 
     Raises:
         UserError: the bundle, the certificates or the configuration are wrong, or the release is too large; nothing is written.
-        CutlayerError: the packages cannot be had.
+        CutlayerError: the packages cannot be fetched.
     """
     manifest, trial = _check(contents)
     with TemporaryDirectory() as folder:
@@ -125,7 +126,7 @@ def build(
 
 
 def _put(packed: Path, out: Path, mode: int) -> None:
-    """Copy a file into its place, which at no moment others can read if they may not."""
+    """Copy a file into its place, so that others can at no moment read what they must not."""
     unfinished = out.with_name(f"{out.name}.part")
     unfinished.unlink(missing_ok=True)
     try:
@@ -139,7 +140,7 @@ def _put(packed: Path, out: Path, mode: int) -> None:
 
 
 def _check(contents: Contents) -> tuple[Manifest, str]:
-    """What the bundle is, and the name of the trial. Raises `UserError`."""
+    """Check the contents; returns the bundle's manifest and the name of the trial. Raises `UserError`."""
     bundle = read_bundle(contents.bundle)
     bundle.require_certificate()
     topics.check_name(contents.config.name, "--device-id")
@@ -154,7 +155,7 @@ def _check(contents: Contents) -> tuple[Manifest, str]:
 
 
 def _copy_runtime(site: Path) -> None:
-    """Our own packages, as they are installed here."""
+    """Copy our own packages as they are installed here."""
     for name in _RUNTIME:
         spec = find_spec(name)
         assert spec is not None
@@ -163,7 +164,7 @@ def _copy_runtime(site: Path) -> None:
 
 
 def _copy_contents(contents: Contents, root: Path) -> DeviceConfig:
-    """Copy what comes along; returns the configuration with the paths that it has then."""
+    """Copy what is included; returns the configuration with the resulting paths."""
     paths: dict[str, str] = {}
     for key, source in (("bundle", contents.bundle), ("data", contents.data), ("meters", contents.meters)):
         if source is None:
@@ -211,7 +212,7 @@ def _describe(root: Path, target: Target, device: str, trial: str) -> Release:
 
 
 def _pack(root: Path, name: str, out: Path) -> None:
-    """An archive that depends on nothing but names and contents."""
+    """Write an archive that depends on nothing but names and contents."""
     with (
         out.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,

@@ -36,15 +36,15 @@ def build_release(
     lock: Path | None,
     as_json: bool,
 ) -> None:
-    """Build and say what was built. Raises as `build` does.
+    """Build a release and print what was built. Raises as `build` does.
 
     Args:
         target: names of board and system.
         config: of the device.
         paths: of the bundle, the certificates, the samples and the meters' settings.
-        out: where to.
-        lock: of an earlier release.
-        as_json: for machines.
+        out: where to write it.
+        lock: the lock.txt of an earlier release.
+        as_json: print for machines.
     """
     board, contents = target_of(*target), Contents(config, *paths)
     console = Console(stderr=as_json, highlight=False)
@@ -70,7 +70,7 @@ def build_release(
 
 
 def deploy_release(path: Path, address: str, options: tuple[str, ...], *, start: bool, dry_run: bool) -> None:
-    """Onto a board by ssh. Raises as `deploy` does."""
+    """Put a release onto a board by ssh. Raises as `deploy` does."""
     archive, console = read_archive(path), Console(highlight=False, markup=False)
     login = Login(address, options, dry_run)
     deploy(archive, login, start=start, show=lambda line: console.print(f"  {line}", soft_wrap=True))
@@ -79,7 +79,7 @@ def deploy_release(path: Path, address: str, options: tuple[str, ...], *, start:
 
 
 def explain_release(path: Path, as_json: bool) -> None:
-    """Check a release and say what to do with it. Raises `UserError`."""
+    """Check a release and print what to do with it. Raises `UserError`."""
     archive = read_archive(path)
     release = archive.release
     steps = [
@@ -108,15 +108,15 @@ def prepare_card(
     i2c: bool,
     as_json: bool,
 ) -> None:
-    """Write a card's first-boot files. Raises `UserError`, and `CutlayerError` where they do not fit.
+    """Write a card's first-boot files. Raises `UserError`, and `CutlayerError` if they do not fit.
 
     Args:
         path: the release.
         place: a folder where the boot partition is mounted, or an image.
         login: hostname, user, and the file with the public key.
-        network: name of the Wi-Fi, a file with its passphrase, the country, whether it is hidden.
-        i2c: whether to switch that bus on.
-        as_json: for machines.
+        network: name of the Wi-Fi, a file with its passphrase, the country, and whether it is hidden.
+        i2c: whether to switch the I2C bus on.
+        as_json: print for machines.
     """
     archive = read_archive(path)
     mounted, image = place
@@ -160,8 +160,8 @@ def send_update(
         device: its name.
         broker: its address, and the folder with our certificates.
         key: to sign with.
-        bundle: a new one.
-        changes: of the configuration.
+        bundle: a new bundle, if any.
+        changes: to the configuration.
         wait_s: how long the device may take for each step.
     """
     topics.check_name(device, "the device name")

@@ -1,7 +1,7 @@
-"""The files that have a card's system set itself up on its first boot: who it is, its Wi-Fi, who may log in, and the release.
+"""The files with which a card's system sets itself up on its first boot: name, Wi-Fi, login, and the release.
 
-One script installs the release, in whatever way it is started: by cloud-init, or by systemd before anything else. Secrets that the
-boot partition has to hold until then (it knows no permissions) are gone from it afterwards.
+One script installs the release, however it is started: by cloud-init, or by systemd before anything else. Secrets that
+the boot partition has to hold until then (it has no permissions) are removed from it afterwards.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _I2C = "dtparam=i2c_arm=on"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _KEY = re.compile(r"(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]+( [^\n]*)?")
 
-# Runs as root, once. What it says is in /var/log/cutlayer-first-boot.log.
+# Runs as root, once. Its output goes to /var/log/cutlayer-first-boot.log.
 _HEAD = """\
 #!/bin/sh
 # Sets this board up on its first boot, and takes itself and all secrets off the boot partition.
@@ -116,7 +116,7 @@ sync
 
 
 class Wifi(NamedTuple):
-    """A network with WPA2, whose passphrase is turned into its key at once."""
+    """A WPA2 network, whose passphrase is turned into its key at once."""
 
     ssid: str
     psk: str
@@ -125,7 +125,7 @@ class Wifi(NamedTuple):
 
     @classmethod
     def of(cls, ssid: str, passphrase: str, country: str, *, hidden: bool = False) -> "Wifi":
-        """With the key of 64 hexadecimal digits that WPA2 makes of a passphrase (IEEE 802.11, J.4). Raises `UserError`."""
+        """Derive WPA2's key of 64 hexadecimal digits from a passphrase (IEEE 802.11, J.4). Raises `UserError`."""
         if not 1 <= len(ssid.encode()) <= 32 or "\n" in ssid:
             raise UserError("--wifi: a network's name has 1 to 32 bytes")
         if not re.fullmatch(r"[A-Z]{2}", country):
@@ -143,13 +143,12 @@ class Wifi(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """Who the board is to be.
+    """What the board becomes on its first boot.
 
-    Attributes:
-        hostname, user: of the board; the user has no password, and may become root.
+    Attributes: hostname, user: of the board; the user has no password, and may become root.
         ssh_key: the public key that may log in.
-        wifi: without it there has to be a cable.
-        i2c: whether meters are on that bus.
+        wifi: without it, the board needs a cable.
+        i2c: whether there are meters on the I2C bus.
     """
 
     hostname: str
@@ -159,7 +158,7 @@ class Setup(NamedTuple):
     i2c: bool = True
 
     def check(self) -> None:
-        """Raise `UserError` if a value cannot be."""
+        """Raise `UserError` if a value is impossible."""
         for option, value in (("--hostname", self.hostname), ("--user", self.user)):
             if not _NAME.fullmatch(value):
                 raise UserError(
@@ -170,14 +169,14 @@ class Setup(NamedTuple):
 
 
 def files_for(kind: FirstBoot, setup: Setup, archive: Archive, cmdline: str, config: str) -> dict[str, str]:
-    """The files of a boot partition that have the system set itself up and install the release.
+    """The files on a boot partition that make the system set itself up and install the release.
 
     Args:
-        kind: what the system obeys.
-        setup: who the board is to be.
-        archive: that will be beside these files.
-        cmdline: of the kernel, as it is.
-        config: of the firmware, as it is.
+        kind: the kind of first-boot files that the system obeys.
+        setup: what the board becomes.
+        archive: the release that will be next to these files.
+        cmdline: the present kernel command line.
+        config: the present firmware configuration.
     """
     setup.check()
     files = {}
@@ -197,14 +196,14 @@ def files_for(kind: FirstBoot, setup: Setup, archive: Archive, cmdline: str, con
     if kind == "rpi-preseed":
         files["rpi-preseed.toml"] = _preseed(setup)
     files["cmdline.txt"] = _with(cmdline, _RUN, ("systemd.run", "systemd.unit=kernel-command-line"))
-    # The system's own first boot may have changed that line meanwhile; what is taken out of it is at its end.
+    # The system's own first boot may have changed that line meanwhile; our words are at its end, and are cut off there.
     restore = "sed -i 's| systemd\\.run=.*||' \"$boot/cmdline.txt\""
     files[_SCRIPT] = _HEAD + own + (_I2C_MODULE if setup.i2c else "") + _install(archive, restore, "exit $status")
     return files
 
 
 def write_first_boot(boot: Boot, kind: FirstBoot, setup: Setup, archive: Archive) -> list[str]:
-    """Write everything; the command line last, so that half of it is never obeyed. Returns the names. Raises `CutlayerError`."""
+    """Write everything, and return the names; the command line is last, lest half be obeyed. Raises `CutlayerError`."""
     cmdline, config = ((boot.read(name) or b"").decode(errors="replace") for name in ("cmdline.txt", "config.txt"))
     files = files_for(kind, setup, archive, cmdline, config)
     boot.copy(archive.path, _PACKED)
@@ -220,7 +219,7 @@ def _setup_script(setup: Setup) -> str:
     text = _SETUP.format(hostname=setup.hostname, user=setup.user, key=shlex.quote(setup.ssh_key))
     if setup.wifi is None:
         return text
-    ssid = "".join(f"{byte};" for byte in setup.wifi.ssid.encode())  # NetworkManager's own way of writing any bytes
+    ssid = "".join(f"{byte};" for byte in setup.wifi.ssid.encode())  # NetworkManager's notation for arbitrary bytes
     hidden = str(setup.wifi.hidden).lower()
     return text + _WIFI.format(ssid=ssid, hidden=hidden, psk=setup.wifi.psk, country=setup.wifi.country)
 
@@ -267,7 +266,7 @@ def _cloud_init(setup: Setup, archive: Archive) -> dict[str, str]:
 
 
 def _preseed(setup: Setup) -> str:
-    """``rpi-preseed.toml``, whose secrets the system takes out itself (raspberrypi/rpi-imager, its tests)."""
+    """``rpi-preseed.toml``, from which the system removes the secrets itself (raspberrypi/rpi-imager, its tests)."""
     values = {
         "config_version": "1.0",
         "system": {"hostname": setup.hostname},
@@ -292,13 +291,13 @@ def _yaml(values: object) -> str:
 
 
 def _instance(setup: Setup, archive: Archive) -> str:
-    """cloud-init takes a card for a new one, and obeys its files again, when this is another: after any correction."""
+    """The instance id: if it differs, as after any correction, cloud-init takes the card for new and obeys it again."""
     text = msgspec.json.encode([archive.sha256, *setup])
     return f"cutlayer-{hashlib.sha256(text).hexdigest()[:16]}"
 
 
 def _with(cmdline: str, words: str, prefix: tuple[str, ...]) -> str:
-    """A command line, which is one line, with these words in the place of earlier ones that begin so."""
+    """A kernel command line, on one line, with ``words`` in place of earlier words that begin with ``prefix``."""
     return f"{_without(cmdline, prefix)} {words}\n"
 
 

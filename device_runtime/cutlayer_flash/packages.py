@@ -1,7 +1,7 @@
 """The Python packages of a board, chosen and fetched on the laptop: for the board's Python, libc and processor.
 
-uv does both, since it evaluates the markers of all requirements for the board (pip does so for the laptop), and takes every wheel
-that the board's libc runs, of whichever manylinux tag.
+uv does both, since it evaluates the markers of all requirements for the board (pip does so for the laptop), and accepts
+every wheel that the board's libc can run, whatever its manylinux tag.
 """
 
 import shutil
@@ -19,11 +19,11 @@ from cutlayer_flash.boards import System
 __all__ = ["fetch", "lock", "requirements"]
 
 _NEWEST_GLIBC = 40
-"""Of the platforms that uv knows; wheels for a newer one do not exist yet."""
+"""Newest glibc among the platforms that uv knows; wheels for a newer one do not exist yet."""
 _NOT_NEEDED = (
     "bin",
     ".lock",
-    "*.dist-info/RECORD",  # has hashes of programs in bin, which name the laptop's Python
+    "*.dist-info/RECORD",  # has hashes of programs in bin, which refer to the laptop's Python
     "**/tests",
     "**/*.pyi",
     "numpy/_core/include",
@@ -31,19 +31,19 @@ _NOT_NEEDED = (
     "onnxruntime/quantization",
     "onnxruntime/tools",
     "onnxruntime/transformers",
-    "zstandard/_cffi*",  # the same again, for PyPy
-    # What onnxruntime for Python 3.10 names, and needs for tools of its own only.
+    "zstandard/_cffi*",  # the same once more, for PyPy
+    # What onnxruntime for Python 3.10 requires, but needs only for its own tools.
     "sympy*",
     "isympy.py",
     "mpmath*",
     "coloredlogs*",
     "humanfriendly*",
 )
-"""Nothing of it runs on a board."""
+"""Files of packages of which nothing runs on a board."""
 
 
 def requirements(extra: str = "device") -> list[str]:
-    """What cutlayer with this extra needs, as its distribution says, each with the markers that are the board's to decide."""
+    """What cutlayer with this extra requires, by its metadata, with the markers that are for the board to evaluate."""
     found = []
     for text in requires("cutlayer") or ():
         each = Requirement(text)
@@ -56,7 +56,7 @@ def requirements(extra: str = "device") -> list[str]:
 
 
 def lock(wanted: Sequence[str], system: System) -> str:
-    """The newest versions that go together there, a line a package with the hashes of its files.
+    """The newest versions that work together on that system, with the hashes of their files.
 
     Raises:
         CutlayerError: there are none, or no registry can be reached.
@@ -69,7 +69,7 @@ def fetch(locked: str, system: System, site: Path) -> None:
     """Put the packages of a lock into a folder, without what no board needs.
 
     Raises:
-        CutlayerError: one cannot be had, or is not what the lock says.
+        CutlayerError: a package cannot be fetched, or is not what the lock says.
     """
     words = ["install", "--requirements", "-", *_platform(system), "--require-hashes", "--no-deps", "--quiet"]
     _uv([*words, "--target", str(site), "--link-mode", "copy", "--python", sys.executable], locked)

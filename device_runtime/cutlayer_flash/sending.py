@@ -1,4 +1,4 @@
-"""Sends an update to a device over MQTT, and waits until the device runs it, or says why not."""
+"""Sends an update to a device over MQTT, and waits until the device runs it or says why not."""
 
 import base64
 import time
@@ -20,10 +20,10 @@ __all__ = ["Sender", "make_key", "public_key_of", "sign"]
 
 
 def make_key(path: Path) -> Path:
-    """Write a private Ed25519 key that its owner alone can read, and beside it its public part; returns the latter.
+    """Write a private Ed25519 key that only its owner can read, and next to it the public key; returns its path.
 
     Raises:
-        UserError: there is one already.
+        UserError: the file already exists.
     """
     public = path.with_name(f"{path.name}.pub")
     key = Ed25519PrivateKey.generate()
@@ -39,7 +39,7 @@ def make_key(path: Path) -> Path:
 
 
 def public_key_of(path: Path) -> str:
-    """The text of a ``.pub`` that `make_key` wrote. Raises `UserError`."""
+    """The public key in a ``.pub`` that `make_key` wrote, in base64. Raises `UserError`."""
     try:
         text = path.read_text("ascii").strip()
         whole = len(base64.b64decode(text, validate=True)) == 32
@@ -51,7 +51,7 @@ def public_key_of(path: Path) -> str:
 
 
 def sign(content: bytes, key: Path) -> bytes:
-    """The Ed25519 signature. Raises `UserError` if the file is no such key."""
+    """The Ed25519 signature of ``content``. Raises `UserError` if the file is not an Ed25519 key."""
     try:
         found = serialization.load_pem_private_key(key.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
@@ -65,9 +65,9 @@ class Sender:
     """Sends updates, one after another.
 
     Args:
-        connect: makes a connection with this last will.
-        wait_s: how long a device may take: to be there, to try an update, and to come back with it.
-        tell: called with what is waited for.
+        connect: makes a connection with the given last will.
+        wait_s: how long a device may take for each of: being there, trying an update, and coming back with it.
+        tell: called with what it is waiting for.
     """
 
     def __init__(self, connect: Callable[[LastWill], Transport], wait_s: float, tell: Callable[[str], None]) -> None:
@@ -78,16 +78,16 @@ class Sender:
         self._devices: dict[str, Presence] = {}
 
     def close(self) -> None:
-        """Say that nobody sends updates any longer."""
+        """Announce that no updates will be sent any longer, and disconnect."""
         self._endpoint.presence.leave(self._birth)
         self._transport.close()
 
     def send(self, device: str, number: int, content: bytes, signature: bytes, *, comes_back: bool) -> str:
-        """Send one; returns what the device said of it, once it runs it if it comes back to this broker.
+        """Send an update; returns what the device said of it. If it comes back to this broker, wait until it runs it.
 
         Raises:
             PeerLost: the device is not there, or does not come back.
-            CutlayerError: it refuses the update, or took it back; nothing was changed there.
+            CutlayerError: it refuses the update, or rolled it back; nothing was changed there.
         """
         endpoint = self._endpoint
         endpoint.claim(topics.control(topics.UPDATES), self._birth)

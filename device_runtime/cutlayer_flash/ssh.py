@@ -1,4 +1,4 @@
-"""Onto a board that runs: looked at first, then the release is sent, checked, and installed by itself, or nothing is changed."""
+"""Deploys to a running board by ssh: inspect it, then send the release, which is checked and installs itself."""
 
 import shlex
 import subprocess
@@ -18,7 +18,7 @@ __all__ = ["Login", "deploy", "look_over", "problems_of"]
 _PLACE = "/opt"
 _LATEST_S = 300.0
 _LEAST_FREE = 2.2
-"""Of a release's size: unpacked in the login's home, and in its place."""
+"""Free space needed, as a multiple of a release's size: unpacked in the login's home, and in its place."""
 
 _LOOK = """\
 echo machine=$(uname -m)
@@ -40,8 +40,8 @@ class Login(NamedTuple):
     """Where to log in.
 
     Attributes:
-        address: user@host, as ssh takes it.
-        options: more of ssh's, such as -p 2222.
+        address: user@host, as for ssh.
+        options: more options for ssh, such as -p 2222.
         dry_run: only print the commands that change something.
     """
 
@@ -51,7 +51,7 @@ class Login(NamedTuple):
 
 
 class _Connection:
-    """One connection for all commands, so that a passphrase is asked for once."""
+    """One connection for all commands, so that a passphrase is asked for only once."""
 
     def __init__(self, login: Login, folder: Path, show: Callable[[str], None]) -> None:
         self._login, self._show = login, show
@@ -59,7 +59,7 @@ class _Connection:
         self._ssh = ["ssh", *shared, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3", *login.options]
 
     def ask(self, script: str) -> str:
-        """What a script prints that changes nothing."""
+        """Run a script that changes nothing; returns what it prints."""
         done = subprocess.run([*self._ssh, self._login.address, script], capture_output=True, text=True, check=False)
         if done.returncode:
             raise CutlayerError(
@@ -68,7 +68,7 @@ class _Connection:
         return done.stdout
 
     def do(self, script: str, source: IO[bytes] | None = None, *, terminal: bool = False) -> None:
-        """Run a script, fed with a file; with a terminal where sudo may ask for a password, which never passes through us."""
+        """Run a script, fed with a file; with a terminal if sudo may ask for a password, which we never see."""
         self._show(script)
         if self._login.dry_run:
             return
@@ -84,17 +84,17 @@ class _Connection:
 
 
 def deploy(archive: Archive, login: Login, *, start: bool, show: Callable[[str], None]) -> None:
-    """Look the board over, send the release, and have it install itself.
+    """Inspect the board, send the release, and have it install itself.
 
     Args:
-        archive: what to send.
-        login: where to.
-        start: whether the service is to run now.
+        archive: the release to send.
+        login: where to log in.
+        start: whether the service should run now.
         show: called with each command that changes something, and with what was found.
 
     Raises:
         UserError: the release is not for this board, or does not fit on it; nothing was sent.
-        CutlayerError: the connection was lost, or the release does not come up; what ran before runs on.
+        CutlayerError: the connection was lost, or the release does not come up; what ran before keeps running.
     """
     with TemporaryDirectory(prefix="cutlayer-") as folder:
         connection = _Connection(login, Path(folder), show)
@@ -111,13 +111,13 @@ def deploy(archive: Archive, login: Login, *, start: bool, show: Callable[[str],
 
 
 def look_over(ask: Callable[[str], str], release: Release) -> dict[str, str]:
-    """What a board says of itself."""
+    """Ask a board about itself; returns what it says by name."""
     answer = ask(_LOOK.format(python=_interpreter(release), place=_PLACE))
     return dict(line.partition("=")[::2] for line in answer.splitlines() if "=" in line)
 
 
 def problems_of(found: Mapping[str, str], release: Release, now: float) -> tuple[list[str], list[str]]:
-    """What stands in the way of a release on such a board; and what is odd."""
+    """What stands in the way of a release on such a board, and notes on what is odd."""
     problems, notes = [], []
     if (found.get("machine"), found.get("bits")) != (release.machine, "64"):
         problems.append(

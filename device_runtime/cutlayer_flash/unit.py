@@ -1,4 +1,4 @@
-"""The systemd unit of a device: what it may do, and what becomes of it when it dies or hangs."""
+"""The systemd unit of a device: what it may do, and what happens when it dies or hangs."""
 
 from cutlayer_core.wire.transports.tls import AUTHORITY, CERTIFICATE, KEY
 
@@ -75,9 +75,10 @@ WantedBy=multi-user.target
 
 
 def unit_text(*, tls: bool) -> str:
-    """``cutlayer.service``.
+    """The text of ``cutlayer.service``.
 
-    With ``tls``, systemd hands the certificates to the service, whose user nobody else is, from files that only root can read.
+    With ``tls``, systemd hands the certificates to the service, which has a user of its own, from files that only root
+    can read.
     """
     names = (AUTHORITY, CERTIFICATE, KEY) if tls else ()
     credentials = "".join(f"LoadCredential={name}:{_HOME}/tls/{name}\n" for name in names)

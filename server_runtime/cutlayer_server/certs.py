@@ -1,7 +1,8 @@
 """Certificates for a trial's broker, server and devices, and the broker's configuration that goes with them.
 
-Everybody proves who they are: the broker takes the common name of a client's certificate as its user name, and the
-access list lets a device write and read its own topics only. Elliptic curve P-256; the authority signs nothing but these.
+Everyone proves who they are: the broker takes the common name of a client's certificate as its user name, and the
+access list lets a device write and read only its own topics. Elliptic curve P-256; the authority signs nothing but
+these.
 """
 
 import datetime as dt
@@ -28,10 +29,10 @@ from cutlayer_core.wire.transports.tls import AUTHORITY, CERTIFICATE, KEY
 __all__ = ["Made", "certs", "make_certificates"]
 
 _BACKDATED = dt.timedelta(days=2)
-"""A board without a clock's battery boots in the past."""
+"""A board whose clock has no battery boots in the past."""
 _AUTHORITY_DAYS = 3650
 _RESERVED = ("authority", "broker", "server")
-"""Folders of ours beside those of the devices."""
+"""Our own folders, next to those of the devices."""
 
 _MOSQUITTO = """\
 # Mutual TLS: a client is who its certificate says. mosquitto must be able to read the keys; started by root, it becomes
@@ -65,7 +66,7 @@ topic readwrite cutlayer/1/#
 
 
 class Made(NamedTuple):
-    """What was written, and what was there and still fits."""
+    """What was written, and what was already there and still fits."""
 
     written: list[Path]
     kept: list[Path]
@@ -79,17 +80,17 @@ class _Authority(NamedTuple):
 def make_certificates(folder: Path, hosts: Sequence[str], devices: Sequence[str], port: int, days: int) -> Made:
     """Write an authority, and a folder with certificate and key for the broker, the server and each device.
 
-    What is there already is kept, so devices can be added later; remove a folder to have it made anew.
+    What is already there is kept, so devices can be added later; remove a folder to have it made anew.
 
     Args:
-        folder: made if it is not there; ``authority/own.key`` in it is what an attacker would want.
-        hosts: names and addresses under which the broker is reached.
+        folder: created if it does not exist; ``authority/own.key`` in it is what an attacker would want.
+        hosts: names and addresses at which the broker is reached.
         devices: as in the trial file.
         port: for the broker's configuration.
         days: how long the certificates are valid.
 
     Raises:
-        UserError: a name that cannot be a device's; files of another authority.
+        UserError: a name that a device cannot have; files of another authority.
     """
     for device in devices:
         if check_name(device, "--device") in _RESERVED:
@@ -107,7 +108,7 @@ def make_certificates(folder: Path, hosts: Sequence[str], devices: Sequence[str]
         path = folder / name
         path.write_text(text.format(folder=folder, port=port, server=SERVER), "utf-8")
         made.written.append(path)
-    (folder / "acl").chmod(0o600)  # mosquitto warns about any other
+    (folder / "acl").chmod(0o600)  # mosquitto warns about any other mode
     return made
 
 
@@ -142,7 +143,7 @@ def _authority(folder: Path, made: Made) -> _Authority:
 
 
 def _identity(folder: Path, authority: _Authority, name: str, days: int, made: Made, hosts: Sequence[str] = ()) -> None:
-    """Certificate and key of the broker, for ``hosts``, or of a client of it."""
+    """Make the certificate and key of the broker, if there are ``hosts``, or else of one of its clients."""
     if (folder / CERTIFICATE).exists():
         _check(folder, authority, name, hosts)
         made.kept.append(folder)
@@ -185,7 +186,7 @@ def _host(host: str) -> x509.GeneralName:
 
 
 def _check(folder: Path, authority: _Authority, name: str, hosts: Sequence[str]) -> None:
-    """Whether what is there is what would be made."""
+    """Check that what is there is what would be made."""
     again = "remove the folder to have it made anew"
     try:
         found = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
@@ -205,7 +206,7 @@ def _check(folder: Path, authority: _Authority, name: str, hosts: Sequence[str])
 
 
 def _write(folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, made: Made) -> None:
-    """The certificate last: where there is one, there is all that belongs to it."""
+    """Write the certificate last: if it exists, so does everything that belongs to it."""
     folder.mkdir(parents=True, exist_ok=True)
     content = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

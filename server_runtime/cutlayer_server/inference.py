@@ -34,8 +34,8 @@ class InferenceService:
 
     Args:
         trial: names devices, model, cut and codec.
-        weights: the trained model, as a run record has it.
-        place: where the server-side half runs.
+        weights: the trained model, as a run record holds it.
+        place: where the server-side model runs.
 
     Raises:
         UserError: as `cut_model` does.
@@ -43,7 +43,7 @@ class InferenceService:
 
     def __init__(self, trial: Trial, weights: Path, place: torch.device = CPU) -> None:
         self._trial, self._place = trial, place
-        initial = cut_model(trial.recipe)  # the board's constants are those of the export
+        initial = cut_model(trial.recipe)  # the board has the constants of the export
         self._client, _ = client_of(trial.recipe, initial)
         trained = msgspec.structs.replace(trial.model, weights=str(weights))
         halves = cut_model(msgspec.structs.replace(trial.recipe, model=trained))
@@ -54,10 +54,10 @@ class InferenceService:
         self._online: dict[str, int] = {}
         self._arrived: list[Presence] = []
         self.answered = 0
-        """Samples classified."""
+        """Number of samples classified."""
 
     def run(self, birth: Presence, transport: Transport, going: Callable[[], bool] = lambda: True) -> None:
-        """Answer until ``going`` says no more, or Ctrl-C.
+        """Answer until ``going`` returns false, or Ctrl-C.
 
         Raises:
             PeerLost: another server leads a trial of this name.
@@ -81,7 +81,7 @@ class InferenceService:
             endpoint.presence.leave(birth)
 
     def _pump(self, endpoint: Endpoint) -> None:
-        """Take what arrives; who breaks the protocol is dismissed, and the others are served on."""
+        """Take what arrives; a device that breaks the protocol is dismissed, and the others are still served."""
         try:
             endpoint.pump(0.5)
         except RemoteError as error:
@@ -90,7 +90,7 @@ class InferenceService:
     def _dismiss(self, endpoint: Endpoint, device: str, reason: str) -> None:
         _log.warning("dismissed %s: %s", device, reason)
         self._online.pop(device, None)
-        with contextlib.suppress(KeyError, LocalProtocolError):  # it may be gone, or told already
+        with contextlib.suppress(KeyError, LocalProtocolError):  # it may be gone, or already told
             endpoint.conversations.send(device, End(reason=reason, ok=False))
         endpoint.conversations.close(device)
 
@@ -133,7 +133,7 @@ class InferenceService:
             raise UserError(f"model.factory: {self._client.factory} gives no class scores of shape (batch, classes)")
 
     def _scores(self, query: Query, message: Message) -> Tensor:
-        """Bounds first: codec and shape must be this trial's before anything is decoded."""
+        """Scores for a query; its codec and shape are checked before anything is decoded."""
         tensor = query.tensor
         if tensor.shape[1:] != self._client.smashed.shape or tensor.shape[0] > _MAX_BATCH:
             wanted = (f"up to {_MAX_BATCH}", *self._client.smashed.shape)

@@ -1,7 +1,7 @@
 """cutlayer: split learning across boards and a server.
 
-What stands in ``__all__`` is public. It is imported when it is asked for, so that ``import cutlayer`` is cheap and needs
-no torch.
+The names in ``__all__`` are public. Each is imported when it is first used, so that ``import cutlayer`` is cheap and
+does not need torch.
 """
 
 from importlib import import_module
@@ -46,7 +46,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from where it is defined."""
+    """Import a public name from where it is defined."""
     if name not in _WHERE:
         raise AttributeError(f"module 'cutlayer' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

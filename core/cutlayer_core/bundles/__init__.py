@@ -1,1 +1,1 @@
-"""What is carried to a board: a bundle with the client-side model, a release with the program, an update of either."""
+"""What is delivered to a board: bundles (the client-side model), releases (the whole program) and signed updates."""

@@ -1,18 +1,20 @@
-"""A bundle: the client-side model as a board runs it. A directory, or one ``.zip`` of it.
+"""A bundle: the client-side model as a board runs it, stored as a directory or as a ``.zip`` of one.
 
-    manifest.json         what it is; the SHA-256 of every other file
+    manifest.json         what the bundle is, and the SHA-256 of every other file
     params.safetensors    initial parameters, buffers and optimizer state
     inference.<engine>    x, parameters, buffers -> smashed data, in eval mode
     forward.<engine>      x, parameters, buffers -> smashed data, new buffers, saved tensors, in train mode
     backward.<engine>     x, cut gradient, saved tensors, parameters, state, learning rate -> new parameters and state
-    <graph>-filters.<engine>  parameters, buffers -> weights of convolutions, where these stand in the file of that graph
-    certificate.json      how far the graphs are from torch
+    <graph>-filters.<engine>  parameters, buffers -> convolution weights, if the file of that graph stores them
+    certificate.json      how much the graphs differ from torch
 
-A frozen client and a whole model have the first three and the last only; filters some TFLite bundles alone. Inputs and
-outputs of the graphs are named:
-``x``, ``z``, ``g``, ``learning_rate``, ``step``, ``seed``; ``params.<name>``, ``buffers.<name>``, ``state.<name>``; an
-output ``new_<input>`` replaces that input in the next step; ``saved.<number>`` goes from forward to backward.
-Outputs of filters are named after the byte at which they are to stand. What never changes stands inside the graphs.
+A bundle of a frozen client or a whole model has only the first three files and the last. Only some TFLite bundles have
+filters.
+
+Inputs and outputs of the graphs are named: ``x``, ``z``, ``g``, ``learning_rate``, ``step``, ``seed``;
+``params.<name>``, ``buffers.<name>``, ``state.<name>``. An output ``new_<input>`` replaces that input in the next step;
+``saved.<number>`` goes from forward to backward. Each output of a filters graph is named after the byte offset at which
+it belongs in the file. Whatever never changes is stored inside the graphs.
 """
 
 import hashlib
@@ -39,7 +41,7 @@ FORMAT_VERSION = 3
 TOLERANCE = 1e-4
 """Largest relative error against torch with which a bundle may be used."""
 MAX_BUNDLE_BYTES = 1 << 30
-"""Of all files together, unpacked."""
+"""Limit on the unpacked size of all files together."""
 _MANIFEST, _PARAMS, _CERTIFICATE = "manifest.json", "params.safetensors", "certificate.json"
 _Arrays = dict[str, NDArray[Any]]
 
@@ -57,11 +59,11 @@ class Client(_Record, frozen=True):
     input: InputSpec
     smashed: Spec
     params: dict[str, Spec]
-    """Trained; with ``buffers`` they are the client weights that travel."""
+    """Trained parameters; together with ``buffers`` they are the client weights that travel."""
     buffers: dict[str, Spec]
-    """Changed by a forward pass in train mode."""
+    """Buffers that a forward pass in train mode changes."""
     constants: str
-    """SHA-256 of everything else, which stands inside the graphs."""
+    """SHA-256 of everything else, which is stored inside the graphs."""
     optimizer: Optimizer | None
     """None if the bundle cannot be trained."""
     mean: tuple[float, ...]
@@ -82,27 +84,29 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     client: Client
     engine: str
     opset: int
-    """Of ONNX's operators, or the version of TFLite's schema."""
+    """Version of the ONNX operator set, or of the TFLite schema."""
     versions: dict[str, str]
     files: dict[str, str]
     target: str = ""
-    """What TFLite graphs are made for: xnnpack or generic."""
+    """What the TFLite graphs are built for: xnnpack or generic."""
     precision: str = "float32"
-    """In which the graph of inference computes: float32, float16 or int8."""
+    """Precision of the inference graph: float32, float16 or int8."""
 
 
 class Certificate(_Record, frozen=True, omit_defaults=True):
     """``certificate.json``: greatest relative errors against torch, of the graphs in float32.
 
     ``errors`` has one for the smashed data of each graph (``inference.z``, ``z``) and for each ``gradients.<name>``,
-    ``params.<name>``, ``buffers.<name>`` and ``state.<name>``; `cutlayer_export.certificate` says how they are taken.
+    ``params.<name>``, ``buffers.<name>`` and ``state.<name>``; `cutlayer_export.certificate` says how they are
+    measured.
     """
 
     steps: int
     batch_sizes: tuple[int, ...]
     errors: dict[str, float]
     precision_error: float = 0.0
-    """What fewer bits add for inference: root mean square of the differences, relative to that of the smashed data."""
+    """Error that reduced precision adds to inference: RMS of the differences, relative to the RMS of the smashed
+    data."""
 
     @property
     def worst(self) -> float:
@@ -116,7 +120,7 @@ class Certificate(_Record, frozen=True, omit_defaults=True):
 
 
 def filters_of(graph: str) -> str:
-    """The name of the graph that computes what stands in the file of ``graph``."""
+    """The name of the graph that computes the convolution weights stored in the file of ``graph``."""
     return f"{graph}-filters"
 
 
@@ -259,7 +263,7 @@ def _read_file(path: Path, name: str, room: int) -> bytes:
 
 
 def _check_client(path: Path, client: Client) -> None:
-    """What types alone do not say of the input and its preparation."""
+    """Check what types alone cannot express about the input and its preparation."""
     shape = client.input.shape
     lengths = {1, shape[0]} if shape else {1}
     fits = len(client.mean) in lengths and len(client.std) in lengths
@@ -270,7 +274,7 @@ def _check_client(path: Path, client: Client) -> None:
 
 
 def _check_params(path: Path, client: Client, content: bytes) -> None:
-    """Exactly the tensors that the manifest describes, and finite."""
+    """Check that parameters and buffers are exactly those of the manifest, and that all tensors are finite."""
     try:
         arrays: _Arrays = load_safetensors(content)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:

@@ -1,15 +1,15 @@
-"""What a laptop puts onto a board: a folder with the runtime, a bundle, a configuration, and a manifest of them all.
+"""A release: the folder that a laptop puts onto a board, with the runtime, a bundle, a configuration and a manifest.
 
 release.json        what is in it, and for which board
 config.toml         who the device is, and which trial it takes part in
 client.zip          the bundle
-site/               Python packages, also ours
+site/               Python packages, including ours
 bin/cutlayer-device runs ``python -m cutlayer_device`` with these
 cutlayer.service    the systemd unit
-install.py          puts all of it in its place
+install.py          puts everything in its place
 lock.txt            which packages, with their hashes
-tls/                certificates and the key, if the broker wants them
-data.npz or data/   training samples, if they came along
+tls/                certificates and the key, if the broker requires them
+data.npz or data/   training samples, if they are included
 """
 
 import hashlib
@@ -35,24 +35,24 @@ class DeviceConfig(_Record, frozen=True):
     """``config.toml``: what `cutlayer device service` is to do. Paths are relative to the file's folder."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
-    """Of this device in the trial file."""
+    """Name of this device in the trial file."""
     broker: Annotated[str, msgspec.Meta(min_length=1)]
     """HOST or HOST:PORT."""
     data: Annotated[str, msgspec.Meta(min_length=1)]
-    """Training samples: an .npz, or a folder with a sub-folder a class."""
+    """Training samples: an .npz, or a folder with one sub-folder per class."""
     bundle: str = "client.zip"
     trial: str = ""
-    """Without it, the one that the bundle was exported for."""
+    """The trial to take part in; if empty, the one that the bundle was exported for."""
     tls: str = ""
-    """The folder with this device's certificates; without it, no encryption."""
+    """The folder with this device's certificates; if empty, nothing is encrypted."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Of the engine, 0 for as many as it likes."""
+    """Threads of the engine; 0 leaves the number to the engine."""
     energy: str = "auto"
     """auto, none, or require=measured."""
     meters: str = ""
-    """A file of settings of meters."""
+    """A file with meter settings."""
     update_key: str = ""
-    """Base64 of the Ed25519 public key whose owner may send new bundles and configurations; without it nobody may."""
+    """Base64 of the Ed25519 public key whose owner may send new bundles and configurations; if empty, nobody may."""
 
 
 class Release(_Record, frozen=True):
@@ -60,25 +60,25 @@ class Release(_Record, frozen=True):
 
     format_version: int
     release: str
-    """Its number: the first letters of a hash over everything that is in it."""
+    """Its identifier: the first characters of a hash over all of its contents."""
     board: str
     system: str
     machine: str
-    """As ``platform.machine()`` says it."""
+    """As ``platform.machine()`` reports it."""
     python: str
     """Major and minor version, as in 3.11."""
     glibc: str
-    """The least version that the packages run with."""
+    """The oldest version that the packages run with."""
     device: str
     trial: str
     files: dict[str, str]
-    """SHA-256 by path, of everything but this file."""
+    """SHA-256 by path, for every file but this one."""
     bytes: int
-    """Of all files together."""
+    """Total size of all files."""
 
 
 def read_release(folder: Path) -> Release:
-    """The manifest of a release. Raises `UserError` if there is none that can be read."""
+    """Read the manifest of a release. Raises `UserError` if there is none, or it cannot be read."""
     path = folder / MANIFEST
     try:
         release = msgspec.json.decode(path.read_bytes(), type=Release)
@@ -101,7 +101,7 @@ def check_files(folder: Path, release: Release) -> None:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a file, read in parts since a board has little memory."""
+    """SHA-256 of a file, read in parts because a board has little memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(_CHUNK_BYTES):

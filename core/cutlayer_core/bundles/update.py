@@ -1,6 +1,6 @@
 """A new bundle or configuration for a device, as one signed file: what may be changed over the air, and nothing else.
 
-Runtime, name, samples, certificates and the key that signs stay as they were installed.
+Runtime, name, samples, certificates and the update key stay as they were installed.
 """
 
 import io
@@ -16,7 +16,7 @@ __all__ = ["Changes", "Manifest", "pack", "unpack"]
 
 _MANIFEST, _BUNDLE = "update.json", "client.zip"
 _MOST_BYTES = 1 << 28
-"""Of all that is in it, unpacked."""
+"""Limit on the unpacked size of everything in an update."""
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,7 +24,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Changes(_Record, frozen=True):
-    """What of a configuration is to be different; None leaves it as it was installed."""
+    """Changes to a configuration; None leaves a setting as it was installed."""
 
     broker: str | None = None
     trial: str | None = None
@@ -42,12 +42,12 @@ class Manifest(_Record, frozen=True):
 
     device: str
     number: Annotated[int, msgspec.Meta(ge=1, lt=1 << 62)]
-    """Greater than that of every update before it, so that an old one cannot be sent again."""
+    """Greater than that of every earlier update, so that an old one cannot be replayed."""
     changes: Changes = Changes()
 
 
 def pack(manifest: Manifest, bundle: bytes | None) -> bytes:
-    """As bytes, to be signed; the bundle is one that was exported as a .zip."""
+    """Pack an update into the bytes to be signed; the bundle is one that was exported as a .zip."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(_MANIFEST), msgspec.json.encode(manifest))
@@ -57,7 +57,7 @@ def pack(manifest: Manifest, bundle: bytes | None) -> bytes:
 
 
 def unpack(content: bytes) -> tuple[Manifest, bytes | None]:
-    """The manifest and the bundle, if there is one; its signature was checked before. Raises `MessageError`."""
+    """The manifest, and the bundle if there is one. Verify the signature first. Raises `MessageError`."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}

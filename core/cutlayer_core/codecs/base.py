@@ -7,11 +7,11 @@ same thing. What varies from tensor to tensor (a scale, say) goes into the paylo
     decode(payload, params, shape) -> tensor      total: any bytes give an array or a `CodecError`
     bits(shape) -> int                            8 * len(payload), known before encoding
 
-Some codecs of smashed data also decide about the cut gradient that answers: of what was not sent no gradient needs to
-come back (SplitFC, top-k), and the client may correct what comes (FedLite).
+Some codecs of smashed data also decide about the cut gradient that answers them: entries that were not sent need no
+gradient (SplitFC, top-k), and the client may correct the gradient that it receives (FedLite).
 
     select(gradient, payload, shape) -> part      on the server: what the client needs, encoded by the other codec
-    part_shape(shape) -> shape                    of that part, known before
+    part_shape(shape) -> shape                    of that part, known in advance
     correct(part, context) -> gradient            on the board: what the client-side model is trained with
 """
 
@@ -30,7 +30,7 @@ __all__ = ["NOTHING", "Arrays", "BaseCodec", "Encoded", "Payload", "check_length
 
 
 Payload: TypeAlias = bytes | memoryview
-"""Bytes on their way; a view spares a codec the copy out of its array."""
+"""Bytes to be sent; a view saves a codec from copying them out of its array."""
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 NOTHING: Arrays = MappingProxyType({})
 
@@ -40,8 +40,8 @@ class Encoded(NamedTuple):
 
     Attributes:
         payload: the bytes that travel.
-        params: what decoding needs beside them.
-        context: what `BaseCodec.correct` needs when the gradient comes.
+        params: what decoding needs besides them.
+        context: what `BaseCodec.correct` needs when the gradient arrives.
         memory: what the next `BaseCodec.encode` of this sender may start from.
     """
 
@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
 
 
 class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id"):
-    """What codecs have in common; most leave gradients alone."""
+    """What all codecs have in common; most leave gradients alone."""
 
     @property
     def id(self) -> str:
@@ -61,34 +61,34 @@ class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     @property
     def steady(self) -> "BaseCodec":
-        """What encodes smashed data that no gradient answers: without noise, which averages out no more where they are kept."""
+        """The codec for smashed data that no gradient answers: without noise, which kept data would not average out."""
         return self
 
     @property
     def draws(self) -> bool:
-        """Whether `encode` draws at random, hence needs a seed."""
+        """Whether `encode` draws random numbers, and therefore needs a seed."""
         return False
 
     def for_share(self, share: float) -> "BaseCodec":
-        """What encodes this share of a tensor with the budget of the whole."""
+        """The codec that encodes this share of a tensor within the budget of the whole."""
         return self
 
     def problem(self, shape: tuple[int, ...]) -> str:
-        """Why this codec does not take tensors of this shape, as ``<key>: found ..., allowed: ...``; empty if it does."""
+        """Why this codec cannot take tensors of this shape, as ``<key>: found ..., allowed: ...``; empty if it does."""
         return ""
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Encode float32 of any shape, the batch first.
+        """Encode a float32 tensor of any shape, batch first.
 
         Args:
-            tensor: what travels.
-            seed: decides all that is drawn, if it `draws`.
-            memory: of the sender's last tensor; a start for what is searched, never needed.
+            tensor: what to send.
+            seed: determines all random draws, if the codec `draws`.
+            memory: from the sender's last tensor; an optional starting point for a search.
         """
         raise NotImplementedError
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Float32 of ``shape``. Raises `CodecError` for what `encode` cannot have made."""
+        """Decode to float32 of ``shape``. Raises `CodecError` for bytes that `encode` cannot have produced."""
         raise NotImplementedError
 
     def bits(self, shape: tuple[int, ...]) -> int:
@@ -96,7 +96,7 @@ class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         raise NotImplementedError
 
     def part_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of what `select` gives for smashed data of ``shape``."""
+        """Shape of what `select` returns for smashed data of ``shape``."""
         return shape
 
     def select(
@@ -105,22 +105,22 @@ class BaseCodec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         """The part of the cut gradient that the client needs.
 
         Args:
-            gradient: its samples from ``first`` on, or some of these.
-            payload: which it answers.
+            gradient: the cut gradient of the samples from ``first`` on, or of some of these.
+            payload: the payload that it answers.
             shape: of the smashed data in that payload.
-            first: number of the first sample.
+            first: index of the first sample.
         """
         return gradient
 
     def correct(
         self, part: NDArray[np.float32], shape: tuple[int, ...], context: Arrays = NOTHING
     ) -> NDArray[np.float32]:
-        """The cut gradient of ``shape`` that the client uses, from the part that came and its own context."""
+        """The cut gradient of ``shape`` that the client uses, from the part that it received and its own context."""
         return part
 
 
 def check_length(payload: Payload, shape: tuple[int, ...], bits: Callable[[tuple[int, ...]], int]) -> None:
-    """Compare shape with payload before either is used; ``bits`` is the codec's.
+    """Check that payload and shape agree, before either is used; ``bits`` is the codec's method.
 
     Raises:
         CodecError: a dimension below 1, or a payload of another length than the shape needs.
@@ -131,7 +131,7 @@ def check_length(payload: Payload, shape: tuple[int, ...], bits: Callable[[tuple
 
 
 def integer_param(params: Mapping[str, int], name: str, low: int, high: int) -> int:
-    """The parameter ``name``, bounds included.
+    """The integer parameter ``name``, from ``low`` to ``high`` inclusive.
 
     Raises:
         CodecError: missing, not an integer, or out of bounds.
@@ -143,5 +143,5 @@ def integer_param(params: Mapping[str, int], name: str, low: int, high: int) -> 
 
 
 def rows(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Samples, and entries a sample."""
+    """Number of samples, and of entries per sample."""
     return shape[0], math.prod(shape[1:])

@@ -1,4 +1,4 @@
-"""Whole numbers of a fixed width, side by side without gaps; the first in the lowest bits."""
+"""Integers of a fixed bit width, packed without gaps; the first one in the lowest bits."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,16 +6,16 @@ from numpy.typing import NDArray
 __all__ = ["pack", "packed_bytes", "unpack"]
 
 _GROUP = 8
-"""So many numbers of ``width`` bits are ``width`` whole bytes."""
+"""This many numbers of ``width`` bits fill exactly ``width`` bytes."""
 
 
 def packed_bytes(width: int, count: int) -> int:
-    """Size of ``count`` numbers of ``width`` bits."""
+    """Size in bytes of ``count`` packed numbers of ``width`` bits."""
     return -(-count * width // 8)
 
 
 def pack(numbers: NDArray[np.unsignedinteger], width: int) -> NDArray[np.uint8]:
-    """Numbers below ``2**width``, of up to 8 bits, as bytes.
+    """Pack numbers below ``2**width`` into bytes; ``width`` is at most 8.
 
     Eight of them make one 64-bit word, of which ``width`` bytes are used.
     """
@@ -31,7 +31,7 @@ def pack(numbers: NDArray[np.unsignedinteger], width: int) -> NDArray[np.uint8]:
 
 
 def unpack(data: NDArray[np.uint8], width: int, count: int) -> NDArray[np.uint8]:
-    """The numbers that `pack` was given; ``data`` has `packed_bytes` of them."""
+    """Recover the ``count`` numbers given to `pack`; ``data`` is as long as `packed_bytes` says."""
     if width == 8:
         return data
     groups = -(-count // _GROUP)

@@ -14,10 +14,10 @@ _LARGEST = np.float32(65504.0)
 
 
 class Fp16(BaseCodec, frozen=True, tag="fp16"):
-    """16-bit floats, little-endian; what is beyond the range becomes the largest finite value."""
+    """16-bit floats, little-endian; values beyond the range become the largest finite one."""
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 of any shape to 2 bytes an entry, rounded to nearest even."""
+        """Encode float32 of any shape in 2 bytes per entry, rounding to nearest even."""
         return Encoded(np.clip(tensor, -_LARGEST, _LARGEST).astype("<f2").tobytes(), {})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -26,5 +26,5 @@ class Fp16(BaseCodec, frozen=True, tag="fp16"):
         return np.frombuffer(payload, "<f2").astype(np.float32).reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """16 an entry."""
+        """16 bits per entry."""
         return 16 * math.prod(shape)

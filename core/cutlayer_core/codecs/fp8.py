@@ -1,7 +1,7 @@
-"""8-bit floats, E4M3 and E5M2, with one power-of-two scale a tensor.
+"""8-bit floats, E4M3 and E5M2, with one power-of-two scale per tensor.
 
 The formats are those of Micikevicius et al., "FP8 formats for deep learning" (arXiv 2209.05433): E4M3 has no
-infinities and one NaN a sign, E5M2 follows IEEE 754. Rounding is to nearest even and subnormals are kept, so with
+infinities and one NaN per sign, E5M2 follows IEEE 754. Rounding is to nearest even and subnormals are kept, so with
 ``exponent`` 0 the codes equal a cast to ``float8_e4m3fn`` or ``float8_e5m2``.
 
 Casting is a table look-up. The upper 16 bits of a float32, with the lowest of them set if any lower bit was (rounding
@@ -27,7 +27,7 @@ _PEAK_BLOCK = 1 << 17
 _INFINITY = 0x7F800000
 _TRIED = 4
 _SAMPLE = 1 << 16
-"""Entries from which a scale is judged, of a larger tensor at least half as many."""
+"""Entries on which a scale is judged; of a larger tensor, at least half as many."""
 
 
 class _Layout(NamedTuple):
@@ -35,7 +35,7 @@ class _Layout(NamedTuple):
     bias: int
     largest: float
     overflow: int
-    """Code of what lies beyond ``largest``: NaN in E4M3, infinity in E5M2."""
+    """Code of values beyond ``largest``: NaN in E4M3, infinity in E5M2."""
     nan: int
 
 
@@ -46,18 +46,18 @@ _LAYOUTS = {
 
 
 class Fp8(BaseCodec, frozen=True, tag="fp8"):
-    """One byte an entry. Parameter ``exponent``: entries were divided by ``2**exponent``.
+    """One byte per entry. Parameter ``exponent``: entries were divided by ``2**exponent``.
 
-    With ``scale`` "max" it is the least that fits them all. With "search" the three below are tried, too, and the one
-    with the least squared error over a sample is taken: what few entries lose at the top, where they become the largest
-    value, all others may gain at the bottom.
+    With ``scale`` "max" it is the least exponent at which all entries fit. With "search" the three below it are tried
+    too, and the one with the least squared error over a sample is chosen: the few entries at the top that saturate to
+    the largest value may cost less than all the small ones gain.
     """
 
     format: Literal["e4m3", "e5m2"] = "e4m3"
     scale: Literal["max", "search"] = "max"
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 of any shape to one byte an entry; NaN stays NaN."""
+        """Encode float32 of any shape in one byte per entry; NaN stays NaN."""
         words = np.ascontiguousarray(tensor).reshape(-1).view(np.uint32)
         exponent = _fitting_exponent(words, _LAYOUTS[self.format].largest)
         if self.scale == "search":
@@ -71,14 +71,14 @@ class Fp8(BaseCodec, frozen=True, tag="fp8"):
         return _decode(np.frombuffer(payload, np.uint8), table).reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """8 an entry."""
+        """8 bits per entry."""
         return 8 * math.prod(shape)
 
     def _cast(self, words: NDArray[np.uint32], exponent: int) -> NDArray[np.uint8]:
         return _cast(words, _encoding_table(self.format, exponent, saturates=True))
 
     def _search(self, words: NDArray[np.uint32], fitting: int) -> int:
-        """The exponent at or below ``fitting`` with the least squared error; ``fitting`` where something is no number."""
+        """The exponent at or below ``fitting`` with the least squared error; ``fitting`` if an entry is not finite."""
         sample = np.ascontiguousarray(words[:: max(1, words.size // _SAMPLE) | 1])
         values = sample.view(np.float32)
         if not np.isfinite(values).all():
@@ -100,7 +100,7 @@ def _fitting_exponent(words: NDArray[np.uint32], largest: float) -> int:
     for start in range(0, words.size, _PEAK_BLOCK):
         word = words[start : start + _PEAK_BLOCK]
         peak = max(peak, int(word.view(np.int32).max()), int(word.max()) & 0x7FFFFFFF)
-    if peak >= _INFINITY:  # or NaN: leave both out
+    if peak >= _INFINITY:  # infinity or NaN: leave both out
         magnitudes = words & 0x7FFFFFFF
         peak = int(magnitudes[magnitudes < _INFINITY].max(initial=0))
     if peak == 0:
@@ -156,7 +156,7 @@ def _values(layout: _Layout) -> NDArray[np.float64]:
 def _encoding_table(name: str, exponent: int, *, saturates: bool = False) -> NDArray[np.uint8]:
     """The code for each upper half of a float32 that was rounded to odd; 64 KiB.
 
-    What is finite and too large becomes the largest value if the cast ``saturates``, else what a plain cast gives.
+    Finite values that are too large become the largest one if the cast ``saturates``, else what a plain cast gives.
     """
     layout = _LAYOUTS[name]
     halves = np.arange(1 << 16, dtype=np.uint32)

@@ -1,17 +1,17 @@
 """Adaptive feature-wise quantization: the second stage of SplitFC (Oh et al., arXiv 2307.10805).
 
-A column is one feature over the batch. The columns with the widest ranges are quantized uniformly, each with a number of
-levels of its own between ends of its own, which are quantized themselves; of the others only the mean travels. Which are
-wide, and how many levels each gets, follows from the bits there are (`levels`).
+A column is one feature over the batch. The columns with the widest ranges are quantized uniformly, each with its own
+number of levels between its own two ends, which are themselves quantized; of the other columns only the mean travels.
+Which columns are wide, and how many levels each gets, follows from the bit budget (`levels`).
 
-Payload, padded to what the settings allow:
+Payload, padded to the size that the settings allow:
 
     7 float32   span of the lower ends, of the upper ends, and of the means; fineness c
     bitmap      which columns are wide
     digits      the ends of the wide columns, the means of the others, then the entries of the wide columns, grouped by
                 their number of levels
 
-Levels themselves do not travel: the receiver derives them from the ends and c, as the sender does.
+The numbers of levels do not travel: the receiver derives them from the ends and c, as the sender does.
 """
 
 import math
@@ -31,26 +31,27 @@ __all__ = ["MAX_BITS_PER_ENTRY", "Fwq"]
 
 MAX_BITS_PER_ENTRY = 16.0
 _ENDS = 200
-"""Levels of an end, as in a public reimplementation; the paper's number is not known to us."""
+"""Quantization levels of an end, as in a public reimplementation; we do not know the paper's number."""
 _HEAD_BYTES = 4 * 7
 _FINENESS = (1e-6, 1e10)
-"""Between them, the widest column has from 2 levels to more than anybody pays for."""
+"""Search range: from 2 levels for the widest column to more than any budget allows."""
 _ROUNDING = 1e-6
-"""A budget that was divided by entries is multiplied by them again."""
+"""Tolerance: a budget that was divided by the number of entries is multiplied by it again."""
 _LARGEST = 1e37
-"""What is beyond is taken for not finite."""
+"""Values beyond this count as not finite."""
 _NARROW = {2: 1.0, 3: 1.2, 4: 1.5, 5: 1.7, 6: 1.9}
-"""With so few levels, means are quantized best within so many standard deviations: a bit more than for a normal
-distribution (Max, 1960), whose tails theirs exceed."""
+"""By number of levels: within how many standard deviations means are best quantized, if levels are this few; a bit more
+than for a normal distribution (Max, 1960), since their tails are heavier."""
 _Matrix = NDArray[np.float32]
 _Floats = NDArray[np.float64]
 
 
 class Fwq(BaseCodec, frozen=True, tag="fwq"):
-    """As many bits as ``bits_per_entry`` says, spent where the squared error falls most; for either direction.
+    """Spends ``bits_per_entry`` where they reduce the squared error most; for either direction.
 
-    In an answer to SplitFC, which wants only some columns of the gradient, those have the budget of all.
-    A batch too small for what must be there (head, bitmap, a bit a column) gets that, and comes out as little more than means.
+    In an answer to SplitFC, which needs only some columns of the gradient, those columns get the budget of all. A batch
+    whose budget does not cover the minimum (head, bitmap, one bit per column) takes the minimum, and comes out as
+    little more than means.
     """
 
     bits_per_entry: Annotated[float, msgspec.Meta(gt=0, le=MAX_BITS_PER_ENTRY)] = 0.4
@@ -60,11 +61,11 @@ class Fwq(BaseCodec, frozen=True, tag="fwq"):
         return msgspec.structs.replace(self, bits_per_entry=self.bits_per_entry / share)
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 of any shape; what is not finite makes all of it not a number."""
+        """Encode float32 of any shape; a non-finite entry turns it all into NaN."""
         matrix = np.ascontiguousarray(tensor).reshape(rows(tensor.shape))
         size = self.bits(tensor.shape) // 8
         low, high = matrix.min(axis=0).astype(np.float64), matrix.max(axis=0).astype(np.float64)
-        if not (low.min() > -_LARGEST and high.max() < _LARGEST):  # so, since nothing compares with what is no number
+        if not (low.min() > -_LARGEST and high.max() < _LARGEST):  # negated, since every comparison with NaN is false
             return Encoded(np.full(size // 4 + 1, np.nan, "<f4").tobytes()[:size], {})
         columns = _divide(matrix, low, high, 8 * size)
         return Encoded(_write(matrix, columns).ljust(size, b"\0"), {})
@@ -75,14 +76,14 @@ class Fwq(BaseCodec, frozen=True, tag="fwq"):
         return _read(payload, rows(shape)).reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """``bits_per_entry`` times entries, in whole bytes, or what must be there."""
+        """``bits_per_entry`` times the number of entries, in whole bytes, but at least the minimum."""
         samples, columns = rows(shape)
         least = _HEAD_BYTES + -(-columns // 8) + -(-packed_bits(2, columns) // 8)
         return 8 * max(int(self.bits_per_entry * samples * columns + _ROUNDING) // 8, least)
 
 
 class _Columns(NamedTuple):
-    """What both sides know before the entries, and all that follows from it."""
+    """What both sides know before the entries, and everything that follows from it."""
 
     head: NDArray[np.float32]
     wide: NDArray[np.intp]
@@ -97,7 +98,7 @@ class _Columns(NamedTuple):
         return low, np.maximum(high - low, 0.0)
 
     def levels(self, samples: int) -> tuple[NDArray[np.int64], int]:
-        """Of the wide columns, and of the means."""
+        """Numbers of levels: of each wide column, and of the means."""
         ranges = self.low_and_range()[1]
         span = float(self.head[5]) - float(self.head[4])
         return _levels(ranges, span, samples, float(self.head[6]))
@@ -113,7 +114,7 @@ class _Columns(NamedTuple):
 def _levels(ranges: _Floats, span: float, samples: int, fineness: float) -> tuple[NDArray[np.int64], int]:
     """Levels of columns with these ranges, and of means over this span: u is a**2 c, and 2 B a**2 c for the means.
 
-    Ranges count relative to the widest of all, so that c has the same magnitude whatever the tensor's.
+    Ranges are relative to the widest one, so that the magnitude of c does not depend on that of the tensor.
     """
     widest = max(float(ranges.max(initial=0.0)), span) or 1.0
     relative = np.append(ranges, span) / widest
@@ -124,7 +125,7 @@ def _levels(ranges: _Floats, span: float, samples: int, fineness: float) -> tupl
 
 
 def _divide(matrix: _Matrix, low: _Floats, high: _Floats, bits: int) -> _Columns:
-    """Which columns are wide, and the greatest fineness for which the bits suffice."""
+    """Choose the wide columns, and the greatest fineness that the bits allow."""
     samples, count = matrix.shape
     bits -= 8 * (_HEAD_BYTES + -(-count // 8))
     means = matrix.mean(axis=0, dtype=np.float64)
@@ -149,7 +150,7 @@ def _divide(matrix: _Matrix, low: _Floats, high: _Floats, bits: int) -> _Columns
 
 
 def _finest(columns: _Columns, samples: int, bits: int) -> _Columns:
-    """With the greatest fineness for which the bits suffice, put into the head."""
+    """The columns with the greatest fineness that the bits allow, written into the head."""
     least, most = map(math.log, _FINENESS)
     for _ in range(26):
         middle = (least + most) / 2
@@ -160,7 +161,7 @@ def _finest(columns: _Columns, samples: int, bits: int) -> _Columns:
 
 
 class _Summary(NamedTuple):
-    """Of columns in descending order of range: that, the share of entries above the lower end, mean and variance."""
+    """Columns in descending order of range: range, share of entries above the lower end, mean and variance."""
 
     ranges: _Floats
     inside: _Floats
@@ -169,9 +170,10 @@ class _Summary(NamedTuple):
 
 
 def _how_many_wide(columns: _Summary, samples: int, bits: int) -> int:
-    """The number of wide columns, the first ones, with the least expected squared error.
+    """How many of the first columns to treat as wide, for the least expected squared error.
 
-    Seventeen candidates up to the most that fit; for each, the optimal levels of at most 64 columns that stand for all.
+    Tries seventeen candidates up to the most that fit; for each, the optimal levels of at most 64 columns stand for
+    all.
     """
     count = columns.ranges.size
     most = int((bits - count) // (samples + 2 * math.log2(_ENDS)))
@@ -202,7 +204,7 @@ def _bounded(u: _Floats) -> _Floats:
 
 
 def _suffix_span(values: _Floats) -> _Floats:
-    """For each n, the span of ``values[n:]``; one more entry, 0, for none."""
+    """For each n, the span of ``values[n:]``, and a last entry, 0, for no values."""
     backwards = values[::-1]
     spans = np.maximum.accumulate(backwards) - np.minimum.accumulate(backwards)
     return np.append(spans[::-1], 0.0)
@@ -261,13 +263,13 @@ def _by_level(levels: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]
 
 
 class _Stream:
-    """Bits from which digits are taken."""
+    """A stream of bits from which digits are read."""
 
     def __init__(self, bits: NDArray[np.uint8]) -> None:
         self._bits, self._at = bits, 0
 
     def take(self, radix: int, count: int) -> NDArray[np.uint16]:
-        """The next digits. Raises `CodecError` if there are not so many."""
+        """The next ``count`` digits. Raises `CodecError` if fewer are left."""
         end = self._at + packed_bits(radix, count)
         if end > self._bits.size:
             raise CodecError("feature-wise quantization: a payload has more levels than bits")

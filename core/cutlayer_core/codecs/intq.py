@@ -15,13 +15,14 @@ __all__ = ["IntQ"]
 
 
 class IntQ(BaseCodec, frozen=True, tag="intq"):
-    """Whole numbers of ``bits`` bits, with a beginning and a step for the tensor or for each channel (axis 1).
+    """Integers of ``bits`` bits, with an offset and a step size for the tensor or for each channel (axis 1).
 
-    Affine steps lead from the least entry to the greatest; after a ReLU they waste nothing. Symmetric ones lead from -max
-    to max and have one at zero, so from 2 bits on. Stochastic rounding makes the mean of what is decoded the entry itself
-    (Gupta et al., arXiv 1502.02551). EcoFed's codec is this with 8 bits, where its symmetric steps use 7 of them.
+    Affine steps run from the least entry to the greatest, which wastes nothing after a ReLU. Symmetric steps run from
+    -max to max and include zero, so they need at least 2 bits. With stochastic rounding, the expected value of a
+    decoded entry is the entry itself (Gupta et al., arXiv 1502.02551). EcoFed's codec is this with 8 bits, where its
+    symmetric steps use 7 of them.
 
-    Payload: float32 steps, for affine ones also where they begin, and the codes.
+    Payload: float32 step sizes, for affine steps also float32 offsets, then the codes.
     """
 
     width: Annotated[int, msgspec.Meta(ge=1, le=8)] = msgspec.field(name="bits", default=8)
@@ -36,12 +37,12 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
 
     @property
     def steady(self) -> "IntQ":
-        """Rounded to nearest: noise that is kept and trained on again averages out no more."""
+        """Rounding to nearest: noise does not average out in data that are kept and trained on again."""
         return msgspec.structs.replace(self, rounding="nearest")
 
     @property
     def draws(self) -> bool:
-        """Only to round stochastically."""
+        """Only for stochastic rounding."""
         return self.rounding == "stochastic"
 
     def problem(self, shape: tuple[int, ...]) -> str:
@@ -51,7 +52,7 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
         return ""
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 of any shape; what is not finite makes its channel, or all, not a number."""
+        """Encode float32 of any shape; a non-finite entry turns its channel, or all, into NaN."""
         entries = np.ascontiguousarray(tensor).reshape(self._layout(tensor.shape))
         low, high = entries.min(axis=(0, 2), keepdims=True), entries.max(axis=(0, 2), keepdims=True)
         if self.range == "symmetric":
@@ -82,7 +83,7 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
         return entries.reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """``bits`` an entry, and for the tensor or for each channel 64, or 32 if the range is symmetric."""
+        """``bits`` per entry, plus 64 for the tensor or for each channel, or 32 if the range is symmetric."""
         return 8 * (self._head_bytes(shape) + packed_bytes(self.width, math.prod(shape)))
 
     def _head_bytes(self, shape: tuple[int, ...]) -> int:
@@ -94,7 +95,7 @@ class IntQ(BaseCodec, frozen=True, tag="intq"):
         return (1 << self.width) - (2 if self.range == "symmetric" else 1)
 
     def _layout(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """The shape as samples, channels and the rest."""
+        """The shape as samples, channels and everything else."""
         if self.per == "tensor" or len(shape) < 2:
             return 1, 1, math.prod(shape)
         return shape[0], shape[1], math.prod(shape[2:])

@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 __all__ = ["cluster", "first_centroids"]
 
 _SCORES = 1 << 22
-"""Distances held at a time: 16 MiB, whatever the tensor."""
+"""Distances held in memory at a time: 16 MiB, however large the tensor."""
 _Floats = NDArray[np.float32]
 _Labels = NDArray[np.intp]
 
 
 def cluster(points: _Floats, centroids: _Floats, iterations: int) -> tuple[_Floats, _Labels]:
-    """Lloyd's algorithm, from ``centroids`` on, until nothing changes or for so many iterations.
+    """Run Lloyd's algorithm from ``centroids`` until nothing changes, or for ``iterations``.
 
-    A cluster that lost all its points begins anew at the point that is worst served.
+    A cluster that lost all its points restarts at the point with the greatest error.
 
     Args:
         points: (groups, points, dimensions).
@@ -22,8 +22,8 @@ def cluster(points: _Floats, centroids: _Floats, iterations: int) -> tuple[_Floa
         iterations: at most.
 
     Returns:
-        Centroids, each the mean of its points, and for every point (groups, points) the number of its centroid. The last
-        step moves centroids, so a few points may by now be nearer to another one.
+        The centroids, each the mean of its points, and the index of every point's centroid, (groups, points). The last
+        step moves the centroids, so a few points may now be nearer to another one.
     """
     labels = _nearest(points, centroids)
     for number in range(iterations):
@@ -35,7 +35,7 @@ def cluster(points: _Floats, centroids: _Floats, iterations: int) -> tuple[_Floa
 
 
 def first_centroids(points: _Floats, clusters: int) -> _Floats:
-    """Of each group the points whose norms are evenly ranked: for smashed data, from nearly nothing to the strongest."""
+    """Per group, the points at evenly spaced ranks of the norm: for smashed data, from almost zero to the strongest."""
     order = np.argsort(np.einsum("gpd,gpd->gp", points, points), axis=1, kind="stable")
     ranks = ((np.arange(clusters) + 0.5) / clusters * points.shape[1]).astype(int)
     return np.take_along_axis(points, order[:, ranks, None], axis=1)

@@ -1,12 +1,12 @@
-"""How many levels each column of a matrix gets, so that the error is least for the bits there are.
+"""How many levels each column of a matrix gets, so that the error is least for a given bit budget.
 
 SplitFC (Oh et al., arXiv 2307.10805) minimises a bound on the squared error plus ``nu`` times the bits. For a column of
 range a quantized with Q levels the optimum is the root above 1 of
 
     (Q - 1)**3 = u Q        with u = a**2 ln 2 / (2 nu)
 
-which has a closed form. Both sides must come to the same whole number, whatever their mathematical library rounds, so
-the closed form only says where to look, and products, which IEEE 754 rounds alike everywhere, decide.
+which has a closed form. Both sides must arrive at the same whole number, however their maths libraries round. So the
+closed form only says where to look; products, which IEEE 754 rounds alike everywhere, decide.
 """
 
 import numpy as np
@@ -35,9 +35,9 @@ def optimal_levels(u: _Floats) -> _Floats:
 
 
 def whole_levels(u: _Floats) -> NDArray[np.int64]:
-    """The optimum rounded down to a whole number from 2 to `MAX_RADIX`; the same on every machine.
+    """The optimum, rounded down to a whole number from 2 to `MAX_RADIX`; the same on every machine.
 
-    Of five significant bits, so that a matrix has no more than some two hundred different ones.
+    Only its five leading bits are kept, so that a matrix has no more than about two hundred different values.
     """
     bounded = np.minimum(u, float(MAX_RADIX) ** 2)
     levels = np.floor(optimal_levels(bounded))

@@ -1,6 +1,6 @@
-"""An entropy coder behind any codec: Zstandard, for what the codec left to be had.
+"""An entropy coder behind any codec: Zstandard, for the redundancy that the codec leaves.
 
-The package has no wheels for 32-bit ARM, so it is imported only where a trial wants it.
+The package has no wheels for 32-bit ARM, so it is imported only if a trial asks for it.
 """
 
 from types import ModuleType
@@ -12,20 +12,20 @@ __all__ = ["expand", "shrink"]
 
 _LEVEL = 3
 _LARGEST_WINDOW = 1 << 23
-"""Bytes of memory beside the payload itself; what level 3 needs, four times over."""
+"""Bytes of memory besides the payload itself: four times what level 3 needs."""
 
 
 def shrink(payload: Payload) -> bytes | None:
-    """The payload in fewer bytes; None if there is no way. Raises `UserError` without the package zstandard."""
+    """The payload compressed; None if that makes it no shorter. Raises `UserError` without the package zstandard."""
     shrunk: bytes = _zstandard().ZstdCompressor(level=_LEVEL, write_checksum=False).compress(payload)
     return shrunk if len(shrunk) < len(payload) else None
 
 
 def expand(shrunk: Payload, size: int) -> bytes:
-    """The payload of ``size`` bytes.
+    """Decompress to a payload of ``size`` bytes.
 
     Raises:
-        CodecError: it is not of that size, which is known before anything is made room for, or cannot be read.
+        CodecError: it announces another size, which is checked before memory is reserved, or cannot be read.
         UserError: the package zstandard is missing.
     """
     zstandard = _zstandard()

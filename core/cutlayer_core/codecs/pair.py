@@ -1,4 +1,4 @@
-"""The codecs of both directions together: what leaves one side, and what becomes of it on the other."""
+"""The codecs of both directions together: what one side sends, and what the other side makes of it."""
 
 import math
 from typing import Annotated, Literal, NamedTuple
@@ -37,7 +37,7 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sent(NamedTuple):
-    """What one side sends, and what it keeps until the answer and until the next tensor."""
+    """What one side sends, and what it keeps: ``context`` for the answer, ``memory`` for the next tensor."""
 
     tensor: Tensor
     payload: Payload
@@ -57,14 +57,14 @@ class Received(NamedTuple):
 class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[codec.up]`` for smashed data, ``[codec.down]`` for cut gradients.
 
-    The codec of smashed data also says which part of the gradient is needed, and what the client makes of it; the other
-    one encodes that part. So any two go together.
+    The codec of smashed data also decides which part of the gradient is needed, and what the client makes of it; the
+    other codec encodes that part. So any two can be combined.
     """
 
     up: Codec = Raw()
     down: Codec = Raw()
     lossless: Literal["none", "zstd"] = "none"
-    """What follows after either codec; a payload that it does not make shorter travels as it is."""
+    """The stage after either codec; a payload that it does not make shorter travels as it is."""
 
     def problem(self, shape: tuple[int, ...], shared: int = 0) -> str:
         """Why smashed data of this shape (with the batch) cannot travel, as ``<key>: found ..., allowed: ...``; or empty.
@@ -84,7 +84,7 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return f"codec.down.{problem}" if problem else ""
 
     def largest_bytes(self, shape: tuple[int, ...], shared: int = 0) -> dict[str, int]:
-        """Greatest payload of each way for smashed data of this shape, of which clients share so many samples' gradients."""
+        """Largest payload in bytes, up and down, for smashed data of this shape; ``shared`` as in `problem`."""
         part = self.up.part_shape(shape)
         up = max(self.up.bits(shape), self.up.steady.bits(shape))
         down = [self._down(part, shape).bits(part)]
@@ -97,32 +97,32 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
         Args:
             smashed: (B, *smashed).
-            seed: decides all that is drawn, if the codec `draws`.
-            memory: of the last `Sent`.
-            steady: whether no gradient answers them; the server may keep them, to train on them again.
+            seed: determines all random draws, if the codec `draws`.
+            memory: that of the last `Sent`.
+            steady: whether no gradient will answer them; the server may keep them and train on them again.
         """
         codec = self.up.steady if steady else self.up
         return self._sent(codec, smashed, seed, memory)
 
     def decode(self, tensor: Tensor, payload: Payload, *, steady: bool = False) -> Received:
-        """Smashed data as the server has them. Raises `CodecError` if they are none of these codecs'."""
+        """Smashed data as the server sees them. Raises `CodecError` if they were not encoded by these codecs."""
         codec = self.up.steady if steady else self.up
         return self._received(codec, tensor, payload)
 
     def encode_gradient(self, gradient: _Floats, answered: Received, seed: int = 0, first: int = 0) -> Sent:
         """The cut gradient for ``answered`` as it leaves the server: as much of it as the client needs.
 
-        ``gradient`` may begin with sample number ``first``; those before it are shared with other clients.
+        ``gradient`` may begin at sample ``first``; the samples before it are shared with other clients.
         """
         part = self.up.select(gradient, answered.coded, answered.values.shape, first)
         return self._sent(self._down(part.shape, gradient.shape), part, seed, NOTHING)
 
     def encode_shared(self, gradient: _Floats, seed: int = 0) -> Sent:
-        """Samples of the cut gradient that clients share: all of each, since every client may need another part."""
+        """The samples of the cut gradient that clients share, in full, since each client may need a different part."""
         return self._sent(self.down, gradient, seed, NOTHING)
 
     def decode_shared(self, tensor: Tensor, payload: Payload, answers: Tensor) -> _Floats:
-        """The shared samples of the gradient for ``answers``. Raises `CodecError` if they do not belong to it."""
+        """The shared samples of the gradient for ``answers``. Raises `CodecError` if they do not fit it."""
         if tensor.shape[1:] != answers.shape[1:] or tensor.shape[0] > answers.shape[0]:
             raise CodecError(f"a shared gradient of shape {tensor.shape} answers smashed data of {answers.shape}")
         return self._received(self.down, tensor, payload).values
@@ -130,16 +130,16 @@ class Codecs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def decode_gradient(
         self, tensor: Tensor | None, payload: Payload, answers: Sent, shared: _Floats | None = None
     ) -> _Floats:
-        """The cut gradient that the client uses, of the shape of what was sent.
+        """The cut gradient that the client uses, in the shape of the smashed data that it sent.
 
         Args:
-            tensor: of the samples that are this client's alone; None if there are none.
-            payload: likewise.
-            answers: what was sent.
-            shared: the samples before these, from `decode_shared`.
+            tensor: describes the samples that are this client's alone; None if there are none.
+            payload: those samples, encoded.
+            answers: the smashed data that were sent.
+            shared: the samples before them, from `decode_shared`.
 
         Raises:
-            CodecError: it does not answer that.
+            CodecError: it does not fit those smashed data.
         """
         shape, first = answers.tensor.shape, 0 if shared is None else len(shared)
         parts = [] if shared is None else [self.up.select(shared, answers.coded, shape)]

@@ -19,19 +19,19 @@ __all__ = ["ProductQuantizer"]
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 _ITERATIONS, _WARM_ITERATIONS = 10, 3
-"""Of k-means: from nothing, and from the centroids of the step before."""
+"""Iterations of k-means: from scratch, and from the centroids of the previous step."""
 
 
 class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
-    """Each sample is cut into ``subvectors``; each travels as the number of the nearest of ``clusters`` centroids.
+    """Cuts each sample into ``subvectors``; each travels as the index of the nearest of ``clusters`` centroids.
 
-    There is a table of centroids for each of ``groups``, which hold the same number of neighbouring sub-vectors (of all
-    samples). It is learned anew for every tensor, from the centroids of the step before where the pass trains the client. One group
-    with many sub-vectors is what the paper favours.
+    Each of ``groups`` has its own table of centroids, and holds the same number of neighbouring sub-vectors (of all
+    samples). The table is learned anew for every tensor, starting from the centroids of the previous step if the pass
+    trains the client. The paper favours one group with many sub-vectors.
 
-    The board adds ``correction`` (lambda) times what quantization took away to the gradient that comes back, which pulls
+    The board adds ``correction`` (lambda) times the quantization error to the gradient that comes back, which pulls
     smashed data towards their centroids. That is the gradient of lambda / 2 times the squared error, summed over the
-    batch, while the loss is a mean: what lambda is right depends on the batch size.
+    batch, while the loss is a mean: so the right lambda depends on the batch size.
 
     Payload: float32 centroids (groups, clusters, dimensions), then digits.
     """
@@ -56,7 +56,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
         return ""
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 (batch, ...), as many entries a sample as ``subvectors`` divides; NaN spreads to its centroid."""
+        """Encode float32 (batch, ...); ``subvectors`` divides the entries per sample. NaN spreads to its centroid."""
         with np.errstate(invalid="ignore", over="ignore"):
             return self._encode(np.ascontiguousarray(tensor), memory)
 
@@ -71,7 +71,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
         return self._tensor(centroids, labels, shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """32 an entry of a centroid, and log2 ``clusters`` a sub-vector."""
+        """32 bits per entry of a centroid, and log2 ``clusters`` per sub-vector."""
         if rows(shape)[1] % self.subvectors:
             return 0
         digits = packed_bits(self._clusters(shape), shape[0] * self.subvectors)
@@ -80,7 +80,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
     def correct(
         self, part: NDArray[np.float32], shape: tuple[int, ...], context: Arrays = NOTHING
     ) -> NDArray[np.float32]:
-        """The gradient plus ``correction`` times the error of quantization."""
+        """The gradient plus ``correction`` times the quantization error."""
         if not self.correction:
             return part
         return np.add(part, np.float32(self.correction) * context["error"], dtype=np.float32)
@@ -102,7 +102,7 @@ class ProductQuantizer(BaseCodec, frozen=True, tag="pq"):
         return Encoded(payload, {}, context, {"centroids": centroids})
 
     def _clusters(self, shape: tuple[int, ...]) -> int:
-        """Of a group; a small batch has no more of them than points."""
+        """Clusters per group; a small batch has no more of them than points."""
         return min(self.clusters, shape[0] * self.subvectors // self.groups)
 
     def _table_bytes(self, shape: tuple[int, ...]) -> int:

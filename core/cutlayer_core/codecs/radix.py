@@ -1,7 +1,8 @@
-"""Digits of any radix as bits, with nearly nothing lost to rounding up.
+"""Digits of any radix packed into bits, with almost nothing lost to rounding up.
 
-A digit of radix 3 needs 1.58 bits; 17 of them are one number below 3**17, which takes 27 bits: 1.59 each. For each
-radix the group is the one that wastes least among those that fit into 64 bits: at most 2 percent, a third of one in the mean.
+A digit of radix 3 needs 1.58 bits; 17 of them form one number below 3**17, which takes 27 bits: 1.59 each. For each
+radix the group size is the one that wastes least among those that fit into 64 bits: at most 2 percent, a third of one
+percent on average.
 """
 
 from functools import lru_cache
@@ -37,7 +38,7 @@ def pack_digits(digits: NDArray[np.unsignedinteger], radix: int) -> _Bits:
 
 
 def unpack_digits(bits: _Bits, radix: int, count: int) -> NDArray[np.uint16]:
-    """The digits that `pack_digits` was given, from its bits; of any other bits, some digits below ``radix``."""
+    """Recover the digits given to `pack_digits`; any other bits yield some digits below ``radix``."""
     group = _group(radix)
     numbers = count // group.digits
     at = numbers * group.bits
@@ -58,7 +59,7 @@ def _group(radix: int) -> _Group:
 
 
 def _bits(radix: int, digits: int) -> int:
-    """Bits of the greatest number that so many digits make."""
+    """Bits of the greatest number that this many digits can form."""
     return int(radix**digits - 1).bit_length()
 
 

@@ -1,4 +1,4 @@
-"""Float32 as it is: the reference that every other codec is compared with."""
+"""Float32 unchanged: the reference that every other codec is compared with."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ class Raw(BaseCodec, frozen=True, tag="raw"):
     """32-bit floats, little-endian, lossless."""
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 of any shape to 4 bytes an entry."""
+        """Encode float32 of any shape in 4 bytes per entry."""
         return Encoded(np.ascontiguousarray(tensor, "<f4").reshape(-1).view(np.uint8).data, {})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -24,5 +24,5 @@ class Raw(BaseCodec, frozen=True, tag="raw"):
         return np.frombuffer(payload, "<f4").reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """32 an entry."""
+        """32 bits per entry."""
         return 32 * math.prod(shape)

@@ -19,17 +19,18 @@ from cutlayer_core.errors import CodecError
 __all__ = ["SplitFC", "draw", "keep_probabilities"]
 
 _UNIFORM = 0.1
-"""Share of the probability that all columns have alike, so that none is scaled by more than ten times the ratio."""
+"""Share of the probability that is the same for all columns, so that none is scaled by more than ten times the
+ratio."""
 
 
 class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
-    """One column of ``ratio`` travels, divided by its probability, and all in ``bits_per_entry`` bits an original entry.
+    """One in ``ratio`` columns travels, divided by its probability, within ``bits_per_entry`` bits per original entry.
 
-    Exactly one of ``ratio`` columns is kept: the paper draws each by itself, with the same probabilities; a fixed number
-    has the same mean, and a payload and a gradient whose sizes are known (docs/adr/0011). The cut gradient comes back for
-    the columns that were sent, ``down`` being any codec, `Fwq` for the paper's.
+    Exactly one in ``ratio`` columns is kept. The paper draws each column independently, with the same probabilities; a
+    fixed number has the same mean, and makes the sizes of payload and gradient known in advance (docs/adr/0011). The
+    cut gradient comes back only for the columns that were sent, through any ``down`` codec; the paper's is `Fwq`.
 
-    Payload: a bit for each column, then what `Fwq` makes of those that are kept.
+    Payload: one bit per column, then the kept columns as `Fwq` encodes them.
     """
 
     bits_per_entry: Annotated[float, msgspec.Meta(gt=0, le=MAX_BITS_PER_ENTRY)] = 0.4
@@ -42,11 +43,11 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
 
     @property
     def steady(self) -> Fwq:
-        """Without dropout: noise that is kept and trained on again averages out no more."""
+        """Without dropout: noise does not average out in data that are kept and trained on again."""
         return Fwq(bits_per_entry=self.bits_per_entry)
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 of any shape, the batch first; what is not finite makes all of it not a number."""
+        """Encode float32 of any shape, batch first; a non-finite entry turns all into NaN."""
         samples, columns = rows(tensor.shape)
         matrix = np.ascontiguousarray(tensor).reshape(samples, columns)
         probabilities = keep_probabilities(_deviations(matrix, tensor.shape), self._kept(columns))
@@ -60,7 +61,7 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
         return Encoded(payload, {}, {"kept": kept, "scale": scale})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Float32 of ``shape``, 0 in columns that were not sent. Raises `CodecError` for what `encode` cannot have made."""
+        """Float32 of ``shape``, 0 in columns that were not sent. Raises `CodecError` for impossible bytes."""
         check_length(payload, shape, self.bits)
         kept = self._columns(payload, shape)
         matrix = np.zeros(rows(shape), np.float32)
@@ -69,7 +70,7 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
         return matrix.reshape(shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """``bits_per_entry`` times entries, in whole bytes, or what must be there."""
+        """``bits_per_entry`` times the number of entries, in whole bytes, but at least the minimum."""
         return 8 * self._bitmap_bytes(shape) + self._quantizer(shape).bits(self.part_shape(shape))
 
     def part_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -80,7 +81,7 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
     def select(
         self, gradient: NDArray[np.float32], payload: Payload, shape: tuple[int, ...], first: int = 0
     ) -> NDArray[np.float32]:
-        """The columns that were sent."""
+        """The gradient of the columns that were sent."""
         return gradient.reshape(rows(gradient.shape))[:, self._columns(payload, shape)]
 
     def correct(
@@ -98,7 +99,7 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
         return -(-rows(shape)[1] // 8)
 
     def _quantizer(self, shape: tuple[int, ...]) -> Fwq:
-        """With the bits that the bitmap leaves."""
+        """The quantizer, with the bits that the bitmap leaves."""
         left = max(int(self.bits_per_entry * math.prod(shape)) // 8 - self._bitmap_bytes(shape), 0)
         return Fwq(bits_per_entry=8 * left / math.prod(self.part_shape(shape)))
 
@@ -112,10 +113,10 @@ class SplitFC(BaseCodec, frozen=True, tag="splitfc"):
 
 
 def keep_probabilities(deviations: NDArray[np.float64], kept: int) -> NDArray[np.float64]:
-    """Probabilities that sum to ``kept``, none above 1: (sigma + C) in proportion, with the least C >= 0 that does it.
+    """Probabilities that sum to ``kept``, none above 1: proportional to sigma + C, with the least C >= 0 that does it.
 
-    A tenth of them is uniform: a column of zeros in this batch may be one that the next batch needs, and without it the
-    inverse has no bound.
+    A tenth of the probability is uniform: a column of zeros in this batch may be needed in the next one, and otherwise
+    the inverse would be unbounded.
     """
     count, total, greatest = deviations.size, float(deviations.sum()), float(deviations.max())
     if kept >= count or not 0 < total < math.inf:
@@ -126,7 +127,7 @@ def keep_probabilities(deviations: NDArray[np.float64], kept: int) -> NDArray[np
 
 
 def draw(probabilities: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.intp]:
-    """As many columns as the probabilities sum to, each with its own: systematic sampling in random order (Madow, 1949)."""
+    """Draw as many columns as the probabilities sum to: systematic sampling in random order (Madow, 1949)."""
     order = random.permutation(probabilities.size)
     reached = np.cumsum(probabilities[order])
     reached *= round(reached[-1]) / reached[-1]  # so that rounding neither adds nor loses one

@@ -16,17 +16,18 @@ __all__ = ["TopK"]
 class TopK(BaseCodec, frozen=True, tag="topk"):
     """The ``share`` of a sample's entries with the greatest magnitudes, as floats of ``value_bits``; the others are 0.
 
-    The baseline of papers on split learning (as in Zheng et al., arXiv 2305.18469). What was not sent has no part in the
-    loss, so of the cut gradient only the entries at the same places come back.
+    The usual baseline in papers on split learning (as in Zheng et al., arXiv 2305.18469). Entries that were not sent
+    have no part in the loss, so the cut gradient comes back only at the places that were sent.
 
-    Payload: for each sample where its entries are, as a bitmap or as numbers, whichever is shorter; then the values.
+    Payload: for each sample the places of its entries, as a bitmap or as indices, whichever is shorter; then the
+        values.
     """
 
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
     value_bits: Literal[16, 32] = 16
 
     def encode(self, tensor: NDArray[np.float32], seed: int = 0, memory: Arrays = NOTHING) -> Encoded:
-        """Float32 of any shape; NaN counts as greatest."""
+        """Encode float32 of any shape; NaN counts as the greatest magnitude."""
         samples, entries = rows(tensor.shape)
         flat = np.ascontiguousarray(tensor).reshape(samples, entries)
         places = _greatest(flat, self._kept(entries))
@@ -37,13 +38,13 @@ class TopK(BaseCodec, frozen=True, tag="topk"):
         return Encoded(payload, {}, {"places": places})
 
     def decode(self, payload: Payload, params: Mapping[str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Float32 of ``shape``. Raises `CodecError` on a wrong length, or for places that are none of a sample's."""
+        """Float32 of ``shape``. Raises `CodecError` on a wrong length, or for places that no sample can have."""
         check_length(payload, shape, self.bits)
         values = np.frombuffer(payload, f"<f{self.value_bits // 8}", offset=self._places_bytes(shape))
         return _scatter(values.reshape(self.part_shape(shape)), self._unpack(payload, shape), shape)
 
     def bits(self, shape: tuple[int, ...]) -> int:
-        """Places and values; places are the lesser of a bit an entry and the bits of a number for each that is kept."""
+        """Places and values; places take one bit per entry or one index per kept entry, whichever is less."""
         samples, entries = rows(shape)
         return 8 * self._places_bytes(shape) + self.value_bits * samples * self._kept(entries)
 
@@ -62,14 +63,14 @@ class TopK(BaseCodec, frozen=True, tag="topk"):
     def correct(
         self, part: NDArray[np.float32], shape: tuple[int, ...], context: Arrays = NOTHING
     ) -> NDArray[np.float32]:
-        """The gradient at its places, and 0 elsewhere."""
+        """The gradient at the places that were sent, and 0 elsewhere."""
         return _scatter(part, context["places"], shape)
 
     def _kept(self, entries: int) -> int:
         return max(1, round(self.share * entries))
 
     def _place_bits(self, entries: int) -> int:
-        """Bits of a number for a place; 0 if a bitmap is shorter."""
+        """Bits of an index; 0 if a bitmap is shorter."""
         width = max(1, (entries - 1).bit_length())
         return width if width * self._kept(entries) < entries else 0
 
@@ -104,9 +105,9 @@ class TopK(BaseCodec, frozen=True, tag="topk"):
 
 
 def _greatest(flat: NDArray[np.float32], kept: int) -> NDArray[np.intp]:
-    """Places of the greatest magnitudes of each row, ascending; of equal ones, the first.
+    """Places of the greatest magnitudes of each row, ascending; ties go to the first.
 
-    Without signs, bit patterns of float32 compare as the magnitudes do, and NaN is above infinity.
+    Without the sign bit, float32 bit patterns compare as their magnitudes do, and NaN is above infinity.
     """
     magnitudes = flat.view(np.int32) & 0x7FFFFFFF
     least = np.sort(magnitudes, axis=1)[:, -kept, None]  # much faster than a partition of so many zeros

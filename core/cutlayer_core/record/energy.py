@@ -1,4 +1,4 @@
-"""Joules that say where they are from: measured and estimated ones, or those of a board and of a wall socket, never mix."""
+"""Joules with their provenance: measured and estimated ones, or those of a board and of a wall socket, never mix."""
 
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
@@ -10,23 +10,24 @@ from cutlayer_core.errors import ProvenanceError
 __all__ = ["Energy", "Kind", "Scope", "column_of", "total"]
 
 Kind: TypeAlias = Literal["measured", "estimated_calibrated", "estimated_prior", "simulated"]
-"""Measured: by volts and amperes, or by a counter, and no model. Calibrated: a model, or a correction of a partial meter, that
-was fitted to a meter. Prior: by published coefficients. Simulated: anything read from copied files."""
+"""Measured: from volts and amperes or a counter, without a model. Calibrated: from a model, or a correction of a
+partial meter, that was fitted to a meter. Prior: from published coefficients. Simulated: anything read from copied
+files."""
 Scope: TypeAlias = Literal[
     "wall_ac", "dc_input", "module_input", "pmic_rails", "soc_rails", "cpu_package", "battery", "dc_active"
 ]
-"""What was fed with these joules. ``dc_active`` is what a task adds to an idle board's ``dc_input``."""
+"""What these joules supplied. ``dc_active`` is what a task adds to an idle board's ``dc_input``."""
 
 
 def column_of(kind: Kind, scope: Scope) -> str:
-    """The name of a column of such joules; there is none without both."""
+    """The column name for such joules; it always states both kind and scope."""
     return f"energy_{kind}_{scope}_j"
 
 
 class Energy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An amount of energy. Adding or subtracting one of another kind or scope raises `ProvenanceError`.
 
-    Bounds add up, since what makes one value of a meter or of a model wrong makes the others wrong likewise.
+    Bounds add up, since whatever makes one value of a meter or model wrong makes the others wrong in the same way.
     """
 
     energy_j: float
@@ -65,7 +66,7 @@ class Energy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def total(energies: Iterable[Energy]) -> Energy | None:
-    """Of any number; None of none. Raises `ProvenanceError` if they are unlike."""
+    """The sum of any number of energies; None if there are none. Raises `ProvenanceError` if they are unlike."""
     whole: Energy | None = None
     for energy in energies:
         whole = energy if whole is None else whole + energy

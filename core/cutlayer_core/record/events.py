@@ -32,7 +32,7 @@ class Started(_Line, frozen=True, tag="started"):
     devices: dict[str, int]
     """Samples by device."""
     processor: str = "cpu"
-    """What the server-side half ran on when the run began."""
+    """What the server-side model ran on when the run began."""
 
 
 class Step(_Line, frozen=True, tag="step"):
@@ -47,7 +47,7 @@ class Step(_Line, frozen=True, tag="step"):
     up_payload_bytes: int
     down_payload_bytes: int
     raw_payload_bytes: int
-    """What each way would have been as float32."""
+    """What each direction would have taken as float32."""
     up_coded_bytes: int = 0
     """The payload before the lossless stage."""
     down_coded_bytes: int = 0
@@ -61,17 +61,17 @@ class ClientPass(_Line, frozen=True, tag="client_pass"):
     steps: int
     phases_s: dict[str, float]
     usage: Usage | None = None
-    """Since the device's last pass, as it says itself."""
+    """Since the device's last pass, as the device reports it."""
 
 
 class Settled(_Line, frozen=True, tag="settled"):
-    """A device's account outside of its passes: before the first one, if it was to rest then, and after the last one."""
+    """What a device used outside its passes: before the first one, if it was to rest then, and after the last one."""
 
     device: str
     usage: Usage | None = None
     """Since the device's last report."""
     idle: Usage | None = None
-    """Of the rest that came after that, in which the device did nothing."""
+    """During the rest that followed, in which the device did nothing."""
 
 
 class EpochDone(_Line, frozen=True, tag="epoch"):
@@ -94,29 +94,29 @@ class EpochDone(_Line, frozen=True, tag="epoch"):
     modes: dict[str, str] = {}
     """Of each device, where they differ."""
     missing: tuple[str, ...] = ()
-    """Devices of the trial whose pass is not in it."""
+    """Devices of the trial whose pass is not part of it."""
 
 
 class Resumed(_Line, frozen=True, tag="resumed"):
-    """A side had started anew, so both went back to where both could go on; what came between happens again."""
+    """One side restarted, so both went back to a state both can continue from; what came after it happens again."""
 
     kept: int
-    """How many of the events before this one still count: the first ones."""
+    """How many of the events before this one, counted from the first, still count."""
     epoch: int
     step: int
-    """Where it goes on: steps of this epoch that are done, over all devices."""
+    """Where training continues: steps of this epoch already done, over all devices."""
     reason: str
 
 
 class Quarantined(_Line, frozen=True, tag="quarantined"):
-    """A device sent what cannot be, so the others go on without it, from before it did."""
+    """A device sent impossible data, so the others go on without it, from a state before it did."""
 
     device: str
     reason: str
 
 
 class Missed(_Line, frozen=True, tag="missed"):
-    """A device was not there, or no longer; the others go on without it."""
+    """A device did not join, or was lost; the others go on without it."""
 
     epoch: int
     device: str

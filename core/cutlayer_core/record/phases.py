@@ -11,8 +11,8 @@ class Phases:
     """Seconds by phase. Phases do not nest, so their sum is never more than the time that passed.
 
     Args:
-        clock: gives seconds.
-        mark: told of each phase, when it began and when it ended.
+        clock: returns seconds.
+        mark: called with each phase's name, begin and end.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Phases:
             self._seconds[name] += spent
 
     def mark(self, name: str, began: float, ended: float) -> None:
-        """Tell whoever is told of phases of one whose time is counted under other names, by `add`."""
+        """Report a phase without counting it: its time is counted under other names, by `add`."""
         self._mark(name, began, ended)
 
     def so_far(self) -> dict[str, float]:
@@ -52,7 +52,7 @@ class Phases:
 
 
 class _Phase:
-    """One phase, once; a class, since a step has five, and a generator each is slower."""
+    """One use of a phase; a class, because a step has five and a generator for each is slower."""
 
     __slots__ = ("_began", "_clock", "_end", "_name")
 

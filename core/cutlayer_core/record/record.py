@@ -3,13 +3,13 @@
     runs/<name>/
         trial.toml          the trial file, byte for byte
         environment.json    versions and machine
-        events.jsonl        an event a line (`cutlayer_core.record.events`), in order of time
+        events.jsonl        one event per line (`cutlayer_core.record.events`), in order of time
         summary.json        written when the run ends
-        links.json          in a lab: what each device's link was made like
-        checkpoints/        what the server goes on from after a crash; cache/ likewise, while the run is not over
-        models/             whole models of devices whose client weights nobody averages
+        links.json          in a lab: how each device's link was shaped
+        checkpoints/        what the server resumes from after a crash; also cache/, until the run is over
+        models/             whole models of devices whose client weights are not averaged
         model.safetensors   weights of the whole model, client and server, after the last epoch
-        report.html         the same for people
+        report.html         the same, for people to read
 
 Bytes are sizes of MQTT packets as counted on the server's transport: payloads, headers, acknowledgements and
 client weights, without TCP, IP and radio framing.
@@ -53,27 +53,27 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     up_payload_bytes: int
     down_payload_bytes: int
     coded_payload_bytes: int
-    """Of both ways, before the lossless stage."""
+    """Both directions together, before the lossless stage."""
     raw_payload_bytes: int
-    """Float32 size of the smashed data of all steps, one way; also of steps for which nothing travelled."""
+    """Float32 size of the smashed data of all steps, one way, including steps for which nothing travelled."""
     resumed: int = 0
-    """How often a side had started anew; no step that was then done twice is counted."""
+    """How often a side restarted; a step that was done again because of it counts once."""
     quarantined: dict[str, str] = {}
-    """Devices that were sent away, and why."""
+    """Devices that were quarantined, and why."""
     missed: dict[str, int] = {}
-    """Epochs without a device, by its name."""
+    """Number of epochs without a device, by its name."""
 
 
 class Record:
     """Writes a run record; events reach the disk line by line, so a crash loses none that was written.
 
-    Nothing is ever taken out of it: an event `Resumed` says which ones before it no longer count.
+    Nothing is ever removed from it: an event `Resumed` says which ones before it no longer count.
 
     Args:
-        path: the run's folder; made if it is not there.
+        path: the run's folder; created if it does not exist.
         trial_text: the trial file as read.
-        watch: called with every event after it was written, to show it.
-        resume: add to the record that is there, if there is one.
+        watch: called with every event once it is written, to show it.
+        resume: append to the record that is there, if any.
 
     Raises:
         UserError: ``path`` already holds a record, or one that cannot be resumed; nothing is overwritten.
@@ -99,19 +99,19 @@ class Record:
         self.count = len(_counting(lines))
         """How many of the events written so far count."""
         self.quarantined = _quarantined(lines)
-        """Devices that were sent away, and why."""
+        """Devices that were quarantined, and why."""
         self._file = (path / "events.jsonl").open("ab", buffering=0)
         self._start = time.monotonic() - (lines[-1].time_s if lines else 0.0)
 
     def now(self) -> float:
-        """Seconds since the record was begun, without those in which no server ran, for an event's ``time_s``."""
+        """Seconds since the record was begun, not counting those without a server, for an event's ``time_s``."""
         return time.monotonic() - self._start
 
     def write(self, event: Event) -> None:
         """Append one event. Raises `OSError` on a full disk; what was written before is whole."""
         line, written = msgspec.json.encode(event) + b"\n", 0
         try:
-            while written < len(line):  # a disk that fills up takes a part, and says so only at the next call
+            while written < len(line):  # a disk that fills up accepts a part, and fails only at the next call
                 written += self._file.write(line[written:])
         except OSError:
             self._file.truncate(self._file.tell() - written)
@@ -121,7 +121,7 @@ class Record:
         self._watch(event)
 
     def sync(self) -> None:
-        """Return once all that was written is on the disk."""
+        """Return once everything written is on the disk."""
         os.fsync(self._file.fileno())
 
     def devices(self) -> dict[str, int]:
@@ -149,18 +149,18 @@ class Record:
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A finished or broken-off run, read back."""
+    """A finished or interrupted run, read back."""
 
     path: Path
     trial_text: str
     environment: dict[str, Any]
     events: list[Event]
-    """Those that count."""
+    """The events that count."""
     faults: list[Resumed | Quarantined | Missed | Joined]
-    """Every return to an earlier state, and every device that was sent away, was missed, or came later."""
+    """Every return to an earlier state, and every device that was quarantined, was missed, or joined later."""
     summary: Summary
     links: dict[str, Link]
-    """Of devices whose links were shaped, as in a lab."""
+    """Links of the devices for which they were shaped, as in a lab."""
 
     def all(self, kind: type[Any]) -> list[Any]:
         """The events of one kind, in order."""
@@ -170,7 +170,7 @@ class Run(msgspec.Struct, frozen=True):
 def free_run_dir(root: Path, name: str, *, resume: bool = False) -> Path:
     """``root/name``, or the first of ``root/name-2``, ``-3``, ... that does not exist.
 
-    To resume, it is the newest that does exist, unless its run is over.
+    With ``resume``, it is the newest that does exist, unless its run is over.
     """
     path, number, newest = root / name, 2, None
     while path.exists():
@@ -181,7 +181,7 @@ def free_run_dir(root: Path, name: str, *, resume: bool = False) -> Path:
 
 
 def read_run(path: Path) -> Run:
-    """Read a run record, also one whose run was killed.
+    """Read a run record, even one whose run was killed.
 
     Raises:
         UserError: ``path`` is not a run record.
@@ -205,7 +205,7 @@ def _begun(path: Path, trial_text: str) -> list[Event]:
 
 
 def _resumable(path: Path, trial_text: str) -> list[Event]:
-    """The lines of a record to be added to, without what a killed process or a power cut left half written."""
+    """The lines of a record to append to, without what a killed process or a power cut left half written."""
     lines = list(_lines(path))
     try:
         same = (path / "trial.toml").read_text(encoding="utf-8") == trial_text

@@ -1,4 +1,4 @@
-"""What a device spent, as it reports it with each pass, and as a run record has it."""
+"""The resources that a device used, as it reports them with each pass and as a run record keeps them."""
 
 import msgspec
 
@@ -11,11 +11,11 @@ _SIGNED = ("signal_dbm", "temperature_c")
 
 
 class _Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine does not tell is None, never 0; what a later cutlayer adds is left out."""
+    """What a machine cannot tell is None, never 0; fields that a later cutlayer adds are ignored."""
 
 
 class Wifi(_Report, frozen=True):
-    """Of the wireless link; of the network only a hash, since its name is nobody's business."""
+    """The wireless link; the network appears only as a hash, since its name is private."""
 
     signal_dbm: float | None = None
     sent_mbit_s: float | None = None
@@ -27,64 +27,64 @@ class Wifi(_Report, frozen=True):
 
 
 class Slot(_Report, frozen=True):
-    """A stretch of the time of a report, of even lengths one after another."""
+    """One of the equal, consecutive time slots of a report."""
 
     power_w: float
     phase: str
-    """The one that took most of it."""
+    """The phase that took most of it."""
 
 
 class Usage(_Report, frozen=True):
-    """Of one device, since its last report or since it joined."""
+    """What one device used since its last report, or since it joined."""
 
     seconds: float
     cpu_s: float
     """Core seconds of this process."""
     busy_core_s: float | None = None
-    """Of the whole machine, with what the kernel does for the network."""
+    """Core seconds of the whole machine, including the kernel's work for the network."""
     rss_peak_bytes: int | None = None
     pss_peak_bytes: int | None = None
-    """Of readings once a second; what several processes share counts as each one's share."""
+    """Peak of readings taken once a second; each process counts its share of memory that several share."""
     sent_bytes: int | None = None
-    """Over all interfaces but the loopback, with TCP, IP and others' traffic."""
+    """Over all interfaces but the loopback, including TCP, IP and other programs' traffic."""
     received_bytes: int | None = None
     sent_packets: int | None = None
     received_packets: int | None = None
     cycles: int | None = None
     instructions: int | None = None
     clocks_s: dict[str, float] = {}
-    """Core seconds at each clock in MHz, idle ones too."""
+    """Core seconds at each clock in MHz, including idle ones."""
     mean_mhz: float | None = None
-    """Of the cores, weighted by these."""
+    """Mean clock of the cores, weighted by ``clocks_s``."""
     temperature_c: float | None = None
     throttled: tuple[str, ...] = ()
-    """What held the processor back since the last report."""
+    """What throttled the processor since the last report."""
     wifi: Wifi | None = None
     meter: str = ""
     meter_id: str = ""
-    """Equal for devices that read one and the same meter, whose joules are then nobody's alone."""
+    """Equal for devices that read the same meter, whose joules then belong to no single device."""
     energy: Energy | None = None
-    """Of all the time."""
+    """Energy over the whole time."""
     phases: dict[str, Energy] = {}
-    """Of each phase in which the meter was read often enough."""
+    """Energy of each phase in which the meter was read often enough."""
     trace: tuple[Slot, ...] = ()
-    """The power over the time, of the kind and scope of ``energy``; for a picture."""
+    """Power over time, of the same kind and scope as ``energy``; for a plot."""
     samples: int = 0
-    """Readings of the meter."""
+    """Number of meter readings."""
     meter_cpu_s: float = 0.0
-    """Core seconds that reading it took, in ``cpu_s`` as well."""
+    """Core seconds spent reading the meter; contained in ``cpu_s``."""
     flags: tuple[str, ...] = ()
     """Why the energy may be wrong."""
 
     def problem(self) -> str:
-        """What cannot be in a report that came from a network; empty if all can be."""
+        """What is impossible in a report that came from a network; empty if nothing is."""
         for name, energy in [("energy", self.energy), *self.phases.items()]:
             if energy is not None and not energy.low_j <= energy.energy_j <= energy.high_j:
                 return f"usage.{name} is outside of its bounds"
         return _problem("usage", msgspec.to_builtins(self))
 
     def trusted(self) -> "Usage":
-        """This report; or, of one that cannot be, what is wrong with it, since nobody's training fails for his account."""
+        """This report; if it is impossible, an empty one that says why, so that training does not fail over it."""
         problem = self.problem()
         return Usage(seconds=0.0, cpu_s=0.0, flags=(f"its account was refused: {problem[:200]}",)) if problem else self
 

@@ -1,6 +1,6 @@
-"""Labelled samples without torch: an ``.npz``, or a folder of images with one sub-folder a class.
+"""Labelled samples without torch: an ``.npz``, or a folder of images with one sub-folder per class.
 
-Equal seeds give equal batches in equal order, whatever the machine.
+Equal seeds give the same batches in the same order on any machine.
 """
 
 import math
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 class Preparation(NamedTuple):
     """How stored samples become model inputs.
 
-    Pixels are scaled to 0..1, then ``(x - mean) / std`` a channel; whole numbers such as tokens stay as they are.
+    Pixels are scaled to 0..1, then ``(x - mean) / std`` per channel; integers such as tokens stay as they are.
     """
 
     input: InputSpec
@@ -60,7 +60,7 @@ class Preparation(NamedTuple):
     std: tuple[float, ...]
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """B stored samples to the model's dtype, with shape (B, *input)."""
+        """Convert B stored samples to the model's dtype, with shape (B, *input)."""
         if self.input.dtype != "float32":
             return x.reshape(-1, *self.input.shape).astype(self.input.dtype, copy=False)
         broadcast = (-1,) + (1,) * (len(self.input.shape) - 1)
@@ -101,7 +101,7 @@ def load(path: Path, spec: InputSpec, classes: tuple[str, ...] = (), part: str =
 def batches(
     samples: Samples, prepare: Preparation, size: int, seed: tuple[int, ...], augmentation: Augmentation
 ) -> Iterator[Batch]:
-    """Every sample once, in an order and with changes that ``seed`` alone decides; the last batch may be smaller."""
+    """Every sample once, in an order and augmented as ``seed`` alone decides; the last batch may be smaller."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
     order = generator.permutation(len(samples.y))
     for start in range(0, len(order), size):
@@ -151,7 +151,7 @@ def as_stored(path: Path, x: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
     """Samples as they are kept in memory: uint8 for pixels, float32, or int64 within the range.
 
     Raises:
-        UserError: numbers that are none of these; ``path`` says where they are from.
+        UserError: anything else; ``path`` says where the samples come from.
     """
     if spec.dtype == "int64":
         if not np.issubdtype(x.dtype, np.integer) or x.min(initial=spec.low) < spec.low or x.max(initial=0) > spec.high:
@@ -169,7 +169,7 @@ def as_stored(path: Path, x: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
 
 
 def _load_folder(path: Path, spec: InputSpec, classes: tuple[str, ...]) -> Samples:
-    """Images as uint8 in channels, height, width; the class number is the place of the sub-folder's name in ``classes``."""
+    """Images as uint8 in channels, height, width; the class number is the index of the sub-folder in ``classes``."""
     if not takes_images(spec):
         raise UserError(
             f"data {path}: a folder of images needs an input of 1 or 3 channels, the model's is {spec.shape}"
@@ -192,12 +192,12 @@ def _load_folder(path: Path, spec: InputSpec, classes: tuple[str, ...]) -> Sampl
 
 
 def takes_images(spec: InputSpec) -> bool:
-    """Whether an image can be made an input."""
+    """Whether the model's input can be made from an image."""
     return len(spec.shape) == 3 and spec.shape[0] in (1, 3) and spec.dtype == "float32"
 
 
 def read_image(file: Path, spec: InputSpec) -> NDArray[np.uint8]:
-    """An image as channels, height, width, resized and turned grey as ``spec`` wants it.
+    """An image as channels, height, width, resized and made grey as ``spec`` requires.
 
     Raises:
         UserError: it cannot be read.

@@ -1,4 +1,4 @@
-"""What is to be classified: image files, folders of them, or arrays; no labels wanted, though used where there are any."""
+"""Inputs to be classified: image files, folders of them, or arrays; labels are not needed, but used if present."""
 
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ __all__ = ["Inputs", "read_inputs"]
 
 
 class Inputs(NamedTuple):
-    """``names``: one a sample. ``x``: stored samples, see `data.Samples`. ``y``: class numbers, or None."""
+    """``names``: one per sample. ``x``: stored samples, see `data.Samples`. ``y``: class numbers, or None."""
 
     names: list[str]
     x: NDArray[Any]
@@ -27,7 +27,7 @@ def read_inputs(paths: list[Path], spec: InputSpec, part: str = "test") -> Input
     """Everything at ``paths``: images, folders of images at any depth, ``.npy`` and ``.npz`` of samples.
 
     Raises:
-        UserError: nothing there, or no input of this model.
+        UserError: nothing there, or not an input of this model.
     """
     found = [each for path in paths for each in _read(path, spec, part)]
     labels = [each.y for each in found]

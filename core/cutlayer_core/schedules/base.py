@@ -29,7 +29,7 @@ class BaseSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
 
     @property
     def per_client(self) -> bool:
-        """Whether each client follows losses of its own."""
+        """Whether each client follows its own losses."""
         return False
 
     def decide(self, epoch: int, losses: Sequence[float]) -> Mode:

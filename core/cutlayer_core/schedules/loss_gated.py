@@ -16,13 +16,13 @@ class LossGated(BaseSchedule, frozen=True, tag="loss_gated"):
 
     (arXiv 2107.09786.) After each epoch its mean training loss is compared with the one at the last decision to exchange:
 
-        moved by ``threshold`` or more      EXCHANGE, and this is the loss to compare with from now on
-        else, after EXCHANGE                FORWARD: the server gets what the client's final weights give
-        else                                SILENT: the server trains on that
+        moved by ``threshold`` or more      EXCHANGE, and compare with this loss from now on
+        else, after EXCHANGE                FORWARD: the server gets the smashed data of the client's final weights
+        else                                SILENT: the server trains on those
 
-    With threshold 0 every epoch exchanges. While nothing travels the server's loss falls on, so sooner or later the client
-    is wanted again; ``most_silent`` says how many silent epochs in a row there are at most (0: as many as the loss allows).
-    ``per`` "client" gives each client a rule of its own, on its own losses; without it all follow their mean.
+    With threshold 0 every epoch exchanges. While nothing travels the server's loss keeps falling, so sooner or later
+    the client is needed again; ``most_silent`` limits the number of silent epochs in a row (0: as many as the loss
+    allows). With ``per`` "client" each client follows the rule on its own losses; otherwise all follow their mean.
     """
 
     threshold: Annotated[float, msgspec.Meta(ge=0)]

@@ -1,4 +1,4 @@
-"""Smashed data now and then; in between the server trains on what it kept."""
+"""Smashed data travel only in some epochs; in between, the server trains on what it kept."""
 
 from collections.abc import Sequence
 from typing import Annotated

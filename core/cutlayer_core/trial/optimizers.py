@@ -15,7 +15,7 @@ class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     learning_rate: _Positive
     weight_decay: _NotNegative = 0.0
     clip_norm: _Positive | None = None
-    """Greatest norm of all gradients of this side together, as torch.nn.utils.clip_grad_norm_ limits it."""
+    """Limit on the joint norm of all gradients of this side, as in torch.nn.utils.clip_grad_norm_."""
 
 
 class Sgd(_Settings, frozen=True, tag="sgd", kw_only=True):

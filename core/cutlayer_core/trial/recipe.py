@@ -9,7 +9,7 @@ from cutlayer_core.trial.optimizers import Optimizer
 __all__ = ["TRAINABLE", "WHOLE", "InputSpec", "Model", "Recipe", "Spec"]
 
 WHOLE = "none"
-"""As a cut: the whole model, for inference."""
+"""The cut that means the whole model, for inference."""
 TRAINABLE = "^(all|none|last:[1-9][0-9]{0,3})$"
 """What `Model.trainable` may be."""
 _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -25,7 +25,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class InputSpec(Spec, frozen=True):
-    """One sample; whole numbers, such as tokens, are from ``low`` to ``high``."""
+    """One sample; integers, such as tokens, range from ``low`` to ``high``."""
 
     low: int = 0
     high: int = 0
@@ -41,9 +41,9 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     input_shape: Annotated[tuple[_AtLeastOne, ...], msgspec.Meta(min_length=1, max_length=7)]
     """Shape of one sample, without the batch dimension; images are channels, height, width."""
     input_dtype: Literal["float32", "int64"] = "float32"
-    """int64 for whole numbers such as tokens."""
+    """int64 for integers such as tokens."""
     input_range: tuple[int, int] = (0, 0)
-    """Least and greatest of whole numbers."""
+    """Least and greatest value of integer inputs."""
     kwargs: dict[str, Any] = {}
     """Passed to the factory."""
     weights: str = ""
@@ -58,7 +58,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return InputSpec(shape=self.input_shape, dtype=self.input_dtype, low=low, high=high)
 
     def problems(self) -> list[str]:
-        """What is each allowed but make no sense together."""
+        """Values that are each allowed but make no sense together."""
         found: list[str] = []
         low, high = self.input_range
         if ":" not in self.factory:
@@ -76,11 +76,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what an exported client computes."""
 
     name: str
-    """Of the trial it is for."""
+    """Name of the trial that it is for."""
     model: Model
     optimizer: Optimizer
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     classes: tuple[str, ...] = ()
     seed: int = 1
-    """Of the initial weights, where no file gives them."""
+    """Seed of the initial weights, if no file provides them."""

@@ -33,7 +33,7 @@ def read(path: Path, into: type[_T]) -> _T:
 
 
 def convert(raw: Any, into: type[_T], source: str) -> _T:
-    """``raw``, as TOML or JSON give it, as ``into``. Raises `UserError` as `read` does; ``source`` says where it is from."""
+    """Convert ``raw``, decoded from TOML or JSON, to ``into``. Raises `UserError` as `read` does, naming ``source``."""
     try:
         return msgspec.convert(raw, into)
     except msgspec.ValidationError as error:

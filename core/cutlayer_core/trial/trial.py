@@ -31,12 +31,12 @@ class Data(_Table, frozen=True):
     """``[data]``: how samples are prepared on both sides, and where the server's test set is."""
 
     test: str
-    """An ``.npz`` or a folder of images a class, relative to the trial file."""
+    """An ``.npz``, or a folder with one sub-folder of images per class; relative to the trial file."""
     batch_size: _AtLeastOne = 32
     mean: tuple[float, ...] = (0.0,)
-    """Subtracted from samples scaled to 0..1: one number, or one a channel."""
+    """Subtracted from samples scaled to 0..1: one number, or one per channel."""
     std: tuple[float, ...] = (1.0,)
-    """Divides after ``mean`` was subtracted."""
+    """What samples are divided by, after ``mean`` was subtracted."""
     classes: tuple[str, ...] = ()
     """For folders of images: names of the sub-folders, in the order of the model's outputs."""
     augmentation: Augmentation = Augmentation()
@@ -53,7 +53,7 @@ class Seeds(_Table, frozen=True):
     """``[seeds]``: equal seeds give equal runs."""
 
     weights: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 1
-    """Initial weights of both halves."""
+    """Initial weights of both the client-side and the server-side model."""
     data: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 1
     """Order and augmentation of the training samples."""
 
@@ -87,13 +87,14 @@ class Trial(_Table, frozen=True):
     clients_per_round: Annotated[int, msgspec.Meta(ge=0)] = 0
     """How many devices take part in each epoch, drawn by seed; 0: all."""
     min_devices: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """With how many devices the training begins and goes on; the others join at the next epoch. 0: with all."""
+    """How many devices training needs to begin and to go on; the others join at the next epoch. 0: all."""
     patience_s: _Seconds = 60.0
     """How long a silent peer is waited for before it counts as lost."""
     checkpoint_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
-    """How often both sides put on their disks what they need to go on after a crash; 0: after every turn."""
+    """How often both sides save to disk what they need to resume after a crash; 0: after every turn."""
     idle_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 0.0
-    """How long devices do nothing before the first pass and after the last, so that a meter tells what they draw anyway."""
+    """How long devices idle before the first pass and after the last, so that a meter shows what they draw when
+    idle."""
 
     @property
     def recipe(self) -> Recipe:
@@ -160,7 +161,7 @@ def _problems(trial: Trial) -> list[str]:
 
 
 def _aggregation_problems(trial: Trial) -> list[str]:
-    """Choices of schedule and codec that make no sense with how clients become one model."""
+    """Choices of schedule that make no sense with the aggregation."""
     found: list[str] = []
     alone = isinstance(trial.aggregation, Parallel | Epsl)
     if trial.schedule.per_client and not alone:

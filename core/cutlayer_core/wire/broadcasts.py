@@ -1,4 +1,4 @@
-"""Messages from the server to all devices, over one transport: published once, counted, and taken by their numbers."""
+"""Messages from the server to all devices, over one transport: published once, counted, and taken by number."""
 
 import logging
 
@@ -30,24 +30,24 @@ class Broadcasts:
         self._audience: Audience | None = None
 
     def publish(self, header: Header, payload: Payload) -> int:
-        """Send a message to all devices, once; returns the number by which each is to be told of it."""
+        """Publish a message to all devices, once; returns the number by which each device is told of it."""
         number, frames = self._speaker.frames(Message(header, payload))
         for frame in frames:
             self._transport.publish(topics.SERVER, self._topic, frame)
         return number
 
     def listen(self, server_epoch: int) -> None:
-        """Take messages to all from this process of the server."""
+        """Start taking messages to all devices from this process of the server."""
         self._audience = Audience(server_epoch)
         self._transport.subscribe(self._topic)
 
     def take(self, number: int) -> Message | None:
-        """The message to all of this number, if it is here. Raises `MessageError` if it is none."""
+        """The message to all with this number, if it has arrived. Raises `MessageError` if it cannot be read."""
         assert self._audience is not None, "only who listens is told of one"
         return self._audience.take(number)
 
     def overhear(self, packet: Packet) -> None:
-        """Take a part of a message to all; a damaged one is dropped, and will be asked for."""
+        """Take a frame of a message to all; a damaged one is dropped, and its message will be asked for."""
         if self._audience is None:
             return
         self._transport.count_received(topics.SERVER, packet)

@@ -7,7 +7,7 @@ A chunk is a 32-byte little-endian header and a body:
          0     4  magic ``CUTL``
          4     1  version (1)
          5     1  kind: 1 data; without a body: 2 acknowledgement (epoch, id, index, count and length echo the chunk it
-                  answers), 3 reset (the server no longer talks with the process of this epoch, which may join anew)
+                  answers), 3 reset (the server no longer talks to the process of this epoch, which may join anew)
          6     2  flags (0)
          8     8  sender epoch: random per process start of the side that sent the *data*
         16     4  message id, counted from 0 within the epoch
@@ -16,8 +16,8 @@ A chunk is a 32-byte little-endian header and a body:
         24     4  length of the whole message in bytes
         28     4  CRC-32 of the 28 bytes before it and of the body
 
-All chunks of a message but the last have the same length. A chunk's length and CRC-32 are checked before anything in
-it is believed; the CRC-32 is a chunk's, not the message's, so that one damaged chunk is repeated and not all of them.
+All chunks of a message but the last have the same length. A chunk's length and CRC-32 are checked before anything in it
+is trusted; each chunk has its own CRC-32, so that only a damaged chunk is repeated, not the whole message.
 """
 
 import struct
@@ -44,9 +44,9 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 120_000
-"""Body size that keeps line rate while a heartbeat behind it waits least; below every hosted broker's limit."""
+"""Body size that sustains line rate while delaying a heartbeat behind it least; below every hosted broker's limit."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Largest message that will be put together; memory for one is reserved when its first chunk arrives."""
+"""Largest message that will be reassembled; memory for it is reserved when its first chunk arrives."""
 
 _FIELDS = struct.Struct("<4sBBHQIHHI")
 _CRC = struct.Struct("<I")
@@ -94,7 +94,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 def reset(peer_epoch: int) -> bytes:
-    """The chunk that tells a process that nobody talks with it any longer."""
+    """The chunk that tells a process that the server no longer talks to it."""
     return Chunk(Kind.RESET, peer_epoch, 0, 0, 1, 1, _NOTHING).pack()
 
 
@@ -157,7 +157,7 @@ def parse(frame: bytes | memoryview) -> Chunk:
 
 
 class Assembly:
-    """A message being put together from chunks in any order; complete when every index has arrived once."""
+    """A message being reassembled from chunks in any order; complete when every index has arrived once."""
 
     def __init__(self, first: Chunk) -> None:
         self.total_bytes = first.total_bytes
@@ -171,7 +171,7 @@ class Assembly:
         return len(self._missing)
 
     def add(self, chunk: Chunk) -> memoryview | None:
-        """Take one chunk; a repeated one changes nothing. Returns the message when it is complete, not to be changed.
+        """Take one chunk; a repeated one changes nothing. Returns the message, read-only, once it is complete.
 
         Raises:
             ChunkError: the chunk contradicts the ones before it.
@@ -181,7 +181,7 @@ class Assembly:
         offset = _offset(chunk)
         if self._count == 1:
             self._missing.clear()
-            return chunk.body  # as it came: most messages are no longer than a chunk
+            return chunk.body  # no copy: most messages fit into one chunk
         if chunk.index in self._missing:
             self._missing.remove(chunk.index)
             self._buffer[offset : offset + len(chunk.body)] = chunk.body
@@ -189,7 +189,7 @@ class Assembly:
 
 
 def _offset(chunk: Chunk) -> int:
-    """Where the body of ``chunk`` stands in its message.
+    """The offset at which the body of ``chunk`` belongs in its message.
 
     The last chunk may be shorter, so the common size follows from its distance to the end.
     """

@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 class _Open:
     session: Session
     route: str
-    """The topic on which we speak."""
+    """The topic on which we publish."""
     heard_at: float | None = None
     """When the newest packet arrived, on our clock."""
 
 
 class Conversations:
-    """Frames in, messages out, and what is due is published. Never waits.
+    """Takes frames, hands out messages, and publishes what is due. Never waits.
 
     Invariant: a device has an open conversation, or it was given up, or neither; never both. Nothing is due before
     `due`, which may be too early and is never too late.
@@ -38,7 +38,7 @@ class Conversations:
     Args:
         own: this process.
         transport: connected.
-        clock: seconds that never go back.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, own: Process, transport: CountedTransport, clock: Callable[[], float]) -> None:
@@ -51,8 +51,9 @@ class Conversations:
     def open(self, device: str, peer_epoch: int | None = None) -> None:
         """Begin a conversation with ``device`` (on the server) or as ``device`` (on a board).
 
-        ``peer_epoch`` is the number in the peer's birth; None takes the first that is heard. The server's frames carry
-        its number with the device's mixed in, so that those for an earlier process of the device are not taken for ours.
+        ``peer_epoch`` is the number in the peer's birth; None accepts the first one heard. The server's frames carry
+        its own number XORed with the device's, so that frames for an earlier process of the device are not taken for
+        ours.
         """
         self._given_up.pop(device, None)
         role, trial, epoch = self._own
@@ -69,7 +70,7 @@ class Conversations:
         self._open.pop(device, None)
 
     def give_up(self, device: str, peer_epoch: int) -> None:
-        """`close`, and tell that process of the device so whenever it speaks again."""
+        """Do `close`, and tell that process of the device so whenever it speaks again."""
         self.close(device)
         self._given_up[device] = peer_epoch
 
@@ -78,17 +79,17 @@ class Conversations:
         return self._given_up.get(device) == peer_epoch
 
     def reset(self, device: str) -> None:
-        """Tell a device that was given up that it was; one that never was is told nothing."""
+        """Tell a device that it was given up; one that was not is told nothing."""
         if device in self._given_up:
             self._transport.publish(device, self._route(device), reset(self._given_up[device]))
 
     def send(self, device: str, header: Header, payload: Payload = b"") -> None:
-        """Hand a message to the transport, as far as the window allows; `Endpoint.pump` sees to the rest."""
+        """Hand a message to the transport, as far as the window allows; `Endpoint.pump` sends the rest."""
         self._open[device].session.send(Message(header, payload))
         self._flush(device)
 
     def poll(self, device: str) -> Message | None:
-        """The next message of ``device`` if it is here already."""
+        """The next message from ``device``, if it has already arrived."""
         session = self._open[device].session
         held = session.holds
         message = session.next_event()
@@ -97,13 +98,13 @@ class Conversations:
         return message
 
     def expect_no_answers(self) -> None:
-        """Acknowledge what arrived, now: for a while there will be neither an answer of ours nor a `pump`."""
+        """Acknowledge at once what has arrived: for a while we will neither answer nor `pump`."""
         for device, each in self._open.items():
             each.session.expect_no_answer()
             self._flush(device)
 
     def is_far_ahead(self, device: str) -> bool:
-        """Whether more than a window of what was said to ``device`` has not arrived yet."""
+        """Whether more than a window of what was sent to ``device`` has not been acknowledged yet."""
         return self._open[device].session.backlog > WINDOW
 
     def heard_at(self, device: str) -> float | None:
@@ -121,17 +122,17 @@ class Conversations:
         return all(each.session.idle for each in self._open.values())
 
     def reconnected(self, peer: str = topics.SERVER) -> None:
-        """What is in flight to a device may be lost; so it is to all, if the peer is the server or the connection is new."""
+        """Resend what is in flight to a device; to all of them, if the peer is the server or the connection is new."""
         for device, each in self._open.items():
             if peer in (device, topics.SERVER):
                 each.session.reconnected()
                 self.due = 0.0
 
     def take(self, device: str, packet: Packet) -> bool:
-        """Take a packet of a conversation; tells whether it was the end of a message.
+        """Take a packet of a conversation; returns whether it completed a message.
 
         Raises:
-            RemoteError: the peer does not keep to the protocol; the error names it.
+            RemoteError: the peer broke the protocol; the error names it.
             PeerStartedAnew: the server has given this device up.
         """
         if device in self._given_up:

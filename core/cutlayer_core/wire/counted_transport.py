@@ -1,4 +1,4 @@
-"""A transport whose packets are counted, a device's conversation each."""
+"""A transport that counts the packets of each device's conversation."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from cutlayer_core.wire.transports import Packet, Transport
 __all__ = ["CountedTransport"]
 
 _BESIDE_BYTES = 128 + MOST_WITHOUT_BODY * HEADER_BYTES
-"""What an MQTT packet has beside topic and a chunk with a body, generously."""
+"""Generous allowance for what an MQTT packet holds besides its topic and one chunk with a body."""
 
 
 class CountedTransport:
@@ -36,11 +36,11 @@ class CountedTransport:
         self.sent_bytes[device] += self._transport.publish(topic, frame)
 
     def count_received(self, device: str, packet: Packet) -> None:
-        """A packet belongs to a conversation."""
+        """Count a packet that belongs to a conversation."""
         self.received_bytes[device] += packet.wire_bytes
 
     def was_replaced(self) -> bool:
-        """Whether the connection is another one than when this was asked last."""
+        """Whether the connection has been replaced since this was last asked."""
         before, self._reconnections = self._reconnections, self._transport.reconnections()
         return self._reconnections != before
 

@@ -1,4 +1,4 @@
-"""The loop that joins conversations with a transport and the clock: the only place in board and server that waits."""
+"""The loop that ties conversations to a transport and the clock: the only place in board and server that waits."""
 
 import logging
 import time
@@ -17,13 +17,13 @@ from cutlayer_core.wire.transports import Packet, Transport
 __all__ = ["Endpoint"]
 
 _RETAINED_S = 0.3
-"""How long the broker may take to hand over what it retained."""
+"""How long the broker may take to deliver what it retained."""
 _ECHO_S = 3.0
-"""How long the broker may take to hand back what we said."""
+"""How long the broker may take to echo what we published."""
 _LONGEST_WILL_S = 45.0
 """A broker publishes the will of a silent client after one and a half to two keep-alives, of 20 s here."""
 _MOST_AT_ONCE = 256
-"""Packets taken before what is due is sent again."""
+"""Packets to take before sending what is due again."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ class Endpoint:
         transport: connected.
         epoch: this process's number from `new_epoch`.
         on_presence: called with every birth and will of a peer; it may raise.
-        clock: seconds that never go back; `time.monotonic`, or what a test moves.
+        clock: a monotonic clock in seconds; `time.monotonic`, or one that a test moves.
 
     Attributes:
         presence: our own birth at the broker.
@@ -65,8 +65,8 @@ class Endpoint:
     def claim(self, topic: str, birth: Presence, wait_s: float = _LONGEST_WILL_S, earlier: int = 0) -> None:
         """Announce ``birth`` on its retained topic, once no other process is online there.
 
-        A process that lost power stays online until the broker publishes its will, so that is waited for, unless it was
-        this one: ``earlier`` is the number of the birth before this.
+        A process that lost power stays online until the broker publishes its will, so this waits for the will, unless
+        that process was an earlier one of our own: ``earlier`` is the number of our birth before this one.
 
         Raises:
             PeerLost: another process keeps the name.
@@ -91,13 +91,13 @@ class Endpoint:
             self.pump(left)
 
     def expect(self, device: str, patience_s: float, since: float | None = None) -> Message:
-        """The next message in the conversation of ``device``; messages of other devices wait for their turn.
+        """Wait for the next message from ``device``; messages from other devices wait for their turn.
 
-        ``since`` is when the waiting began, on our clock; without it, now.
+        ``since`` is when the waiting began, on our clock; the default is now.
 
         Raises:
             PeerLost: nothing at all was heard from the peer for ``patience_s``.
-            RemoteError: the peer does not keep to the protocol.
+            RemoteError: the peer broke the protocol.
             TransportError: the broker refuses us.
         """
         begun = self._clock() if since is None else since
@@ -106,9 +106,9 @@ class Endpoint:
         return message
 
     def await_room(self, device: str, patience_s: float) -> Message | None:
-        """Wait until what was said last is under way, and at most a window of it: who speaks on is not far ahead.
+        """Wait until at most a window of what was sent is unacknowledged, so that the sender is never far ahead.
 
-        Returns a message of the peer if one comes meanwhile.
+        Returns a message from the peer if one arrives meanwhile.
 
         Raises:
             PeerLost: nothing at all was heard from the peer for ``patience_s``.
@@ -119,16 +119,16 @@ class Endpoint:
         return message
 
     def await_broadcast(self, number: int, patience_s: float) -> Message | None:
-        """The message to all of this number; None if it does not come within ``patience_s``."""
+        """Wait for the message to all with this number; None if it does not arrive within ``patience_s``."""
         until = self._clock() + patience_s
         while (message := self.broadcasts.take(number)) is None and (left := until - self._clock()) > 0:
             self.pump(left)
         return message
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything sent was acknowledged, or nothing arrived for ``timeout_s``; tells whether it was.
+        """Wait until everything sent is acknowledged, or nothing arrives for ``timeout_s``; returns whether all was.
 
-        Whatever arrives, ten times as long is not waited.
+        Whatever arrives, the wait is at most ten times as long.
         """
         now = self._clock()
         deadline, last = now + timeout_s, now + 10 * timeout_s
@@ -140,11 +140,11 @@ class Endpoint:
         return True
 
     def pump(self, timeout_s: float) -> bool:
-        """Take packets up to the end of a message, waiting up to ``timeout_s`` for the first; publish what is due.
+        """Take packets until one completes a message, waiting up to ``timeout_s`` for the first; publish what is due.
 
-        With a thousand devices it must not look at each of them for each packet. Tells whether there was a packet.
+        With a thousand devices, it must not look at every device for every packet. Returns whether there was a packet.
         """
-        # Below 1 s, so that Ctrl-C is obeyed; above 1 ms, lest rounding make a deadline of now a busy loop.
+        # Below 1 s, so that Ctrl-C is obeyed; above 1 ms, lest a deadline of now, rounded, make a busy loop.
         pause = min(timeout_s, max(self.conversations.due - self._clock(), 0.001), 0.5)
         taken, complete = 0, False
         while not complete and taken < _MOST_AT_ONCE and (packet := self.transport.receive(pause)) is not None:
@@ -164,7 +164,7 @@ class Endpoint:
             raise PeerLost(f"nothing was heard from {peer} for {patience_s:g} s")
 
     def _take(self, packet: Packet) -> bool:
-        """Tells whether it was the end of a message, or a birth."""
+        """Take a packet; returns whether it completed a message, or was a birth."""
         device, leaf = topics.parse(packet.topic)
         if leaf in ("state", "control"):
             self._take_presence(device, packet.payload)
@@ -184,7 +184,7 @@ class Endpoint:
             _log.warning("dropped a message on the state topic of %r that is not its presence", sender)
         elif sender == self.presence.name:
             self.presence.hear(header)
-        elif self._own.role is Role.SERVER or sender == topics.SERVER:  # some brokers hand over more than was asked for
-            if header.online:  # the peer has a new connection, perhaps
+        elif self._own.role is Role.SERVER or sender == topics.SERVER:  # some brokers deliver more than was asked for
+            if header.online:  # the peer may have a new connection
                 self.conversations.reconnected(sender)
             self._on_presence(header)

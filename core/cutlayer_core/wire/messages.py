@@ -2,7 +2,7 @@
 
     4 bytes   length of the header, little-endian
     header    one of the structs below, told apart by its ``kind``
-    payload   encoded tensor, or client weights as safetensors; empty where the header says nothing of one
+    payload   encoded tensor, or client weights as safetensors; empty if the header mentions none
 
 `Presence` travels alone on the retained state topics; all others travel in chunks.
 """
@@ -58,7 +58,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a device's training stands: after so many steps of an epoch. Bounded, since it becomes a file's name."""
+    """Where a device's training stands: after ``steps`` steps of an epoch. Bounded, since it becomes a file name."""
 
     epoch: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
     steps: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
@@ -67,8 +67,8 @@ class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 class Presence(Header, frozen=True, tag="presence"):
     """Retained birth of a device or of the server, and, with ``online`` false, its last will.
 
-    ``epoch`` is random each time that a process takes part, so that an old will is not taken for a new death, and
-    frames from before a restart are not taken for new ones.
+    ``epoch`` is drawn anew each time that a process takes part, so that an old will is not mistaken for a new death,
+    nor frames from before a restart for new ones.
     """
 
     online: bool
@@ -78,7 +78,7 @@ class Presence(Header, frozen=True, tag="presence"):
     """Fingerprint of the model, cut and optimizer that the device was given."""
     engine: str = ""
     server: _Count = 0
-    """The epoch of the server that this device answers; 0 before it has heard of one."""
+    """The server epoch that this device answers; 0 before it has heard of a server."""
     run: _Count = 0
     """The run whose states the device holds, or that the server leads; 0 for none."""
     held: Annotated[tuple[Position, ...], msgspec.Meta(max_length=16)] = ()
@@ -97,9 +97,9 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Assignment(Header, frozen=True, tag="assignment"):
-    """Server to device, once: everything about the trial that the device must obey.
+    """Server to device, once: everything in the trial that the device must obey.
 
-    The device takes up the state that it held at ``restore``, or without one begins as its bundle says.
+    The device resumes from the state that it kept at ``restore``; without one, it begins as its bundle says.
     """
 
     client: _Count
@@ -110,15 +110,15 @@ class Assignment(Header, frozen=True, tag="assignment"):
     augmentation: Augmentation
     patience_s: _Positive
     rejoins: bool = False
-    """Whether the training goes on without this device when it is lost, so that it shall join again."""
+    """Whether training goes on without this device if it is lost, so that it should join again."""
     run: _Count = 0
     restore: Position | None = None
 
 
 class Begin(Header, frozen=True, tag="begin"):
-    """Server to device: pass over your samples in this mode. Payload: client weights to start from, if others than it has.
+    """Server to device: pass over your samples in this mode. Payload: client weights to start from, unless it has them.
 
-    After a crash the pass goes on where both sides can: ``steps`` of it are done already. If they were optimizer
+    After a crash, the pass resumes where both sides can: ``steps`` of it are already done. If they were optimizer
     steps, the device has its weights from its own state, and there is no payload.
     """
 
@@ -138,13 +138,13 @@ class Kept(Header, frozen=True, tag="kept"):
 
 
 class Settle(Header, frozen=True, tag="settle"):
-    """Server to a device between two passes: close your account, then do nothing for so long, so that a meter tells what you draw."""
+    """Server to a device between two passes: report what you used, then idle, so that a meter shows what you draw."""
 
     idle_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 0.0
 
 
 class Settled(Header, frozen=True, tag="settled"):
-    """Device to server: what it spent since its last report, and what it drew while it did nothing."""
+    """Device to server: what it used since its last report, and what it drew while it idled."""
 
     usage: Usage | None = None
     idle: Usage | None = None
@@ -169,9 +169,9 @@ class SharedRows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Gradient(Header, frozen=True, tag="gradient"):
     """Server to device: the cut gradient for one batch, and the loss it comes from.
 
-    Where all devices share the first rows, these came in a message to all, and ``tensor`` has the others, if there are any.
-    With ``keep``, the device keeps the state after this step on disk before it goes on. ``spent_s`` is how long the
-    server had the batch, in its queue and in its hands; what else the device waited, the network took.
+    If all devices share the first rows, these came in a message to all, and ``tensor`` has the others, if there are
+    any. With ``keep``, the device saves its state after this step to disk before it goes on. ``spent_s`` is how long
+    the batch was at the server, queued or being processed; the rest of the device's wait was the network's.
     """
 
     epoch: _Count
@@ -184,7 +184,7 @@ class Gradient(Header, frozen=True, tag="gradient"):
 
 
 class Lacking(Header, frozen=True, tag="lacking"):
-    """Device to server: the message to all of this number, of which the last gradient speaks, did not arrive."""
+    """Device to server: the message to all with this number, to which the last gradient refers, did not arrive."""
 
     number: _Count
 
@@ -194,7 +194,7 @@ class Shared(Header, frozen=True, tag="shared"):
 
 
 class Weights(Header, frozen=True, tag="weights"):
-    """Device to server: the epoch is over; ``phases_s`` says where its time went, ``usage`` what it cost.
+    """Device to server: its pass is over; ``phases_s`` says where the time went, ``usage`` what it cost.
 
     Payload: the client weights, if the pass changed them.
     """
@@ -217,7 +217,7 @@ class Query(Header, frozen=True, tag="query"):
 
 
 class Scores(Header, frozen=True, tag="scores"):
-    """Server to device: what the model gives for a query, float32 of this shape, one row a sample."""
+    """Server to device: the model's output for a query, float32 of this shape, one row per sample."""
 
     step: _Count
     shape: tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
@@ -231,7 +231,7 @@ class Update(Header, frozen=True, tag="update"):
 
 
 class Updated(Header, frozen=True, tag="updated"):
-    """Device to laptop: the update works here, and it starts anew with it; or why nothing was changed."""
+    """Device to laptop: the update works here, and the device restarts with it; or why nothing was changed."""
 
     ok: bool
     reason: Annotated[str, msgspec.Meta(max_length=2000)]

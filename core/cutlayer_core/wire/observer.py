@@ -1,4 +1,4 @@
-"""What goes on in a trial, as anyone sees who may read its topics: no board and no server has to report anything."""
+"""What goes on in a trial, as seen by anyone who may read its topics; no board or server has to report it."""
 
 import contextlib
 from collections import deque
@@ -15,7 +15,7 @@ __all__ = ["DeviceStatus", "Observer"]
 _MAX_DEVICES = 1024
 _MAX_IN_FLIGHT = 256
 _WINDOW_S = 5.0
-"""Rates are means over the last seconds."""
+"""Rates are averaged over this many seconds."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     up_kb_s: float
     down_kb_s: float
     round_trip_ms: float | None
-    """From a chunk to its acknowledgement as the observer sees them, so the way of the one that answers."""
+    """From a chunk to its acknowledgement as the observer sees them, hence only the round trip to the answering
+    side."""
     repeated: float | None
     """Share of the chunks, both ways, that were sent again."""
     backlog_bytes: int
@@ -75,7 +76,7 @@ class _Device:
             self.repeated += 1
             self._in_flight[key] = (None, len(chunk.body))  # an acknowledgement could be for either (Karn's rule)
         else:
-            if len(self._in_flight) >= _MAX_IN_FLIGHT:  # acknowledgements that we missed; the oldest is long settled
+            if len(self._in_flight) >= _MAX_IN_FLIGHT:  # missed acknowledgements; the oldest is long settled
                 self._in_flight.pop(next(iter(self._in_flight)))
             self._in_flight[key] = (now, len(chunk.body))
             if chunk.index == 0:
@@ -93,7 +94,7 @@ class _Device:
         return sum(size for _, size in self._in_flight.values())
 
     def reset(self) -> None:
-        """It is another process now, or talks to one."""
+        """Forget what was in progress: the device is another process now, or talks to one."""
         self._in_flight.clear()
         self.passing = False
 
@@ -120,7 +121,7 @@ class Observer:
 
     Args:
         trial: its name.
-        devices: those that are expected, seen or not.
+        devices: the expected ones, whether seen or not.
     """
 
     def __init__(self, trial: str, devices: tuple[str, ...]) -> None:
@@ -134,7 +135,7 @@ class Observer:
         return self._server is not None and self._server.online
 
     def take(self, topic: str, payload: bytes, now: float) -> None:
-        """One packet; what is no packet of ours is passed over."""
+        """Take one packet; anything that is not ours is ignored."""
         name, leaf = topics.parse(topic)
         with contextlib.suppress(ChunkError, MessageError):
             if leaf in ("state", "control"):
@@ -145,7 +146,7 @@ class Observer:
                 device.take(leaf, payload, now)
 
     def statuses(self, now: float) -> list[DeviceStatus]:
-        """Every device, in the order in which they are expected or came."""
+        """Every device: the expected ones in their order, then the others as they appeared."""
         return [self._status(name, device, now) for name, device in self._devices.items()]
 
     def _meet(self, name: str, presence: Presence, now: float) -> None:

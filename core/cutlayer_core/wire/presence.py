@@ -1,4 +1,4 @@
-"""Births and last wills: how a process says that it is there, and how it keeps its name to itself."""
+"""Births and last wills: how a process announces itself, and how it keeps its name to itself."""
 
 import secrets
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Process(NamedTuple):
 
 
 def new_epoch() -> int:
-    """A number that no other process start has."""
+    """A random number that tells this start of a process from every other."""
     return secrets.randbits(63)
 
 
@@ -60,34 +60,34 @@ class OwnPresence:
         """Whether the broker has handed our birth back to us."""
 
     def watch(self, name: str, topic: str, earlier: int) -> None:
-        """Hear from the broker who has the name; ``earlier`` is the number of our own birth before this one."""
+        """Ask the broker who has the name; ``earlier`` is the number of our own birth before this one."""
         self.name, self._earlier = name, earlier
         self._transport.subscribe(topic)
 
     def take_name(self, topic: str, birth: Presence) -> None:
-        """The name is ours from now on. Raises `PeerLost` if another process keeps it."""
+        """Take the name from now on. Raises `PeerLost` if another process keeps it."""
         if self.rival:
             raise self._taken()
         self._topic = topic
         self.announce(birth)
 
     def announce(self, birth: Presence) -> None:
-        """Say who we are, anew; after `take_name`."""
+        """Publish a new birth under the name taken by `take_name`."""
         self._birth = encode(Message(birth))
         self._retain()
 
     def leave(self, birth: Presence) -> None:
-        """Say that we are no longer online, unless the name was never ours."""
+        """Announce that we are no longer online, unless the name was never ours."""
         if self._topic:
             farewell = msgspec.structs.replace(birth, online=False)
             self._transport.publish_retained(self._topic, encode(Message(farewell)))
             self._topic = ""
 
     def hear(self, presence: Presence) -> None:
-        """What the broker has under our name now. Raises `PeerLost` if another process came after us."""
+        """Take note of what the broker now has under our name. Raises `PeerLost` if another process came after us."""
         if presence.epoch == self._own.epoch:
             self.echoed = True
-            if not presence.online and self._topic:  # our own will, of a connection that was replaced
+            if not presence.online and self._topic:  # our own will, from a connection that was replaced
                 self._retain()
             return
         self.rival = presence.online and presence.epoch != self._earlier
@@ -95,7 +95,7 @@ class OwnPresence:
             return
         if self.rival:
             raise self._taken()
-        self._retain()  # the will of another process of our name took the place of our birth
+        self._retain()  # the will of another process with our name replaced our birth
 
     def _retain(self) -> None:
         self._transport.publish_retained(self._topic, self._birth)

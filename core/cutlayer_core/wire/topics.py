@@ -23,21 +23,21 @@ __all__ = [
 
 _ROOT = "cutlayer/1"
 SERVER = "all"
-"""Where a device's name stands, this is the server, which speaks to all; no device can have the name."""
+"""In place of a device's name: the server, which speaks to all. No device can have this name."""
 UPDATES = "updates"
-"""Where a trial's name stands: updates of devices; no trial can have the name."""
+"""In place of a trial's name: updates of devices. No trial can have this name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Address(NamedTuple):
-    """What a topic says: whose it is, and which of the device's three it is."""
+    """What a topic says: which device it belongs to, and which of that device's topics it is."""
 
     device: str
     leaf: str
 
 
 def check_name(name: str, what: str) -> str:
-    """The name, if it can stand in a topic and in a path. Raises `UserError` otherwise."""
+    """Return the name, if it can be part of a topic and of a path. Raises `UserError` otherwise."""
     if not _NAME.fullmatch(name) or name == SERVER:
         raise UserError(f"{what} {name!r}: use 1 to 64 letters, digits, '-', '_' or '.', and not 'all'")
     return name

@@ -1,4 +1,4 @@
-"""Engines: what executes the graphs of a bundle. A board has the runtime of its own bundle only."""
+"""Engines: what executes the graphs of a bundle. A board has only the runtime of its own bundle."""
 
 from importlib import import_module
 

@@ -12,12 +12,12 @@ __all__ = ["Engine", "EngineState"]
 
 
 class EngineState(NamedTuple):
-    """Everything that is kept from step to step: copies.
+    """Copies of everything that is kept from step to step.
 
     Attributes:
         arrays: ``params.*``, ``buffers.*`` and the optimizer's ``state.*``.
-        steps: optimizer steps that were taken.
-        memory: of the codec, which belongs to the same step; engines neither have nor want it.
+        steps: number of optimizer steps taken.
+        memory: the codec's, which belongs to the same step; engines neither have nor need it.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -32,17 +32,17 @@ class Engine(Protocol):
     """Name and version of what executes the graphs."""
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Samples (B, *input) to smashed data (B, *smashed) in eval mode; changes nothing."""
+        """Map samples (B, *input) to smashed data (B, *smashed) in eval mode; changes nothing."""
 
     def forward(self, x: NDArray[Any], seed: int) -> NDArray[np.float32]:
-        """The same in train mode: ``seed`` decides what dropout draws; updates buffers such as running statistics.
+        """The same in train mode: ``seed`` determines dropout; updates buffers such as running statistics.
 
-        The result is the engine's own memory, to be read only, and until the next call of ``forward``. ``x`` may be read
-        again by ``backward``, and is to stay as it is until then.
+        The result is the engine's own memory: read-only, and valid until the next call of ``forward``. ``backward`` may
+        read ``x`` again, so it must not change until then.
         """
 
     def backward(self, gradient: NDArray[np.float32], learning_rate: float) -> None:
-        """One optimizer step for the batch of the last ``forward``, from its cut gradient (B, *smashed)."""
+        """Take one optimizer step for the batch of the last ``forward``, from its cut gradient (B, *smashed)."""
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Parameters and buffers by their names in the model; copies."""
@@ -51,7 +51,7 @@ class Engine(Protocol):
         """Replace parameters and buffers; the optimizer's state stays."""
 
     def state(self) -> EngineState:
-        """Everything that `restore` needs to go on exactly as from here."""
+        """Everything that `restore` needs to continue exactly from here."""
 
     def restore(self, state: EngineState) -> None:
-        """Go on from ``state``, which came from an engine with the same bundle."""
+        """Continue from ``state``, which came from an engine with the same bundle."""

@@ -32,12 +32,12 @@ class OnnxEngine:
     """Runs the ONNX graphs of a bundle; see `Engine`.
 
     Parameters, buffers and optimizer state stay in the runtime's own memory. There are two sets of them: a step reads
-    one and writes the other, and then they change places, so nothing is copied and nothing is overwritten while it may
-    still be read. Smashed data and saved tensors go into the memory of the step before.
+    one and writes the other, and then they swap, so nothing is copied and nothing is overwritten while it may still be
+    read. Smashed data and saved tensors reuse the memory of the previous step.
 
     Args:
         bundle: a bundle exported for ONNX.
-        threads: threads of one operation; 0 lets the runtime choose.
+        threads: threads per operation; 0 lets the runtime choose.
     """
 
     runtime = f"onnxruntime {onnxruntime.__version__}"
@@ -105,12 +105,12 @@ class OnnxEngine:
         self._steps, self._batch = state.steps, {}
 
     def _keep_news(self, outputs: _Values) -> None:
-        """What a step gave out as ``new_*`` is what the next one takes in; its old memory takes the news after that."""
+        """Make a step's ``new_*`` outputs the inputs of the next; the old inputs' memory takes the ones after that."""
         for name in [name for name in outputs if name.startswith("new_")]:
             key = name.removeprefix("new_")
             self._spare[name], self._kept[key] = self._kept[key], outputs[name]
 
-    # Each graph is loaded when it is first wanted: a board that only infers never holds the training graphs.
+    # Each graph is loaded when it is first needed: a board that only infers never holds the training graphs.
 
     @cached_property
     def _inference(self) -> "_Graph":
@@ -132,9 +132,9 @@ def load(bundle: Bundle, threads: int) -> OnnxEngine:
 
 @cache
 def _share_memory() -> None:
-    """Let all sessions of this process take their memory from one place, which grows by what is asked for.
+    """Let all sessions of this process share one memory arena, which grows by what is asked for.
 
-    By default each session has its own, which doubles whenever it grows.
+    By default each session has its own arena, which doubles whenever it grows.
     """
     place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
     doubling = runtime.OrtArenaCfg({"arena_extend_strategy": 0})
@@ -146,9 +146,9 @@ class _Graph:
 
     Args:
         model: an ONNX file.
-        threads: of one operation; 0 lets the runtime choose.
-        fixed_weights: whether the weights are constants, for which the runtime has faster layouts; to weights that
-            change it would only add conversions.
+        threads: threads per operation; 0 lets the runtime choose.
+        fixed_weights: whether the weights are constants, for which the runtime has faster layouts; for weights that
+            change, these would only add conversions.
     """
 
     def __init__(self, model: bytes, threads: int, fixed_weights: bool) -> None:
@@ -158,12 +158,12 @@ class _Graph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.enable_mem_pattern = False  # it holds the greatest memory of every batch size it has seen
+        options.enable_mem_pattern = False  # it would hold the peak memory of every batch size it has seen
         options.add_session_config_entry("session.use_env_allocators", "1")
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if fixed_weights else levels.ORT_ENABLE_EXTENDED
-        # Waking a thread takes longer than many an operation, so threads spin, but only while their session runs: those
-        # of the other session would fight for the same cores, and between steps they would waste energy.
+        # Waking a thread takes longer than many operations, so threads spin, but only while their session runs:
+        # otherwise they would compete for the cores with the other session, and waste energy between steps.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
@@ -175,7 +175,7 @@ class _Graph:
         self._outputs = [each.name for each in self._session.get_outputs()]
 
     def run(self, values: Mapping[str, Any], memory: Mapping[str, Any]) -> _Values:
-        """Outputs by name, written into ``memory`` where it has a value of that name, else into new memory."""
+        """Run the graph; outputs by name, written to ``memory`` where it has one of that name, else to new memory."""
         if missing := [name for name in self._inputs if name not in values]:
             raise UserError(f"a graph of the bundle wants {missing[0]!r}, which its manifest does not describe")
         binding = self._session.io_binding()
@@ -191,7 +191,7 @@ class _Graph:
         except _REFUSED as error:
             reason = str(error).split("\n", 1)[0]
             raise UserError(f"a graph of the bundle does not run with these inputs: {reason}") from error
-        # A value that was bound is given back itself: it alone keeps its memory alive.
+        # Return the bound value itself: it alone keeps its memory alive.
         return {name: memory.get(name, new) for name, new in zip(self._outputs, binding.get_outputs(), strict=True)}
 
 

@@ -1,7 +1,7 @@
-"""A look into an ONNX file before the runtime gets it: everything must be inside.
+"""Inspects an ONNX file before the runtime gets it: all of its data must be inside.
 
-A tensor in ONNX may name another file as the place of its data, which a runtime would open. A board has no `onnx`
-package, so the few fields that matter are followed here through the protocol-buffers wire format
+An ONNX tensor may name another file that holds its data, which a runtime would open. A board has no `onnx` package, so
+this follows the few fields that matter through the protocol-buffers wire format
 (https://protobuf.dev/programming-guides/encoding, field numbers from onnx.proto3).
 """
 
@@ -24,7 +24,7 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: _TENSOR, 2: _TENSOR},
     _TENSOR: {},
 }
-"""Which fields of a message hold messages that may hold a tensor."""
+"""By kind of message, the fields whose messages may hold a tensor."""
 
 
 def require_self_contained(model: bytes) -> None:
@@ -49,7 +49,7 @@ def _walk(message: memoryview, kind: str, depth: int) -> None:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field numbers with their values: bytes as they stand, numbers of fixed size as 0."""
+    """Field numbers with their values: bytes as they are, fixed-size numbers as 0."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

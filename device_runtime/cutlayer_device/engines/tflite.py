@@ -1,4 +1,4 @@
-"""The client-side model on plain ai-edge-litert, or on tflite-runtime where there is no other, as on 32-bit boards."""
+"""The client-side model on plain ai-edge-litert, or on tflite-runtime where that is missing, as on 32-bit boards."""
 
 import os
 import re
@@ -20,16 +20,16 @@ _Arrays = dict[str, NDArray[Any]]
 class TfliteEngine:
     """Runs the TFLite graphs of a bundle; see `Engine`.
 
-    A bundle has one of two forms. Either parameters are inputs of every graph; or weights of convolutions stand in the
-    files of the graphs, and after every step graphs of their own compute what is to be written there.
+    A bundle has one of two forms. Either parameters are inputs of every graph; or convolution weights are stored in the
+    files of the graphs, and after every step separate graphs compute what to write there.
 
-    Forward is unloaded before backward is loaded, so that the same memory serves both; what goes from one to the other
-    waits outside. That, smashed data, parameters, buffers and optimizer state stay where they are from step to step: an
-    array that is made during a step and outlives it would lie in the way of what is loaded for the next.
+    Forward is unloaded before backward is loaded, so that both use the same memory; what passes from one to the other
+    is kept outside. That, smashed data, parameters, buffers and optimizer state stay where they are from step to step:
+    an array that is made during a step and outlives it would be in the way of what is loaded for the next one.
 
     Args:
         bundle: a bundle exported for TFLite.
-        threads: threads of one operation; 0 for one a core.
+        threads: threads per operation; 0 for one per core.
     """
 
     runtime = RUNTIME
@@ -40,11 +40,11 @@ class TfliteEngine:
         self._kept = {name: array.copy() for name, array in bundle.arrays().items()}
         self._batch: _Arrays = {}
         self._room: _Arrays = {}
-        """Smashed data and saved tensors."""
+        """Memory for smashed data and saved tensors."""
         self._steps = 0
         self._graphs: dict[str, TfliteGraph] = {}
         self._current = set[str]()
-        """Graphs whose files hold the weights of now."""
+        """Graphs whose files hold the current weights."""
         keep_memory()
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
@@ -56,12 +56,12 @@ class TfliteEngine:
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
         self._batch = {}
-        if "inference" in self._graphs:  # it would take memory that training needs
+        if "inference" in self._graphs:  # it would hold memory that training needs
             self._graphs["inference"].unload()
         offered: _Arrays = {"x": np.asarray(x, order="C"), "seed": np.asarray(seed, np.int64)}
         graph = self._graph("forward")
         if "z" not in self._room or len(self._room["z"]) != len(x):
-            self._room = {}  # before there is another
+            self._room = {}  # free the old one before making another
             self._room = graph.room(self._kept | offered)
         graph.feed(self._kept | offered)
         self._batch = offered | {"z": self._smashed(self._run(graph), x)}
@@ -115,7 +115,7 @@ class TfliteEngine:
         self._current.clear()
 
     def _graph(self, name: str) -> TfliteGraph:
-        """A graph with the weights of now. Each is loaded when it is first wanted."""
+        """A graph with the current weights. Each is loaded when it is first needed."""
         if name not in self._graphs:
             self._graphs[name] = TfliteGraph(self._bundle.graph(name), self._threads)
         if name not in self._current:
@@ -133,7 +133,7 @@ class TfliteEngine:
         self._graphs[name].write({int(place): value for place, value in values.items()})
 
     def _run(self, graph: TfliteGraph) -> _Arrays:
-        """Outputs by name; news of parameters, buffers and state take the place of the old ones."""
+        """Run a graph; outputs by name. New parameters, buffers and state replace the old ones in place."""
         kept = {f"new_{name}": array for name, array in self._kept.items()}
         outputs = graph.run(kept | self._room)
         if outputs.keys() & kept:

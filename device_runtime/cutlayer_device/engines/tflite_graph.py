@@ -1,4 +1,4 @@
-"""A TFLite file on plain ai-edge-litert, or on tflite-runtime where there is no other, as on 32-bit boards."""
+"""A TFLite file on plain ai-edge-litert, or on tflite-runtime where that is missing, as on 32-bit boards."""
 
 import ctypes
 from collections.abc import Iterator, Mapping
@@ -37,17 +37,17 @@ _Arrays = dict[str, NDArray[Any]]
 _REFUSED = (RuntimeError, ValueError, SystemError)
 _SAVED, _NEW = "saved.", "new_"
 RUNTIME = f"{_PACKAGE} {version(_PACKAGE)}"
-"""Which of them is there."""
+"""The package that is installed, and its version."""
 
 
 @cache
 def keep_memory() -> None:
-    """Let the C library keep what is freed: a graph that is loaded anew every step takes the same memory again.
+    """Let the C library keep freed memory, so that a graph that is reloaded in every step gets the same memory again.
 
-    Otherwise the kernel is given it back and clears it again, which takes as long as the computing.
+    Otherwise the memory goes back to the kernel, which clears it again; that takes as long as the computation.
     """
     most_mappings, trim_threshold, never = -4, -1, 2**31 - 1
-    with suppress(OSError, AttributeError):  # another C library than GNU's
+    with suppress(OSError, AttributeError):  # not GNU's C library
         set_option = ctypes.CDLL("libc.so.6").mallopt
         set_option(most_mappings, 0)
         set_option(trim_threshold, never)
@@ -58,7 +58,7 @@ class TfliteGraph:
 
     Args:
         content: a TFLite file.
-        threads: of one operation.
+        threads: threads per operation.
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
@@ -70,7 +70,7 @@ class TfliteGraph:
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def write(self, values: Mapping[int, NDArray[Any]]) -> None:
-        """Put constants into the file, by the byte at which each begins; it is loaded anew before it is run next."""
+        """Write constants into the file, each at its byte offset; the graph is reloaded before it runs next."""
         self.unload()
         content = bytearray(self._content)
         for offset, value in values.items():
@@ -81,7 +81,7 @@ class TfliteGraph:
         self._content = bytes(content)
 
     def feed(self, values: Mapping[str, NDArray[Any]]) -> None:
-        """Give it its inputs, by name."""
+        """Set the inputs, by name."""
         if self._interpreter is None:
             self._load()
         if missing := [name for name in self._inputs if name not in values]:
@@ -92,20 +92,20 @@ class TfliteGraph:
                 self._interpreter.set_tensor(index, np.asarray(values[name], order="C"))
 
     def run(self, places: Mapping[str, NDArray[Any]]) -> _Arrays:
-        """Outputs by name but for `saved` ones, written to ``places`` where that has one of the name, else to new arrays."""
+        """Run; outputs by name but ``saved.*``, written to ``places`` where it has that name, else to new arrays."""
         with _explained():
             self._interpreter.invoke()
         return {name: self._copied(name, places) for name in self._outputs if not name.startswith(_SAVED)}
 
     def saved(self, places: Mapping[str, NDArray[Any]]) -> _Arrays:
-        """Outputs ``saved.*`` of the last run, in the same way."""
+        """The ``saved.*`` outputs of the last run, likewise."""
         return {name: self._copied(name, places) for name in self._outputs if name.startswith(_SAVED)}
 
     def room(self, values: Mapping[str, NDArray[Any]]) -> _Arrays:
-        """Empty places for outputs that are no ``new_*``, for inputs of these shapes."""
+        """Empty arrays for all outputs but ``new_*``, given inputs of these shapes."""
         self.feed(values)
         details = [each for each in self._interpreter.get_output_details() if not each["name"].startswith(_NEW)]
-        self.unload()  # first, or they would lie above it
+        self.unload()  # first, or the arrays would lie above its memory
         return {each["name"]: np.empty(each["shape"], each["dtype"]) for each in details}
 
     def _copied(self, name: str, places: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -121,7 +121,7 @@ class TfliteGraph:
         return found.copy()
 
     def unload(self) -> None:
-        """Free its memory until it is fed again."""
+        """Free the graph's memory until it is fed again."""
         self._interpreter = None
 
     def _load(self) -> None:

@@ -1,4 +1,4 @@
-"""Classify samples: with a whole model on the board, or with its first part here and the rest on a server."""
+"""Classify samples with a whole model on the board, or with its first part here and the rest on a server."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ class Classifier(Protocol):
     """Something that scores prepared samples."""
 
     def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Samples (B, *input) to scores (B, classes)."""
+        """Map samples (B, *input) to scores (B, classes)."""
 
 
 def classify(
@@ -47,7 +47,7 @@ class LocalClassifier:
     """A whole model on the board.
 
     Raises:
-        UserError: the bundle may not be used, or holds a part of a model.
+        UserError: the bundle may not be used, or holds only part of a model.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
@@ -102,7 +102,7 @@ class SplitClassifier:
         self._endpoint.presence.leave(self._birth)
 
     def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """See `Classifier`. Raises `PeerLost` if the server goes, `MessageError` if it answers nonsense."""
+        """See `Classifier`. Raises `PeerLost` if the server goes away, `MessageError` if it answers nonsense."""
         if not len(x):
             return np.empty((0, 1), np.float32)
         z = self._engine.infer(x)
@@ -119,7 +119,7 @@ class SplitClassifier:
         return np.frombuffer(reply.payload, "<f4").reshape(shape)
 
     def _join(self) -> Codecs:
-        """Wait for the server, and take the trained weights and the codecs that it gives."""
+        """Wait for the server, load the trained weights that it sends, and return its codecs."""
         codecs: Codecs | None = None
         while True:
             message = self._endpoint.expect(self._name, _FOREVER if codecs is None else self._patience_s)

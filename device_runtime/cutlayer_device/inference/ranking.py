@@ -1,4 +1,4 @@
-"""How classified samples are printed."""
+"""Printing of classified samples."""
 
 import msgspec
 import numpy as np
@@ -8,12 +8,12 @@ __all__ = ["Ranking"]
 
 
 class Ranking:
-    """Prints the likeliest classes of each sample, and counts the right ones where the truth is known.
+    """Prints the likeliest classes of each sample, and counts correct ones where the truth is known.
 
     Args:
-        classes: names of the classes; numbers are printed where there are none.
+        classes: names of the classes; if there are none, numbers are printed.
         top: how many to print.
-        as_json: one JSON object a line.
+        as_json: print one JSON object per line.
     """
 
     def __init__(self, classes: tuple[str, ...], top: int, as_json: bool) -> None:
@@ -32,7 +32,7 @@ class Ranking:
             print(f"{name}  " + "  ".join(f"{self._name(each)} {probabilities[each]:.1%}" for each in best))
 
     def close(self) -> None:
-        """Print the share of right ones, if any truth was known."""
+        """Print the share of correct ones, if any truth was known."""
         if not self._known:
             return
         share = self._right / self._known

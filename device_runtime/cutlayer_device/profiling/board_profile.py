@@ -1,4 +1,4 @@
-"""``cutlayer profile client``: every setting in a process of its own, so that each has its own memory and its own threads."""
+"""``cutlayer profile client``: every setting runs in its own process, so that each has its own memory and threads."""
 
 import platform
 import subprocess
@@ -26,17 +26,17 @@ _CHILD = "import sys; from cutlayer_device.profiling.board_profile import measur
 
 
 class BoardProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file that is written: what was measured, and on what machine."""
+    """The file that is written: what was measured, and on which machine."""
 
     machine: str
     python: str
     energy: str
-    """What joules come from."""
+    """Where the joules come from."""
     steps: list[StepCost]
 
 
 class Sweep(NamedTuple):
-    """Every bundle with every batch size and number of threads, for so many seconds; see `Setting`."""
+    """Every bundle with every batch size and number of threads; ``seconds`` and ``idle_s`` as in `Setting`."""
 
     bundles: Sequence[Path]
     batch_sizes: Sequence[int]
@@ -45,7 +45,7 @@ class Sweep(NamedTuple):
     idle_s: float
 
     def settings(self) -> list[Setting]:
-        """In order, so that all of a bundle come together."""
+        """All settings, grouped by bundle."""
         every = product(self.bundles, self.batch_sizes, self.threads)
         return [Setting(bundle, size, threads, self.seconds, self.idle_s) for bundle, size, threads in every]
 
@@ -66,8 +66,8 @@ def profile_clients(
     """Measure, print, and write the profile; with ``resume``, only what ``out`` does not have yet.
 
     Raises:
-        UserError: a bundle or the meters' file is wrong, or the energy that is required is not there, or ``out`` is of another
-            machine or meter; nothing was measured.
+        UserError: a bundle or the meters' file is wrong, the required energy is not available, or ``out`` comes from
+            another machine or meter; nothing was measured.
         CutlayerError: a child process failed.
     """
     models = {str(bundle): read_bundle(bundle).manifest.client.fingerprint for bundle in sweep.bundles}
@@ -78,7 +78,7 @@ def profile_clients(
     profile = BoardProfile(machine=_machine(), python=platform.python_version(), energy=source, steps=[])
     if resume and out is not None and out.exists():
         profile = _begun(out, profile)
-    # What was measured of another model under the same name is measured anew.
+    # If a bundle of the same name held another model then, it is measured anew.
     profile.steps[:] = [cost for cost in profile.steps if models.get(cost.bundle, cost.fingerprint) == cost.fingerprint]
     known = {(cost.bundle, cost.batch_size, cost.threads) for cost in profile.steps}
     settings = [each for each in sweep.settings() if (str(each.bundle), each.batch_size, each.threads) not in known]
@@ -87,7 +87,7 @@ def profile_clients(
         profile.steps.sort(key=lambda each: (each.bundle, each.batch_size, each.threads))
         about = f"{cost.cut}, batch {cost.batch_size}, {_threads(cost.threads)}"
         console.print(f"{number}/{len(settings)}  {about}: {cost.step_ms:.2f} ms a step", soft_wrap=True)
-        if out is not None:  # after each, so that breaking off loses nothing
+        if out is not None:  # after each one, so that an interruption loses nothing
             replace_file(out, msgspec.json.format(msgspec.json.encode(profile)) + b"\n")
     if as_json:
         print(msgspec.json.encode(profile).decode())
@@ -96,7 +96,7 @@ def profile_clients(
 
 
 def _begun(path: Path, like: BoardProfile) -> BoardProfile:
-    """What was measured earlier on this machine, with this meter."""
+    """Read what was measured earlier on this machine, with this meter."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=BoardProfile)
     except (OSError, msgspec.MsgspecError) as error:
@@ -121,7 +121,7 @@ def _measured(settings: Sequence[Setting], energy: str, meters: Path | None) -> 
 def measure_here(
     bundle: str, batch_size: str, threads: str, seconds: str, idle_s: str, energy: str, meters: str
 ) -> None:
-    """In the child process: print a `StepCost` as JSON."""
+    """Run in the child process: print a `StepCost` as JSON."""
     setting = Setting(Path(bundle), int(batch_size), int(threads), float(seconds), float(idle_s))
     profiler, _ = choose_profiler(Root(), read_settings(Path(meters) if meters else None), energy)
     try:

@@ -1,4 +1,4 @@
-"""What a training step of a client costs on this machine."""
+"""What a training step of a client-side model costs on this machine."""
 
 import time
 from pathlib import Path
@@ -30,10 +30,10 @@ class Setting(NamedTuple):
 
     Attributes:
         bundle: its path.
-        batch_size: samples a step.
-        threads: of the engine; 0 for as many as it likes.
-        seconds: how long.
-        idle_s: how long to do nothing before and after, so that a meter tells what the machine draws anyway.
+        batch_size: samples per step.
+        threads: of the engine; 0 leaves the number to the engine.
+        seconds: how long to measure.
+        idle_s: how long to idle before and after, so that a meter shows what the machine draws when idle.
     """
 
     bundle: Path
@@ -44,11 +44,11 @@ class Setting(NamedTuple):
 
 
 class StepCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A line of a board profile: medians over many steps on random samples, with FP8 both ways."""
+    """One entry of a board profile: medians over many steps on random samples, with FP8 both ways."""
 
     bundle: str
     fingerprint: str = ""
-    """Of the client-side model in it."""
+    """Fingerprint of the client-side model in the bundle."""
     cut: str
     batch_size: int
     threads: int
@@ -57,16 +57,16 @@ class StepCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     phases_ms: dict[str, float]
     """Forward, encode, decode, backward; a frozen client has the first two."""
     cpu_ms: float
-    """Core milliseconds a step, from the mean of all."""
+    """Core milliseconds per step, averaged over all steps."""
     rss_peak_bytes: int
     pss_peak_bytes: int = 0
-    """What the process shares with others counts as its share."""
+    """Memory that the process shares with others counts by its share."""
     payload_bytes: int
-    """Smashed data up; the cut gradient down has as many."""
+    """Smashed data up; the cut gradient down has the same size."""
     energy: Energy | None = None
-    """A step, from the mean of all; with a meter or coefficients."""
+    """Per step, averaged over all steps; needs a meter or coefficients."""
     idle_w: float | None = None
-    """What the machine drew before and after, and could not be saved."""
+    """What the machine drew when idle before and after, which no setting can save."""
     meter: str = ""
     flags: tuple[str, ...] = ()
 
@@ -86,7 +86,7 @@ class _Client:
         self.payload_bytes = len(sent.payload)
 
     def step(self, number: int) -> None:
-        """One."""
+        """Take one step."""
         with self._phases("forward"):
             z = self._engine.forward(self._x, number) if self._trains else self._engine.infer(self._x)
         with self._phases("encode"):
@@ -100,7 +100,7 @@ class _Client:
 
 
 def measure_step(bundle: Bundle, setting: Setting, profiler: Profiler) -> StepCost:
-    """Train for so long, in this process, whose memory is therefore that of one setting only if it measures one."""
+    """Train for ``setting.seconds`` in this process; its memory is one setting's only if it measures no other."""
     phases = Phases(time.monotonic, profiler.mark)
     client = _Client(bundle, setting, phases)
     for number in range(_WARM_UP):
@@ -139,7 +139,7 @@ def measure_step(bundle: Bundle, setting: Setting, profiler: Profiler) -> StepCo
 
 
 def _rest(profiler: Profiler, seconds: float) -> Usage:
-    """What was spent while nothing was done; also ends what came before."""
+    """Idle, and return what that took; also ends the report of what came before."""
     profiler.report()
     time.sleep(seconds)
     return profiler.report()

@@ -1,4 +1,4 @@
-"""The end of a device's program: soon after it is asked for, whatever it is doing."""
+"""How a device's program ends: soon after it is asked to, whatever it is doing."""
 
 import os
 import signal
@@ -15,10 +15,11 @@ __all__ = ["end_within"]
 
 @contextmanager
 def end_within(seconds: float) -> Iterator[None]:
-    """Leave at the latest so long after SIGTERM, SIGINT or SIGHUP.
+    """Exit at most ``seconds`` after SIGTERM, SIGINT or SIGHUP.
 
-    Python obeys a signal between two of its own instructions, so a long computation in an engine would delay it. What a device needs
-    to go on is on its disk at any moment, so it may as well be cut off; a thread that the signal wakes does that.
+    Python handles a signal between two of its own instructions, so a long computation in an engine would delay it. What
+    a device needs to resume is on its disk at any moment, so it may as well be cut off; a thread that the signal wakes
+    does that.
     """
     hear, wake = socket.socketpair()
     wake.setblocking(False)

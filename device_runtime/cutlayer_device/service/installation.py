@@ -1,4 +1,4 @@
-"""Releases on a board: one is put in its place, tried, switched to, and taken back if the device does not come up with it."""
+"""Releases on a board: installed, tried, switched to, and rolled back if the device does not come up with one."""
 
 import grp
 import os
@@ -24,15 +24,15 @@ _UNIT = "cutlayer.service"
 _BUILT_YEAR = 2026
 _CHECK_S = 600.0
 _SETTLES_S = 3.0
-"""After which a service that was ready is still there."""
+"""How long after it was ready a service must still be there."""
 
 
 class Places(NamedTuple):
     """Where things go.
 
     Attributes:
-        home: of the releases.
-        units: of systemd.
+        home: the folder of the releases.
+        units: the folder of systemd's units.
     """
 
     home: Path = Path("/opt/cutlayer")
@@ -40,9 +40,9 @@ class Places(NamedTuple):
 
 
 class Installation:
-    """The releases of a board, of which ``current`` is run.
+    """The releases of a board, of which ``current`` is the one that runs.
 
-    Invariant: ``current`` is no link, or one to a whole release; what is not whole has a name that ends in .part.
+    Invariant: ``current`` is no link, or a link to a whole release; what is not whole has a name that ends in .part.
 
     Args:
         places: where things go.
@@ -54,11 +54,11 @@ class Installation:
 
     @property
     def current(self) -> Path | None:
-        """The release that is run; None before there is one."""
+        """The release that runs; None before there is one."""
         return self._link.resolve() if self._link.is_symlink() else None
 
     def add(self, source: Path, release: Release) -> Path:
-        """Copy a release into its place; returns that. One that is there already is checked, and made anew if it is not whole.
+        """Copy a release into its place, and return that. One already there is checked, and replaced if not whole.
 
         Raises:
             UserError: there is too little space, or the copy is not whole.
@@ -74,7 +74,7 @@ class Installation:
             shutil.copytree(source, unfinished)
             check_files(unfinished, release)
             _set_modes(unfinished)
-            os.sync()  # or a power cut could leave names without content
+            os.sync()  # otherwise a power cut could leave names without content
             if place.exists():
                 place.rename(damaged)
             unfinished.rename(place)
@@ -86,25 +86,25 @@ class Installation:
         return place
 
     def switch(self, release: Path) -> None:
-        """Have ``current`` be this release, at one moment."""
+        """Make this release ``current``, atomically."""
         unfinished = self._link.with_name("current.part")
         unfinished.unlink(missing_ok=True)
         unfinished.symlink_to(Path("releases") / release.name)
         unfinished.replace(self._link)
 
     def forget(self) -> None:
-        """There is no current release any longer."""
+        """Have no current release any longer."""
         self._link.unlink(missing_ok=True)
 
     def prune(self, before: Path | None) -> None:
-        """Remove all releases but the current one and the one before it."""
+        """Remove all releases but the current one and ``before``."""
         for path in self._releases.iterdir():
             if path not in (self.current, before):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def check_board(release: Release, places: Places) -> list[str]:
-    """Whether the release is made for this board; returns what is odd but no obstacle.
+    """Check that the release is made for this board; returns notes on what is odd but no obstacle.
 
     Raises:
         UserError: it is not, or does not fit; the text says what is wrong and what to do.
@@ -139,16 +139,16 @@ def check_board(release: Release, places: Places) -> list[str]:
 
 
 def install(source: Path, places: Places, *, start: bool = True) -> Path:
-    """Put the release in ``source`` in its place and start it; what ran before runs again if it does not come up.
+    """Install the release in ``source`` and start it; if it does not come up, what ran before runs again.
 
     Args:
-        source: as it was unpacked.
+        source: the unpacked release.
         places: where things go.
-        start: whether systemd is to run it now; without it, it is enabled for the next start of the board.
+        start: whether systemd should run it now; otherwise it is enabled for the next boot of the board.
 
     Raises:
         UserError: it is not for this board, does not fit, or is not whole; nothing was changed.
-        CutlayerError: it does not work here; what was there before is there again.
+        CutlayerError: it does not work here; what was there before has been restored.
     """
     release, installation = read_release(source), Installation(places)
     for oddity in check_board(release, places):
@@ -164,7 +164,7 @@ def install(source: Path, places: Places, *, start: bool = True) -> Path:
         raise
     try:
         _bring_up(installation, place, places, start=start)
-    except BaseException as error:  # also a line that is cut, Ctrl-C, and a full disk
+    except BaseException as error:  # also a lost connection, Ctrl-C, and a full disk
         _take_back(installation, before, place, places, start=start)
         if not isinstance(error, CutlayerError | OSError):
             raise
@@ -175,7 +175,7 @@ def install(source: Path, places: Places, *, start: bool = True) -> Path:
 
 
 def _bring_up(installation: Installation, place: Path, places: Places, *, start: bool) -> None:
-    """Switch to a release, and wait until its service is ready, and is still there a moment later."""
+    """Switch to a release, and wait until its service is ready, and still there a moment later."""
     _put_unit(place, places)
     installation.switch(place)
     with suppress(CutlayerError) if not start else nullcontext():  # on a first boot systemd may not listen yet
@@ -188,14 +188,14 @@ def _bring_up(installation: Installation, place: Path, places: Places, *, start:
 
 
 def _restart() -> None:
-    """Returns when the service says that it is ready; one that was given up after many tries is tried again."""
+    """Restart the service, and return when it says that it is ready; one that systemd had given up is tried again."""
     with suppress(CutlayerError):
         _systemctl("reset-failed", _UNIT)
     _systemctl("restart", _UNIT)
 
 
 def _set_modes(root: Path) -> None:
-    """The service's user has to read all but the keys, whatever the umask was when this was unpacked and copied."""
+    """Let the service's user read all but the keys, whatever the umask was when this was unpacked and copied."""
     keys = root / "tls"
     for path in (root.parent.parent, root.parent, root, *root.rglob("*")):
         secret = path == keys or keys in path.parents
@@ -204,10 +204,10 @@ def _set_modes(root: Path) -> None:
 
 
 def _tried(place: Path) -> str:
-    """Run the release's own check in a process of its own, which may die of what the processor does not know."""
+    """Run the release's own check in a separate process, which may die of an instruction that the processor lacks."""
     words = [str(place / PROGRAM), "check", str(place / CONFIG)]
     try:
-        # In its own folder: in another's, anybody's file could pass for a module.
+        # In its own folder: in another one, anybody's file could pass for a module.
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_CHECK_S, cwd=place)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CutlayerError(f"the release cannot be run here: {error}") from error
@@ -223,7 +223,7 @@ def _tried(place: Path) -> str:
 
 
 def _take_back(installation: Installation, before: Path | None, place: Path, places: Places, *, start: bool) -> None:
-    """As it was before."""
+    """Restore what was there before."""
     if before is None:
         with suppress(CutlayerError):
             _systemctl("disable", "--now", _UNIT)
@@ -241,7 +241,7 @@ def _take_back(installation: Installation, before: Path | None, place: Path, pla
 
 
 def _put_unit(place: Path, places: Places) -> None:
-    """Write the unit, with those of its groups that there are."""
+    """Write the unit, with only those of its groups that exist on this board."""
     text = (place / _UNIT).read_text("utf-8")
     line = next(line for line in text.splitlines() if line.startswith("SupplementaryGroups="))
     known = {group.gr_name for group in grp.getgrall()}

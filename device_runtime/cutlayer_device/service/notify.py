@@ -1,4 +1,4 @@
-"""What a service tells systemd: that it is ready, and that it is alive."""
+"""How a service tells systemd that it is ready, and that it is alive."""
 
 import os
 import socket
@@ -12,10 +12,10 @@ _BEAT_S = 5.0
 
 
 class Notifier:
-    """Talks to systemd, if that started this process; otherwise to nobody (sd_notify(3)).
+    """Talks to systemd (sd_notify(3)) if that started this process, otherwise to nobody.
 
     Args:
-        environment: with ``NOTIFY_SOCKET``, where it listens; an abstract socket begins with an @.
+        environment: its ``NOTIFY_SOCKET`` is where systemd listens; the name of an abstract socket begins with an @.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -24,17 +24,17 @@ class Notifier:
         self._beaten_at_s = float("-inf")
 
     def ready(self) -> None:
-        """All that this service needs is there, and it is about to begin."""
+        """Say that everything this service needs is there, and that it is about to begin."""
         self._say("READY=1")
 
     def status(self, text: str) -> None:
-        """A line for `systemctl status`."""
+        """Set the status line of `systemctl status`."""
         self._say(
             f"STATUS={' '.join(text.split())[:200]}"
-        )  # it may come from a network, and a line of its own would be an order
+        )  # it may come from a network, and a second line would be a command
 
     def alive(self) -> None:
-        """It does what it should; said again after 5 s at the earliest."""
+        """Say that the service is alive; at most once in 5 s."""
         if time.monotonic() - self._beaten_at_s >= _BEAT_S:
             self._beaten_at_s = time.monotonic()
             self._say("WATCHDOG=1")
@@ -42,7 +42,7 @@ class Notifier:
     def _say(self, text: str) -> None:
         if not self._address:
             return
-        # systemd may be replacing itself; for who stays unheard there is its watchdog.
+        # systemd may be re-executing itself; its watchdog deals with a service that stays unheard.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
             connection.connect(self._address)
             connection.send(text.encode())

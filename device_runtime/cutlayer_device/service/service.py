@@ -38,19 +38,19 @@ _log = logging.getLogger(__name__)
 def serve(config_path: Path, state: Path, probation_s: float) -> None:
     """Take part in trial after trial; does not return.
 
-    What a server or a broker has against this device may change, so it is tried again; what is wrong here ends it. An update that
-    does not reach its broker is taken back, and this process ends, to be started again.
+    Why a server or a broker rejects this device may change, so it tries again; a mistake on this device ends it. An
+    update that does not reach its broker is rolled back, and this process ends, to be started again.
 
     Args:
         config_path: of the installed release.
-        state: a folder for what is to outlive this process.
+        state: a folder for what must outlive this process.
         probation_s: how long an update may take to reach its broker.
 
     Raises:
         UserError: the configuration, or something that it names, is wrong.
-        CutlayerError: so it is of an update, which was taken back.
+        CutlayerError: the same is true of an update, which was rolled back.
     """
-    notifier, path = Notifier(), config_path.resolve()  # another release may take its place meanwhile
+    notifier, path = Notifier(), config_path.resolve()  # another release may replace it meanwhile
     installed = _absolute(toml.read(path, DeviceConfig), path.parent)
     updates = Updates(state / "updates" / path.parent.name, installed)
     _forget_updates_of_others(state / "updates", path.parent.parent)
@@ -73,14 +73,14 @@ def serve(config_path: Path, state: Path, probation_s: float) -> None:
 
 
 def _forget_updates_of_others(updates: Path, releases: Path) -> None:
-    """Remove those of releases that are gone from the board."""
+    """Remove updates of releases that are gone from the board."""
     for folder in list(updates.glob("*/")):
         if _RELEASE.fullmatch(folder.name) and not (releases / folder.name).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _on_probation(updates: Updates, act: Callable[[], _T]) -> _T:
-    """What is wrong with an update that has not proved itself is no reason to stop, but to take it back."""
+    """Call ``act``; if something is wrong with an update on probation, roll it back instead of stopping for good."""
     try:
         return act()
     except UserError as error:
@@ -91,7 +91,7 @@ def _on_probation(updates: Updates, act: Callable[[], _T]) -> _T:
 
 
 def _membership(updates: Updates, notifier: Notifier) -> Membership:
-    """With what is to be run now, which proves itself once it has reached its broker."""
+    """The membership with the configuration to run now, which proves itself once it has reached its broker."""
     listening = False
 
     def connected() -> None:
@@ -115,18 +115,18 @@ def _supervise(updates: Updates, probation_s: float) -> None:
 
 
 def _end() -> None:
-    """As if systemd had asked for it, which then starts the device again."""
+    """End as if systemd had asked for it, which then starts the device again."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _absolute(config: DeviceConfig, folder: Path) -> DeviceConfig:
-    """The configuration with paths that are right from everywhere."""
+    """The configuration with absolute paths."""
     paths = {key: str(folder / value) for key in ("bundle", "data", "tls", "meters") if (value := getattr(config, key))}
     return msgspec.structs.replace(config, **paths)
 
 
 def _credentials(config: DeviceConfig) -> Path | None:
-    """Where systemd has put the certificates, which only root may read where the release has them."""
+    """The folder where systemd has put the certificates; in the release itself only root may read them."""
     handed_over = os.environ.get("CREDENTIALS_DIRECTORY", "")
     return Path(handed_over) if config.tls and handed_over else None
 
@@ -139,10 +139,10 @@ def _pause(notifier: Notifier) -> None:
 
 
 def check_release(config_path: Path) -> str:
-    """Load all that a configuration names, and train a few steps on random samples; returns a line about it.
+    """Load everything that a configuration names, and train a few steps on random samples; returns a line about it.
 
     Raises:
-        UserError: something is wrong with it.
+        UserError: something in it is wrong.
     """
     config = _absolute(toml.read(config_path, DeviceConfig), config_path.parent)
     Membership(config, Path(), _credentials(config))

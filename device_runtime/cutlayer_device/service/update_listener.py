@@ -1,4 +1,4 @@
-"""Hears of updates while a device trains: a connection of its own, and a thread that has nothing else to do."""
+"""Listens for updates while a device trains, with its own connection and a thread that does nothing else."""
 
 import logging
 import threading
@@ -28,8 +28,8 @@ class Listener(threading.Thread):
     Args:
         name: of the device.
         updates: of the device.
-        connect: makes a connection with this last will.
-        start_anew: called when the device is to start anew with what it took.
+        connect: makes a connection with the given last will.
+        start_anew: called when the device should restart with the update that it took.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Listener(threading.Thread):
         self._sender = 0
 
     def run(self) -> None:
-        """Until the program ends; whatever goes wrong here, the device trains on."""
+        """Listen until the program ends; whatever goes wrong here, the device keeps training."""
         while True:
             try:
                 self._listen()
@@ -79,7 +79,7 @@ class Listener(threading.Thread):
             transport.close()
 
     def _meet(self, presence: Presence, birth: Presence) -> None:
-        """Somebody who sends updates is there, or another one."""
+        """Open a conversation with a sender of updates that has appeared, or replaced another."""
         if presence.online and presence.epoch != self._sender and self._endpoint is not None:
             self._sender = presence.epoch
             self._endpoint.conversations.open(self._device, presence.epoch)

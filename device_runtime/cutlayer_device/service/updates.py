@@ -1,4 +1,4 @@
-"""Updates on a device: verified, tried, switched to, and taken back if the device does not reach its broker with one."""
+"""Updates on a device: verified, tried, switched to, and rolled back if it does not reach its broker with one."""
 
 import base64
 import binascii
@@ -26,11 +26,11 @@ _CHECK_S = 240.0
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of which updates are there; 0 for what was installed.
+    """Numbers of the updates that are there; 0 stands for what was installed.
 
     Attributes:
-        current: is run.
-        before: was run before it, and is run again if ``current`` does not work.
+        current: the update that runs.
+        before: the one that ran before, and runs again if ``current`` does not work.
         starts: how often ``current`` was started on probation; None once it has proved itself.
         last: what became of the last update.
     """
@@ -44,15 +44,16 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Updates:
     """The updates of one installed release.
 
-    Invariant: after a crash at any moment ``state.json`` is whole and names updates that are whole. An update that was switched to is
-    on probation until `confirm`; one that is not confirmed in three starts is taken back.
+    Invariant: after a crash at any moment ``state.json`` is whole and names updates that are whole. An update that was
+    switched to is on probation until `confirm`; one that is not confirmed in three starts is rolled back.
 
     Args:
-        folder: theirs alone; beside it, ``highest`` has the number of the newest that any release of this device ever took.
+        folder: used by nothing else; next to it, ``highest`` holds the number of the newest update that any release of
+            this device ever took.
         installed: the configuration that came with the release, with absolute paths.
 
     Raises:
-        UserError: the configuration's update key is none.
+        UserError: the configuration's update key is not a valid one.
     """
 
     def __init__(self, folder: Path, installed: DeviceConfig) -> None:
@@ -63,7 +64,7 @@ class Updates:
         except (OSError, msgspec.MsgspecError):
             self._state = _State()
         self._running = 0
-        """Which one this process runs."""
+        """Number of the update that this process runs."""
 
     @property
     def accepts(self) -> bool:
@@ -72,7 +73,7 @@ class Updates:
 
     @property
     def current(self) -> int:
-        """The number of the update that is run; 0 for what was installed."""
+        """The number of the current update; 0 for what was installed."""
         return self._state.current
 
     @property
@@ -82,19 +83,19 @@ class Updates:
 
     @property
     def outdated(self) -> bool:
-        """Whether this process runs what the next one will not."""
+        """Whether this process runs something other than the next one will."""
         return self._running != self._state.current
 
     @property
     def on_probation(self) -> bool:
-        """Whether the current one has yet to prove itself."""
+        """Whether the current update has yet to prove itself."""
         return self._state.starts is not None
 
     def started(self) -> DeviceConfig:
-        """The configuration to run; an update on probation that was started too often is taken back first.
+        """The configuration to run; an update on probation that was started too often is rolled back first.
 
         Raises:
-            UserError: that of the current one is gone.
+            UserError: that of the current update is gone.
         """
         if self._state.starts is not None and self._state.starts >= _MOST_STARTS:
             self.take_back("the device did not come up with it")
@@ -106,14 +107,14 @@ class Updates:
         return toml.read(self._folder / str(self._running) / CONFIG, DeviceConfig)
 
     def confirm(self) -> None:
-        """What this process runs works."""
+        """Note that what this process runs works."""
         with self._lock:
             if self.on_probation and self._running == self._state.current:
                 self._write(starts=None, before=self._state.current, last=f"update {self._state.current} runs")
                 self._prune()
 
     def take_back(self, why: str) -> None:
-        """Run what was run before, from the next start on; one that has proved itself stays."""
+        """Roll back to what ran before, from the next start on; an update that has proved itself stays."""
         with self._lock:
             if self.on_probation:
                 text = f"update {self._state.current} was taken back: {why}"[:500]
@@ -124,8 +125,8 @@ class Updates:
         """Verify an update, try it, and switch to it for the next start; returns a line about it.
 
         Raises:
-            RemoteError: it is not signed by the one who may, not for this device, older than one before, or does not work here; nothing
-                was changed.
+            RemoteError: it is not signed by the owner of the update key, not for this device, not newer than an earlier
+                one, or does not work here; nothing was changed.
         """
         if self._key is None:
             raise RemoteError("this device takes no updates: it was built without --update-key")
@@ -158,13 +159,13 @@ class Updates:
         return said
 
     def _tried(self, folder: Path, manifest: update.Manifest, bundle: bytes | None) -> str:
-        """Put it in its folder, and run the device's own check with it, in a process of its own."""
+        """Put an update into its folder, and run the device's own check with it in a separate process."""
         config = manifest.changes.applied(self._installed)
         if bundle is not None:
             replace_file(folder / "client.zip", bundle)
             config = msgspec.structs.replace(config, bundle=str(folder / "client.zip"))
         fields = {key: value for key, value in msgspec.structs.asdict(config).items() if value not in ("", 0)}
-        # JSON's texts and numbers are TOML's, too.
+        # JSON's strings and numbers are valid TOML, too.
         lines = (f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in fields.items())
         replace_file(folder / CONFIG, "".join(lines).encode())
         words = [sys.executable, "-m", "cutlayer_device", "check", str(folder / CONFIG)]
@@ -193,7 +194,7 @@ class Updates:
         replace_file(self._folder / _STATE, msgspec.json.encode(self._state))
 
     def _prune(self) -> None:
-        """Remove what is neither run nor gone back to."""
+        """Remove updates that neither run nor may be rolled back to."""
         wanted = {str(self._state.current), str(self._state.before), _STATE}
         for path in self._folder.iterdir():
             if path.name not in wanted:

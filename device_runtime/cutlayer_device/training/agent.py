@@ -1,4 +1,4 @@
-"""The board's side of a trial: take part until the server ends it, also through crashes of either side."""
+"""The board's side of a trial: take part until the server ends it, even through crashes of either side."""
 
 import logging
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from cutlayer_profiles.profiler import Profiler
 __all__ = ["Agent", "Connect", "birth_of"]
 
 Connect = Callable[[LastWill, float], Transport]
-"""Makes a connection with this last will, waiting so many seconds for a broker."""
+"""Makes a connection with the given last will, waiting for a broker for the given number of seconds."""
 _log = logging.getLogger(__name__)
 
 
 def birth_of(bundle: Bundle, trial: str, device: str, samples: int) -> Presence:
-    """What a device announces itself with."""
+    """The birth with which a device announces itself."""
     client, engine = bundle.manifest.client.fingerprint, bundle.manifest.engine
     return Presence(
         trial=trial, device=device, online=True, epoch=new_epoch(), samples=samples, bundle=client, engine=engine
@@ -42,9 +42,9 @@ class Agent:
         birth: from `birth_of`.
         connect: called each time that the device takes part anew.
         states: where its states are kept, and found after a crash.
-        threads: threads that the engine may use, 0 for as many as it likes.
-        profiler: keeps an account of what each pass cost, if there is to be one.
-        first_wait_s: for the broker, the first time.
+        threads: threads that the engine may use; 0 leaves the number to the engine.
+        profiler: measures what each pass costs; None for no account of it.
+        first_wait_s: how long to wait for the broker the first time.
 
     Attributes:
         runtime: name and version of what executes the bundle's graphs.
@@ -74,7 +74,7 @@ class Agent:
     def run(self) -> str:
         """Take part until the server ends the trial; returns the server's reason.
 
-        When the server starts anew, so does this device, from the state that the server then names.
+        When the server restarts, this device starts anew too, from the state that the server then names.
 
         Raises:
             PeerLost: the server died and did not come back within the trial's patience.

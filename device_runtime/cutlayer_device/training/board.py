@@ -1,4 +1,4 @@
-"""What a board brings into each participation, and takes out of it."""
+"""What a board brings into each participation, and carries out of it."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Board(NamedTuple):
         engine: that of the bundle, with its weights.
         samples: the board's own.
         states: on its disk.
-        profiler: keeps an account of what passes cost, if there is to be one.
+        profiler: measures what passes cost; None for no account of it.
     """
 
     bundle: Bundle

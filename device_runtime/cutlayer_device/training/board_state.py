@@ -1,4 +1,4 @@
-"""The state of a training on the board: in the engine's memory, and on the disk."""
+"""The state of training on the board: in the engine's memory, and on disk."""
 
 from cutlayer_core.codecs import NOTHING, Arrays
 from cutlayer_core.errors import MessageError
@@ -15,7 +15,7 @@ class BoardState:
     Invariant: the codec's memory and the engine's arrays belong to the same step, and are kept together.
 
     Args:
-        board: whose engine and disk they are.
+        board: owns the engine and the disk.
     """
 
     def __init__(self, board: Board) -> None:
@@ -24,7 +24,7 @@ class BoardState:
         """What the codec keeps from step to step."""
 
     def take_up(self, assignment: Assignment) -> None:
-        """Go on from the state that the server names, or from the beginning.
+        """Resume from the state that the server names, or begin.
 
         Raises:
             MessageError: the codecs do not fit this client.
@@ -42,6 +42,6 @@ class BoardState:
         self.memory = state.memory
 
     def keep(self, position: Position) -> None:
-        """Put the present state on the disk. Raises `OSError` if it is full."""
+        """Save the present state to disk. Raises `OSError` if that is full."""
         state = self._board.engine.state()
         self._board.states.keep(position, state._replace(memory=dict(self.memory)))

@@ -1,4 +1,4 @@
-"""One pass of a board over its samples: all that it does in split learning."""
+"""One pass of a board over its samples: everything that it does in split learning."""
 
 import itertools
 import logging
@@ -26,17 +26,17 @@ _log = logging.getLogger(__name__)
 
 
 class LocalPass:
-    """From `Begin` to the weights that the board returns.
+    """One pass, from `Begin` to the weights that the board returns.
 
-    While the answer to a batch is under way the next one is loaded; where no answer is needed, it is also forwarded.
+    While the answer to a batch is under way, the next batch is loaded; if no answer is needed, it is also forwarded.
 
     Args:
         board: trains.
         state: of the training; changes with every answer.
         server: answers.
         phases: where the time goes.
-        assignment: what the server has the board obey.
-        begin: the epoch, the mode, and from which step on.
+        assignment: what the board must obey.
+        begin: the epoch, the mode, and the step to start from.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class LocalPass:
         """Send every batch, and then the weights.
 
         Args:
-            weights: to begin with, encoded; nothing if the board has them.
+            weights: the client weights to begin with, encoded; empty if the board has them.
 
         Raises:
             TrialFailed: the server ended the trial in the middle of it.
-            CutlayerError: as `ServerLink.hear`, or an answer cannot be decoded.
+            CutlayerError: as from `ServerLink.hear`, or an answer cannot be decoded.
             OSError: a state cannot be kept.
         """
         engine, steps = self._board.engine, self._begin.steps
@@ -86,7 +86,7 @@ class LocalPass:
             return next(batches, None)
 
     def _send(self, batch: data.Batch, step: int) -> Sent:
-        """The first half of a step."""
+        """The first half of a step: forward, encode and send; returns what was sent."""
         engine, exchanges = self._board.engine, self._exchanges
         with self._phases("forward"):
             z = engine.forward(batch.x, seed_of(*self._seed, step)) if exchanges else engine.infer(batch.x)
@@ -108,7 +108,7 @@ class LocalPass:
             self._break_off(message.header)
 
     def _update(self, position: Position, sent: Sent) -> None:
-        """The second half of a step, after which the device stands at ``position``."""
+        """The second half of a step: wait for the answer and update; the device then stands at ``position``."""
         phases = self._phases
         began = time.monotonic()
         reply = self._server.hear()
@@ -130,7 +130,7 @@ class LocalPass:
                 self._state.keep(position)
 
     def _shared(self, header: Gradient, sent: Sent) -> NDArray[np.float32] | None:
-        """The first samples of the gradient, which all devices have in common; None if this one has none of these."""
+        """The first samples of the gradient, if all devices share them; None if this gradient has no shared samples."""
         if header.shared is None:
             return None
         number = header.shared.number

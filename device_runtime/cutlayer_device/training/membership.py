@@ -1,4 +1,4 @@
-"""A device's part in a trial: everything that it needs, loaded and checked, to be taken up once or again and again."""
+"""A device's membership in a trial: everything that it needs, loaded and checked, to take part once or repeatedly."""
 
 import logging
 import ssl
@@ -33,17 +33,17 @@ class _Broker(NamedTuple):
 
 
 class Membership:
-    """Who the device is, and with what it trains.
+    """Who the device is, and what it trains with.
 
     Args:
-        config: as a person or a laptop wrote it.
-        folder: to which its paths are relative.
-        tls: the folder with the certificates, in the place of the configuration's.
-        alive: called while the device works or waits; with it, a broker is waited for without end.
+        config: the configuration, written by a person or a laptop.
+        folder: the folder to which its paths are relative.
+        tls: the folder with the certificates, instead of the configuration's.
+        alive: called while the device works or waits; if given, it waits for a broker for ever.
         connected: called each time that the broker was reached.
 
     Raises:
-        UserError: a file is missing or wrong, or has no valid certificate of parity, or the configuration cannot be.
+        UserError: a file is missing or wrong, the bundle has no valid certificate, or the configuration is impossible.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class Membership:
 
     @property
     def fingerprint(self) -> str:
-        """Of the client-side model: states of one do not fit another."""
+        """Fingerprint of the client-side model: states of one model do not fit another."""
         return self._bundle.manifest.client.fingerprint
 
     def run(self, state: Path) -> str:
         """Train until the trial is over; returns the server's reason.
 
         Args:
-            state: a folder for what the board needs to go on after a crash, a sub-folder a trial and device.
+            state: a folder for what the board needs to resume after a crash, with a sub-folder per trial and device.
 
         Raises:
             UserError: the folder holds states of another bundle, or another process uses it.
-            CutlayerError: as `Agent.run`.
+            CutlayerError: as from `Agent.run`.
         """
         profiler, source = choose_profiler(Root(), self._meters, self._config.energy)
         birth, alive = self._birth, self._alive
@@ -104,6 +104,6 @@ class Membership:
         return reason
 
     def connect(self, will: LastWill, wait_s: float, waiting: Callable[[], None] = lambda: None) -> MqttTransport:
-        """A connection to the device's broker, waited for so long; ``waiting`` is called meanwhile. Raises `TransportError`."""
+        """Connect to the device's broker within ``wait_s``, calling ``waiting`` meanwhile. Raises `TransportError`."""
         (host, port, tls), name = self._broker, f"cutlayer-{new_epoch():x}"
         return MqttTransport(host, port, name, will, wait_s, tls, waiting)

@@ -17,11 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 class Participation:
-    """From a birth to the end of the trial, or of the server's process.
+    """Takes part from a birth to the end of the trial, or of the server's process.
 
     Args:
         board: trains.
-        birth: new for each participation.
+        birth: a new one for each participation.
         transport: connected, with the last will that belongs to ``birth``.
     """
 
@@ -32,7 +32,7 @@ class Participation:
         self._phases = Phases(time.monotonic, board.profiler.mark if board.profiler else _mark_nothing)
 
     def run(self) -> str:
-        """Until the server ends the trial; returns its reason. Raises as `Agent.run` does, and `PeerStartedAnew`."""
+        """Take part until the trial ends; returns the server's reason. Raises as `Agent.run`, and `PeerStartedAnew`."""
         try:
             self._server.join()
             return self._take_part()
@@ -68,12 +68,12 @@ class Participation:
         self._server.obey(assignment.patience_s, rejoins=assignment.rejoins)
         restore = assignment.restore
         if self._board.profiler is not None and restore is None:
-            self._board.profiler.report()  # what came before was waiting for a server
+            self._board.profiler.report()  # discard the time spent waiting for a server
         where = "" if restore is None else f", after step {restore.steps} of epoch {restore.epoch + 1}"
         _log.info("joined the trial %r as client %d%s", self._trial, assignment.client, where)
 
     def _settle(self, idle_s: float) -> End | None:
-        """Close the account, do nothing for so long, and say what both cost; returns the end of the trial if it comes first."""
+        """Report usage, then idle for ``idle_s`` and report that; returns the end of the trial if it comes first."""
         profiler = self._board.profiler
         usage = profiler.report() if profiler else None
         ends = time.monotonic() + idle_s
@@ -87,4 +87,4 @@ class Participation:
 
 
 def _mark_nothing(phase: str, began_s: float, ended_s: float) -> None:
-    """Nobody keeps an account."""
+    """Do nothing: there is no profiler."""

@@ -1,4 +1,4 @@
-"""The device's side of the talk with one process of the server: meeting it, hearing it, leaving it."""
+"""The device's side of the conversation with one process of the server: meeting it, hearing it, leaving it."""
 
 import logging
 from collections.abc import Callable
@@ -22,20 +22,20 @@ __all__ = ["RunIsOver", "ServerLink", "ServerMoved", "TrialFailed"]
 _T = TypeVar("_T")
 _FOREVER = float("inf")
 _BROADCAST_S = 1.0
-"""How long a message to all may come after the message that speaks of it."""
+"""How long after the message that refers to it a message to all may arrive."""
 _log = logging.getLogger(__name__)
 
 
 class TrialFailed(CutlayerError):
-    """The server ended the trial because something went wrong, or would not have this device."""
+    """The server ended the trial because something went wrong, or refused this device."""
 
 
 class RunIsOver(Exception):
-    """The run that our states are of has ended."""
+    """The run to which our states belong has ended."""
 
 
 class ServerMoved(Exception):
-    """The server went or came back."""
+    """The server went offline or came back."""
 
 
 @dataclass
@@ -45,15 +45,16 @@ class _Server:
 
 
 class ServerLink:
-    """Talks to the process of the server that this device took part with first.
+    """Talks to the first process of the server that this device took part with.
 
-    While that is online it decides about patience: it may wait for another device, and tells us if it gives us up. While
-    it is offline it is waited for as long as the trial's patience. What an earlier process left behind means nothing.
+    While that process is online, the patience is its own: it may be waiting for another device, and tells us if it
+    gives us up. While it is offline, we wait for as long as the trial's patience. What an earlier process left behind
+    means nothing.
 
     Args:
-        birth: of this device, new for each participation.
+        birth: this device's, a new one for each participation.
         transport: connected, with the last will that belongs to ``birth``.
-        states: tell which run this device holds.
+        states: say which run's states this device holds.
     """
 
     def __init__(self, birth: Presence, transport: Transport, states: States) -> None:
@@ -80,7 +81,7 @@ class ServerLink:
             self._endpoint.pump(1.0)
 
     def obey(self, patience_s: float, *, rejoins: bool) -> None:
-        """How long an offline server is waited for, and whether this device joins again if it does not come."""
+        """Set how long to wait for an offline server, and whether this device joins again if it does not come back."""
         self._patience_s, self._rejoins = patience_s, rejoins
 
     def say(self, header: Header, payload: Payload = b"") -> None:
@@ -91,28 +92,28 @@ class ServerLink:
         """The server's next message.
 
         Raises:
-            PeerLost: it went, and does not come back.
-            PeerStartedAnew: likewise, in a trial that goes on without this device, which shall join again.
-            RemoteError: it does not keep to the protocol.
+            PeerLost: it went offline, and does not come back.
+            PeerStartedAnew: likewise, in a trial that goes on without this device, which should join again.
+            RemoteError: it broke the protocol.
         """
         return self._patiently(lambda patience_s: self._endpoint.expect(self._birth.device, patience_s))
 
     def await_room(self) -> Message | None:
-        """Wait until the network has caught up with what was said; returns what the server says meanwhile. Raises as `hear`."""
+        """Wait until the network has caught up; returns what the server says meanwhile. Raises as `hear`."""
         return self._patiently(lambda patience_s: self._endpoint.await_room(self._birth.device, patience_s))
 
     def await_broadcast(self, number: int) -> Message | None:
-        """The message to all of this number; None if it is lost. Raises as `hear`."""
+        """The message to all with this number; None if it is lost. Raises as `hear`."""
         return self._patiently(lambda _: self._endpoint.await_broadcast(number, _BROADCAST_S))
 
     def listen(self, seconds: float) -> Message | None:
-        """Let the server speak for so long; returns its message, if there is one. Raises as `hear`."""
-        with suppress(ServerMoved):  # while nothing is waited for, that changes nothing
+        """Listen to the server for ``seconds``; returns its message, if there is one. Raises as `hear`."""
+        with suppress(ServerMoved):  # while we wait for nothing, this changes nothing
             self._endpoint.pump(seconds)
         return self._endpoint.conversations.poll(self._birth.device)
 
     def end(self, end: End) -> str:
-        """The server ended the trial: confirm it, and forget our states; returns its reason. Raises `TrialFailed` if it failed."""
+        """Confirm the end of the trial, clear our states, and return the reason. Raises `TrialFailed` if it failed."""
         self._leaving = True
         self._endpoint.drain(timeout_s=2.0)
         if not end.ok:
@@ -121,22 +122,22 @@ class ServerLink:
         return end.reason
 
     def leave(self) -> None:
-        """Say that we are no longer online."""
+        """Announce that we are no longer online."""
         self._endpoint.presence.leave(self._birth)
 
     def meet(self, presence: Presence) -> None:
-        """Answer a server that is there, and notice when it goes and comes back.
+        """Answer a server that is there, and notice when it goes offline or comes back.
 
         Raises:
-            RunIsOver: it says goodbye to the run of our states.
-            PeerStartedAnew: it is another process than before.
-            ServerMoved: it went or came back.
+            RunIsOver: its farewell ends the run of our states.
+            PeerStartedAnew: it is a different process than before.
+            ServerMoved: it went offline or came back.
         """
         server = self._server
         ours = presence.run == self._states.run or (server is not None and presence.epoch == server.epoch)
         if presence.over and ours and not self._leaving:
             raise RunIsOver(presence.over)
-        if presence.serves:  # it answers queries, and would have us forget what we hold of a training
+        if presence.serves:  # it answers queries, and would make us forget our training states
             _log.warning("the server of the trial %r answers queries; waiting for one that trains", self._birth.trial)
         elif self._leaving:
             return
@@ -152,14 +153,14 @@ class ServerLink:
             raise ServerMoved
 
     def _answer(self, epoch: int) -> None:
-        """Begin the conversation, and say so in our birth."""
+        """Begin the conversation, and announce it in our birth."""
         self._server = _Server(epoch)
         self._endpoint.conversations.open(self._birth.device, epoch)
         self._endpoint.broadcasts.listen(epoch)
         self._endpoint.presence.announce(msgspec.structs.replace(self._birth, server=epoch))
 
     def _patiently(self, wait: Callable[[float], _T]) -> _T:
-        """Wait, given how long; anew whenever the server went or came back."""
+        """Call ``wait`` with how long to wait; again whenever the server went offline or came back."""
         while True:
             online = self._server is not None and self._server.online
             try:

@@ -1,4 +1,4 @@
-"""A device's states on disk: what it needs to go on exactly where it stood when it, or the server, died."""
+"""A device's states on disk: what it needs to continue exactly where it stood when it, or the server, died."""
 
 import logging
 import re
@@ -19,20 +19,21 @@ __all__ = ["States"]
 
 _FILE = re.compile(r"(?P<run>[0-9a-f]{16})-(?P<epoch>\d{1,9})-(?P<steps>\d{1,9})-(?P<crc>[0-9a-f]{8})\.safetensors")
 _KEPT = 3
-"""That of the server's newest checkpoint; the one before, if another device died before it kept its part of the newest;
-and the one after, if the server, or a device that had yet to speak, dies before the next checkpoint is written."""
+"""The state of the server's newest checkpoint; the one before, in case another device died before it kept its part of
+the newest; and the one after, in case the server, or a device that had yet to speak, dies before the next checkpoint is
+written."""
 _STEPS, _BUNDLE, _MEMORY = "steps", "bundle", "memory."
 _log = logging.getLogger(__name__)
 
 
 class States:
-    """The newest states of one run, a file each.
+    """The newest states of one run, one file each.
 
     Invariant: after a crash at any moment, or on a full disk, every file is whole, and those that were there before the
-    last call of `keep` are there still, up to its last line.
+    last call of `keep` are still there, up to its last line.
 
     Args:
-        folder: theirs alone, and this process's until `close`; made if it is not there.
+        folder: used by nothing else, and by this process alone until `close`; created if it does not exist.
         fingerprint: of the bundle's client.
 
     Raises:
@@ -43,7 +44,7 @@ class States:
         self._folder, self._fingerprint = folder, fingerprint
         self._lock = lock_file(folder / ".lock", "each device needs a name of its own, or another --state")
         self.run = 0
-        """The run that this device takes part in, and its states are of; 0 for none."""
+        """The run that this device takes part in, and that its states belong to; 0 for none."""
         self._files: dict[Position, Path] = {}
         try:
             self._find()
@@ -52,7 +53,7 @@ class States:
             raise
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Release the folder to other processes."""
         self._lock.close()
 
     @property
@@ -61,20 +62,21 @@ class States:
         return tuple(self._files)
 
     def number(self, epoch: int) -> int:
-        """Remember the number of this participation, and return that of the one before, 0 if there was none."""
+        """Store the number of this participation; returns that of the previous one, 0 if there was none."""
         return swap_number(self._folder / "participation", epoch)
 
     def clear(self) -> None:
-        """The run is over: its states are of no more use."""
+        """Remove all states: the run is over."""
         for path in self._files.values():
             path.unlink(missing_ok=True)
         (self._folder / "run").unlink(missing_ok=True)
         self.run, self._files = 0, {}
 
     def enter(self, run: int, restored: Position | None) -> None:
-        """From now on states are of this run; those of another, and those after the one restored, are removed.
+        """Have states belong to this run from now on; remove those of other runs, and those after the restored one.
 
-        The run is on disk even before the first state, so that its end is known by a board that died before it heard it.
+        The run is on disk even before the first state, so that a board that died before it heard of its end still
+        learns it.
 
         Raises:
             OSError: the disk is full.
@@ -92,9 +94,9 @@ class States:
         """Write a state, and remove the oldest that is no longer needed.
 
         Raises:
-            OSError: it cannot be written; those that were there are there still.
+            OSError: it cannot be written; the earlier ones stay.
         """
-        # In C order: safetensors writes others' memory as it lies, and says nothing.
+        # In C order: safetensors silently writes any other array in its memory order.
         memory = {f"{_MEMORY}{name}": np.array(array, order="C") for name, array in state.memory.items()}
         content = save(state.arrays | memory, {_STEPS: str(state.steps), _BUNDLE: self._fingerprint})
         name = f"{self.run:016x}-{position.epoch}-{position.steps}-{zlib.crc32(content):08x}.safetensors"
@@ -109,7 +111,7 @@ class States:
         """The state at a position that is held, accepted only with the names, shapes and dtypes of ``like``.
 
         Raises:
-            UserError: it was damaged meanwhile, or is of another bundle.
+            UserError: it was damaged meanwhile, or belongs to another bundle.
         """
         path = self._files[position]
         try:
@@ -126,7 +128,7 @@ class States:
         return EngineState(arrays, steps, memory)
 
     def _find(self) -> None:
-        """Take up what is there and whole, oldest first."""
+        """Load the list of states that are there and whole, oldest first."""
         for unfinished in self._folder.glob("*.part"):
             unfinished.unlink()
         with suppress(OSError, ValueError):

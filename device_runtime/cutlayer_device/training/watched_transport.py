@@ -10,12 +10,12 @@ __all__ = ["WatchedTransport"]
 class WatchedTransport:
     """A transport whose user is alive as long as it sends or asks for packets.
 
-    In its one loop a device does so at least twice a second while it waits, for a server or for a network that is gone,
-    and once a step.
+    In its single loop a device does so at least twice a second while it waits, for a server or a lost network, and once
+    per step.
 
     Args:
         transport: connected.
-        alive: called each time.
+        alive: called each time it sends or asks.
     """
 
     def __init__(self, transport: Transport, alive: Callable[[], None]) -> None:

@@ -1,1 +1,1 @@
-"""Which devices are there, and the conversations with them."""
+"""The devices of a trial: which are there, and the conversations with them."""

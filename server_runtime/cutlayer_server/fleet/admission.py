@@ -1,4 +1,4 @@
-"""What is done about a birth or a will: who is admitted, refused, back, gone, or has started anew."""
+"""How births and wills are handled: who is admitted, refused, back, gone, or has started anew."""
 
 import logging
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Phase(Enum):
-    """How far the trial is."""
+    """How far the trial has come."""
 
     GATHERING = "devices may join, leave and start anew"
     TRAINING = "devices may only come back"
@@ -25,21 +25,21 @@ class Phase(Enum):
 
 
 class StartedAnew(Exception):
-    """A device that takes part is another process now, and can be spared."""
+    """A device that takes part is another process now, and training can go on without it."""
 
 
 class Admission:
-    """Keeps the roll by what devices say of themselves.
+    """Keeps the roll up to date with what devices announce.
 
-    Only births that answer this server count: what a device told an earlier one means nothing. Of very many strangers,
-    only the first are answered.
+    Only births that answer this server count; what a device told an earlier server means nothing. If very many
+    strangers are refused, only the first are told.
 
     Args:
         trial: names the devices.
         fingerprint: of the client-side model; a device with another one is refused.
         quarantined: devices that have to stay away, and why.
-        roll: is kept.
-        conversations: are begun with those who are admitted or refused.
+        roll: kept up to date.
+        conversations: opened with those who are admitted or refused.
         server_epoch: number of this server's birth.
     """
 
@@ -61,13 +61,13 @@ class Admission:
         """Take a birth or a will.
 
         Raises:
-            PeerStartedAnew: of a device that cannot be spared.
-            StartedAnew: of one that can.
+            PeerStartedAnew: a device that cannot be spared is another process now.
+            StartedAnew: one that can be spared is.
         """
         name, admitted = presence.device, self._roll.admitted(presence.device)
         joining = self._roll.joining.get(name)
         if self.phase is Phase.DISMISSED:
-            return  # who leaves now was told to
+            return  # whoever leaves now was told to
         if admitted is not None and admitted.epoch == presence.epoch:
             self._move(presence)
         elif self._conversations.has_given_up(name, presence.epoch):
@@ -75,11 +75,11 @@ class Admission:
                 self._conversations.reset(name)
         elif joining is not None and joining.epoch == presence.epoch and not presence.online:
             del self._roll.joining[name]
-        elif presence.online and presence.server == self._server_epoch:  # not said to another server
+        elif presence.online and presence.server == self._server_epoch:  # not meant for another server
             self._meet_new(presence)
 
     def admit(self, birth: Presence) -> None:
-        """Let a device take part as this process, and begin a conversation with it."""
+        """Let this process of a device take part, and begin a conversation with it."""
         self._roll.admit(birth)
         self._conversations.open(birth.device, birth.epoch)
 
@@ -93,7 +93,7 @@ class Admission:
             self._conversations.send(name, End(reason=f"{name} was refused: {reason}", ok=False))
 
     def _meet_new(self, birth: Presence) -> None:
-        """Another process than the one that takes part, if one does."""
+        """Handle a birth from another process than the one that takes part, if any does."""
         if problem := self._problem(birth):
             self.refuse(birth, problem)
         elif self.phase is Phase.TRAINING:
@@ -112,7 +112,7 @@ class Admission:
         return ""
 
     def _meet_later(self, birth: Presence) -> None:
-        """A device comes while the training goes on."""
+        """Handle a device that comes during training."""
         name = birth.device
         takes_part = name in self._roll.devices
         if takes_part and not self._roll.can_spare(name):

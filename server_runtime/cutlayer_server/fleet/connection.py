@@ -1,4 +1,4 @@
-"""The server's way to the broker that a trial file names."""
+"""The server's connection to the broker that a trial file names."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ __all__ = ["connect"]
 
 
 def connect(trial: Trial, will: LastWill | None = None, wait_s: float = 10.0) -> MqttTransport:
-    """A connection, with TLS if the trial has certificates. Raises what `MqttTransport` and `load_tls` raise."""
+    """Connect, with TLS if the trial has certificates. Raises what `MqttTransport` and `load_tls` raise."""
     broker = trial.broker
     tls = load_tls(Path(broker.tls)) if broker.tls else None
     return MqttTransport(broker.host, broker.port, f"cutlayer-{new_epoch():x}", will, wait_s, tls)

@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 class Fleet:
     """Gathers the devices of a trial, talks to them, and dismisses them.
 
-    A device that goes offline may come back within the trial's patience; whoever waits for it longer gets `PeerLost`.
-    If it comes back as another process in the middle of the training, whatever is going on gets `PeerStartedAnew`.
+    A device that goes offline may come back within the trial's patience; after that, waiting for it raises `PeerLost`.
+    If it comes back as another process during training, whatever is going on raises `PeerStartedAnew`.
 
-    While more than the trial's ``min_devices`` are there, one can be spared: it is `released` when it is lost or starts
-    anew, and `taken in` again between two rounds.
+    While more than the trial's ``min_devices`` are there, a device can be spared: it is `released` when it is lost or
+    starts anew, and `taken in` again between two rounds.
 
     Args:
         trial: names the devices and says what they must obey.
@@ -39,11 +39,11 @@ class Fleet:
         birth: the server's own presence.
         transport: connected, with the last will that belongs to ``birth``.
         quarantined: devices that have to stay away, and why.
-        earlier: number of the birth of this run's server before this one.
+        earlier: number of the previous birth of this run's server.
 
     Attributes:
         roll: who is there.
-        endpoint: of the server.
+        endpoint: the server's.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Fleet:
     def gather(self, report: Callable[[list[str]], None]) -> dict[str, Presence]:
         """Wait for the devices of the trial; returns the births of those that are there, in the trial's order.
 
-        Once as many as the trial needs are there, the others are waited for as long as its patience.
+        Once as many as the trial needs are there, it waits for the others for as long as the trial's patience.
         ``report`` is called with the names still missing, whenever that changes.
 
         Raises:
@@ -85,7 +85,7 @@ class Fleet:
         return {name: birth for name, birth in births.items() if birth is not None}
 
     def _await_enough(self, report: Callable[[list[str]], None]) -> list[str]:
-        """Returns the names of those who are not waited for any longer."""
+        """Wait for enough devices; returns the names of those that are no longer waited for."""
         reported: list[str] | None = None
         enough_since = float("inf")
         while True:
@@ -99,18 +99,18 @@ class Fleet:
             self._hearing.pump(1.0)
 
     def assign(self, run: int, positions: Mapping[str, Position]) -> None:
-        """Tell every device what to obey, and from which of its states to go on."""
+        """Tell every device its assignment, and from which of its states to resume."""
         self._birth = msgspec.structs.replace(self._birth, run=run)
         for name in self.roll.devices:
             self.say(name, assignment_of(self._trial, name, run, positions.get(name)))
 
     def take_in(self, samples: Mapping[str, int]) -> dict[str, Presence]:
-        """Let those take part that came since the training began; returns their births.
+        """Let the devices take part that came since training began; returns their births.
 
-        Those that were released and did not come are told so again: they may wait for us, idle.
+        Devices that were released and have not come are told so again, since they may be waiting for us, idle.
 
         Args:
-            samples: how many each device had that took part before; who has others now is refused.
+            samples: how many each device had when it took part before; one that now has another number is refused.
         """
         for name in self.roll.missing:
             self.endpoint.conversations.reset(name)
@@ -119,7 +119,7 @@ class Fleet:
         return {name: birth for name, birth in came.items() if self._joins(birth, samples)}
 
     def _joins(self, birth: Presence, samples: Mapping[str, int]) -> bool:
-        """Whether a device that came takes part from now on."""
+        """Admit or refuse a device that came; returns whether it takes part from now on."""
         name = birth.device
         if name in self.roll.devices:
             self.release(name)
@@ -139,7 +139,7 @@ class Fleet:
         self.endpoint.conversations.send(device, header, payload)
 
     def hear(self, device: str, since: float | None = None) -> Message:
-        """The next message of a device. Arguments and errors as of `Hearing.next_message`."""
+        """The next message from a device. Arguments and errors are those of `Hearing.next_message`."""
         return self._hearing.next_message(device, since)
 
     def dismiss(self, reason: str, ok: bool) -> None:
@@ -163,7 +163,7 @@ class Fleet:
     def expel(self, device: str, reason: str) -> None:
         """Send one device away, and `leave` the others."""
         self._admission.phase = Phase.DISMISSED
-        with suppress(KeyError, CutlayerError):  # it may be gone, or talk nonsense on
+        with suppress(KeyError, CutlayerError):  # it may be gone, or still talk nonsense
             self.say(device, End(reason=reason, ok=False))
             self.endpoint.drain(timeout_s=1.0)
         self.leave()
@@ -172,7 +172,7 @@ class Fleet:
         self._admission.meet(presence)
 
     def leave(self) -> None:
-        """Go without a word: devices wait for the next server, and answer it anew."""
+        """Leave without dismissing anyone: devices wait for the next server, and answer it anew."""
         self.endpoint.presence.leave(self._birth)
 
 

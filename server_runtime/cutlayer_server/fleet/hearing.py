@@ -1,4 +1,4 @@
-"""Hearing devices: the next message of one that takes part, or a named loss."""
+"""Listening to devices: the next message from one that takes part, or an error that says how it was lost."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Hearing:
-    """Waits for devices, and lets none who was refused disturb those who take part.
+    """Waits for devices, and keeps those that were refused from disturbing those that take part.
 
     Args:
         endpoint: does the waiting.
@@ -29,20 +29,20 @@ class Hearing:
         self._endpoint, self._roll, self._patience_s = endpoint, roll, patience_s
 
     def next_message(self, device: str, since: float | None = None) -> Message:
-        """The next message of a device.
+        """Wait for the next message from a device.
 
         Args:
-            device: who takes part.
-            since: when the waiting began, as `time.monotonic` says; without it, now.
+            device: one that takes part.
+            since: when the waiting began, by `time.monotonic`; the default is now.
 
         Raises:
-            PeerLost: it is gone or silent for longer than the patience, or started anew and can be spared.
+            PeerLost: it was gone or silent for longer than the patience, or started anew and can be spared.
             PeerStartedAnew: a device started anew and cannot be spared.
-            RemoteError: one who takes part does not keep to the protocol.
+            RemoteError: a device that takes part broke the protocol.
         """
         message = None
         while message is None:
-            if device in self._roll.joining:  # another may have been lost since it came, so that it is needed now
+            if device in self._roll.joining:  # others may have been lost since, so it may be needed now
                 lost = PeerLost if self._roll.can_spare(device) else PeerStartedAnew
                 raise lost(f"{device} started anew")
             try:
@@ -57,11 +57,11 @@ class Hearing:
         return message
 
     def pump(self, timeout_s: float) -> bool:
-        """Take what arrives within ``timeout_s``; tells whether something did. Raises as `next_message`, and `StartedAnew`."""
+        """Take what arrives in ``timeout_s``; returns whether any did. Raises as `next_message`, and `StartedAnew`."""
         return bool(self._undisturbed(lambda: self._endpoint.pump(timeout_s)))
 
     def catch_up(self) -> None:
-        """Hear of those who came while nobody was listening, as in a long evaluation."""
+        """Take note of devices that came while nobody was listening, as during a long evaluation."""
         for _ in self._roll.missing:
             try:
                 if not self.pump(0.0):
@@ -70,7 +70,7 @@ class Hearing:
                 continue
 
     def _undisturbed(self, wait: Callable[[], _T]) -> _T | None:
-        """None if one who does not take part broke the protocol: its conversation is over."""
+        """Wait; returns None if a device that does not take part broke the protocol, which ends its conversation."""
         try:
             return wait()
         except RemoteError as error:

@@ -8,10 +8,10 @@ __all__ = ["Roll"]
 
 
 class Roll:
-    """Names and births; it knows no network.
+    """Names and births of the devices; it knows nothing of the network.
 
-    Invariant: ``devices`` is a part of ``listed``, in the same order; a device has at most one birth that was admitted
-    and, beside it, one of a process that is to take its place.
+    Invariant: ``devices`` is a part of ``listed``, in the same order; a device has at most one admitted birth, and at
+    most one more, of a process that is to take its place.
 
     Args:
         listed: names of the devices that may take part, in the trial's order.
@@ -23,28 +23,28 @@ class Roll:
         self.devices = list(listed)
         """Those that take part."""
         self.joining: dict[str, Presence] = {}
-        """Births of those who came while the training went on; they take part from the next round on."""
+        """Births of devices that came during training; they take part from the next round on."""
         self._admitted: dict[str, Presence] = {}
         self._online: set[str] = set()
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Those that may take part and do not."""
+        """Devices that may take part, but do not."""
         return tuple(name for name in self.listed if name not in self.devices)
 
     @property
     def known(self) -> list[str]:
-        """Those that were admitted or are joining, whether they are there or not."""
+        """Devices that were admitted or are joining, whether they are online or not."""
         return [name for name in self.listed if name in self._admitted or name in self.joining]
 
     @property
     def online(self) -> list[str]:
-        """Those that take part and are not known to be gone."""
+        """Devices that take part and are not known to be gone."""
         return [name for name in self.devices if name in self._online]
 
     @property
     def is_enough(self) -> bool:
-        """Whether as many are online as the training needs."""
+        """Whether as many devices are online as training needs."""
         return len(self.online) >= self._least
 
     def is_online(self, device: str) -> bool:
@@ -52,7 +52,7 @@ class Roll:
         return device in self._online
 
     def can_spare(self, device: str) -> bool:
-        """Whether the training goes on without this device."""
+        """Whether training can go on without this device."""
         return device in self.devices and len(self.devices) > self._least
 
     def admitted(self, device: str) -> Presence | None:
@@ -60,26 +60,26 @@ class Roll:
         return self._admitted.get(device)
 
     def admit(self, birth: Presence) -> None:
-        """A device takes part, from now on as this process."""
+        """Let a device take part, from now on as this process."""
         name = birth.device
         self._admitted[name] = birth
         self._online.add(name)
         self.devices = [each for each in self.listed if each in self.devices or each == name]
 
     def release(self, device: str) -> Presence:
-        """A device no longer takes part; returns the birth that it had been admitted with."""
+        """Take a device off; returns the birth with which it was admitted."""
         self.devices.remove(device)
         self._online.discard(device)
         return self._admitted.pop(device)
 
     def strike_off(self, names: Sequence[str]) -> None:
-        """Begin without those who have not come, or have gone again."""
+        """Begin without devices that have not come, or have gone again."""
         for name in names:
             self._admitted.pop(name, None)
         self.devices = [name for name in self.devices if name not in names]
 
     def move(self, device: str, *, online: bool) -> bool:
-        """A device went or came back; tells whether that is news."""
+        """Note that a device went or came back; returns whether that is news."""
         if online == (device in self._online):
             return False
         (self._online.add if online else self._online.discard)(device)

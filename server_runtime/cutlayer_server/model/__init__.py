@@ -1,1 +1,1 @@
-"""The server's half of the model: optimizer steps, evaluation, and where it is computed."""
+"""The server-side model: optimizer steps, evaluation, and where it is computed."""

@@ -15,8 +15,8 @@ Arrays = dict[str, NDArray[Any]]
 def average(weights: Mapping[str, Arrays], samples: Mapping[str, int]) -> Arrays:
     """Mean of client weights, weighted by samples (McMahan et al., arXiv 1602.05629).
 
-    Whole numbers, such as BatchNorm's count of batches, take the greatest value, since a mean would not be whole. The
-    mean of the very same weights is these.
+    Integers, such as BatchNorm's count of batches, take the greatest value, since a mean may not be an integer. If all
+    weights are the same object, that object is returned.
     """
     first, *others = weights.values()
     if all(each is first for each in others):
@@ -34,5 +34,5 @@ def _mean(shares: list[tuple[NDArray[Any], float]]) -> NDArray[Any]:
         return greatest
     mean = np.zeros(first.shape, np.float64)
     for array, share in shares:
-        mean += array.astype(np.float64) * share  # a float32 times a Python float would be a float32
+        mean += array.astype(np.float64) * share  # float32 times a Python float would stay float32
     return mean.astype(first.dtype)

@@ -16,13 +16,13 @@ __all__ = ["Sharing", "cut_gradients"]
 
 
 class Sharing(NamedTuple):
-    """Which share of a batch is averaged over devices, and where its gradient is pushed through the network."""
+    """Which share of a batch is averaged over devices, and where its gradient is backpropagated."""
 
     phi: float
     point: Literal["mean", "each"]
 
     def samples(self, smallest_batch: int) -> int:
-        """m: shared samples of each device."""
+        """The number m of shared samples per device."""
         return math.ceil(self.phi * smallest_batch - 1e-9)  # 0.07 of 100 is 7, not 8
 
 
@@ -38,17 +38,17 @@ def cut_gradients(
     """The backward pass; leaves gradients of the summed loss in the parameters of ``half``.
 
     Args:
-        half: the server-side half.
-        z: smashed data of all devices, one after another.
-        logits: what ``half`` gave for them; without a graph if samples are shared at their mean.
+        half: the server-side model.
+        z: smashed data of all devices, concatenated.
+        logits: the output of ``half`` for them; without a graph if samples are shared at their mean.
         losses: the mean loss of each device.
         labels: class numbers of each device.
-        shares: of each device in the loss.
-        sharing: None for every sample on its own.
+        shares: each device's share of the loss.
+        sharing: None if no samples are shared.
 
     Returns:
-        For each device the cut gradient of its own loss, from the first sample that is not shared on; and that of the
-        shared samples, (m, *smashed), or None.
+        For each device the cut gradient of its own loss, starting at its first sample that is not shared; and that of
+        the shared samples, (m, *smashed), or None.
     """
     sizes = [len(each) for each in labels]
     if sharing is None:
@@ -77,7 +77,7 @@ def cut_gradients(
 
 
 def _again(half: nn.Module, inputs: Tensor) -> Tensor:
-    """A second forward pass, which leaves running statistics as the first one did: these inputs are partly made up."""
+    """A second forward pass that leaves the running statistics unchanged, since its inputs are partly made up."""
     before = {name: buffer.clone() for name, buffer in half.named_buffers()}
     logits: Tensor = half(inputs.clone())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The server-side half: one optimizer step for one batch of smashed data, or for one of each device."""
+"""The server-side model: one optimizer step for one batch of smashed data, or for one batch of each device."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ class StepResult(NamedTuple):
 
 
 class Update(NamedTuple):
-    """Of each part a result, and the cut gradient (m, *smashed) of the samples that the parts share; None if none."""
+    """A result for each part, and the cut gradient (m, *smashed) of the samples that the parts share; None if none."""
 
     results: list[StepResult]
     shared: NDArray[np.float32] | None
@@ -52,11 +52,11 @@ class Evaluation(NamedTuple):
 
 
 class ServerModel:
-    """The server-side half and its optimizer.
+    """The server-side model and its optimizer.
 
     Args:
-        half: from `cutlayer_cut.cut`; trained in place, where its parameters are.
-        settings: its optimizer.
+        half: from `cutlayer_cut.cut`; trained in place, on the device that holds its parameters.
+        settings: of its optimizer.
     """
 
     def __init__(self, half: nn.Module, settings: Optimizer) -> None:
@@ -64,19 +64,19 @@ class ServerModel:
         self._settings, self._optimizer = settings, torch_optimizer(half.parameters(), settings)
 
     def step(self, parts: Sequence[Part], sharing: Sharing | None = None) -> Update:
-        """Forward, backward and one update on batches of smashed data; the loss is the sum of theirs by share.
+        """Forward, backward and one update on batches of smashed data; the loss is their sum, weighted by share.
 
         A device's cut gradient is that of its own loss, whatever its share.
 
         Raises:
-            RemoteError: a label beyond the model's classes, a batch that the model does not take, or a loss or gradient
-                that is not finite; nothing is updated. It names the device if it is one's alone.
+            RemoteError: a label beyond the model's classes, a batch that the model does not accept, or a loss or
+                gradient that is not finite; nothing is updated. It names the device if only one is to blame.
         """
         smashed = np.concatenate([part.smashed for part in parts]) if len(parts) > 1 else parts[0].smashed
         z = torch.tensor(smashed, device=self._place, requires_grad=True)
         y = [torch.from_numpy(part.labels.astype(np.int64)).to(self._place) for part in parts]
         sizes = [len(labels) for labels in y]
-        # A clone, since the half may begin with a module that works in place, such as ReLU.
+        # A clone, since the model may begin with a module that works in place, such as ReLU.
         try:
             with torch.set_grad_enabled(sharing is None or sharing.point == "each"):
                 logits: Tensor = self.half(z.clone())
@@ -104,7 +104,7 @@ class ServerModel:
     def state(self) -> dict[str, Tensor]:
         """Everything that decides what later steps do: ``half/<name>``, ``optimizer/<parameter>/<name>``, ``random``.
 
-        Copies, in the memory of the machine wherever the model is.
+        Copies, in host memory, wherever the model is.
         """
         state = {f"half/{name}": tensor for name, tensor in _tensors(self.half).items()}
         for number, values in self._optimizer.state_dict()["state"].items():
@@ -115,7 +115,7 @@ class ServerModel:
         return kept | {"random": torch.get_rng_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on exactly as from where ``state`` was taken. Raises `KeyError` or `RuntimeError` if it is another model's."""
+        """Continue exactly where ``state`` was taken. Raises `KeyError` or `RuntimeError` if it is another model's."""
         with torch.no_grad():
             for name, tensor in _tensors(self.half).items():
                 tensor.copy_(state[f"half/{name}"])
@@ -126,7 +126,7 @@ class ServerModel:
                 found.setdefault(int(number), {})[name] = tensor
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": found})
         torch.set_rng_state(state["random"])
-        if self._place.type == "cuda" and "random/cuda" in state:  # a run may have begun without one
+        if self._place.type == "cuda" and "random/cuda" in state:  # the run may have begun without CUDA
             torch.cuda.set_rng_state(state["random/cuda"], self._place)
 
 
@@ -153,7 +153,7 @@ def client_weights(client: nn.Module, names: Iterable[str]) -> dict[str, NDArray
 
 
 def load_client(client: nn.Module, weights: dict[str, NDArray[Any]]) -> None:
-    """Put the weights that a device sent into the server's copy of the client-side half."""
+    """Load the weights that a device sent into the server's copy of the client-side model."""
     tensors = _tensors(client)
     with torch.no_grad():
         for name, array in weights.items():
@@ -165,7 +165,7 @@ def _tensors(client: nn.Module) -> dict[str, Tensor]:
 
 
 def evaluate(client: nn.Module, server: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-    """Loss and accuracy of both halves together, which are in one place, in eval mode; their mode is restored."""
+    """Loss and accuracy of both halves together, on the same device and in eval mode; their mode is restored."""
     losses, correct, count, place = 0.0, 0, 0, place_of(client, server)
     with torch.inference_mode(), mode(client, training=False), mode(server, training=False):
         for x, labels in batches:

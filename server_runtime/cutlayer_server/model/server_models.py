@@ -22,9 +22,9 @@ class ServerModels:
     Invariant: between two epochs there are no copies, and ``half`` is the model.
 
     Args:
-        half: trained in place, or replaced by the mean of what its copies became.
-        settings: of the optimizer; that of a copy starts anew with each epoch.
-        copies: whether each device has one.
+        half: trained in place, or replaced by the mean of its trained copies.
+        settings: of the optimizer; a copy's optimizer starts afresh in each epoch.
+        copies: whether each device trains a copy.
     """
 
     def __init__(self, half: nn.Module, settings: Optimizer, *, copies: bool = False) -> None:
@@ -33,7 +33,7 @@ class ServerModels:
         self._copies: dict[str, ServerModel] = {}
 
     def of(self, device: str) -> ServerModel:
-        """What this device's batches train."""
+        """The model that this device's batches train."""
         if not self._has_copies:
             return self._model
         if device not in self._copies:
@@ -41,7 +41,7 @@ class ServerModels:
         return self._copies[device]
 
     def merge(self, samples: Mapping[str, int]) -> None:
-        """The epoch is over: the mean of the copies of these devices, weighted by the samples that each saw, is the model."""
+        """End an epoch: the model becomes the mean of these devices' copies, weighted by the samples that each saw."""
         arrays = {
             device: {name: tensor.cpu().numpy() for name, tensor in _tensors(model.half).items()}
             for device, model in sorted(self._copies.items())
@@ -57,7 +57,7 @@ class ServerModels:
         self._copies.clear()
 
     def forget(self, device: str) -> None:
-        """What this device's batches did to its copy is of no use."""
+        """Discard what this device's batches did to its copy."""
         self._copies.pop(device, None)
 
     def state(self) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ class ServerModels:
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on exactly as from where ``state`` was taken. Raises `KeyError` or `RuntimeError` if it is another model's."""
+        """Continue exactly where ``state`` was taken. Raises `KeyError` or `RuntimeError` if it is another model's."""
         copies: dict[str, dict[str, Tensor]] = {}
         own: dict[str, Tensor] = {}
         for key, tensor in state.items():
@@ -80,7 +80,7 @@ class ServerModels:
         self._copies.clear()
         for device, each in copies.items():
             self.of(device).restore(each)
-        self._model.restore(own)  # last, for the random numbers
+        self._model.restore(own)  # last, so that its random state stays
 
 
 def _tensors(half: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How the devices take turns in an epoch, and how their client weights become one set: a function an aggregation."""
+"""How devices take turns in an epoch, and how their client weights are combined: one function per aggregation."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ __all__ = ["run_epoch"]
 
 
 def run_epoch(aggregation: Aggregation, turns: Turns, progress: EpochProgress) -> ClientWeights:
-    """The rest of an epoch over all devices; returns the client weights that it ends with."""
+    """Run the rest of an epoch over all devices; returns the client weights that it ends with."""
     return _EPOCHS[type(aggregation)](turns, progress)
 
 
@@ -41,9 +41,9 @@ def _parallel(turns: Turns, progress: EpochProgress) -> ClientWeights:
 
 
 def _side_by_side(turns: Turns, progress: EpochProgress) -> None:
-    """The devices pass over their samples at the same time; the server takes a batch of each in turn.
+    """All devices pass over their samples at the same time; the server takes a batch from each in turn.
 
-    The turns make the order of the server's updates, hence the result, independent of who is faster.
+    Taking turns makes the order of the server's updates, hence the result, independent of which device is faster.
     """
     for device in turns.passing:
         turns.begin(device, progress.weights.of(device))

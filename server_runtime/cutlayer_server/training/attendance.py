@@ -1,4 +1,4 @@
-"""Who is lost and who comes while the training goes on."""
+"""Which devices are lost, and which join, during training."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,16 @@ __all__ = ["Attendance"]
 
 
 class Attendance:
-    """Hears devices, and goes on without those that are lost and can be spared.
+    """Listens to devices, and goes on without those that are lost and can be spared.
 
-    Invariant: a device that is lost is released, forgotten and in the record before anything else happens.
+    Invariant: a lost device is released, forgotten and recorded before anything else happens.
 
     Args:
-        fleet: of the trial.
+        fleet: the devices of the trial.
         record: where losses and arrivals are written.
         state: of the training.
-        step: repeats what a device lacks of the messages to all.
-        forget: called with the name of a device whose next process begins its pass anew.
+        step: repeats a message to all that a device lacks.
+        forget: called with the name of a device whose next process starts its pass over.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Attendance:
         self._fleet, self._record, self._state, self._step, self._forget = fleet, record, state, step, forget
 
     def hear(self, device: str, since: float) -> Message | None:
-        """The next message of a device; None if it was lost, and the others go on. Raises as `Fleet.hear`."""
+        """The next message from a device; None if it was lost and the others go on. Raises as `Fleet.hear`."""
         try:
             message = self._fleet.hear(device, since)
             while isinstance(message.header, Lacking):
@@ -59,14 +59,14 @@ class Attendance:
         self._fleet.say(device, header)
 
     def rest(self, idle_s: float) -> None:
-        """Have the devices do nothing for so long, and note what they drew. Raises as `hear`."""
+        """Have the devices idle for ``idle_s``, and record what they drew. Raises as `hear`."""
         rested = ask(self._fleet, self._fleet.roll.devices, idle_s)
         for device in list(self._fleet.roll.devices):
             if (message := self.hear(device, rested)) is not None:
                 note(self._record, device, message)
 
     def take_in(self, epoch: int) -> None:
-        """Let the devices that came since the training began take part from this epoch on."""
+        """Let the devices that came since training began take part from this epoch on."""
         samples = self._state.samples
         for name, birth in self._fleet.take_in(samples).items():
             self._forget(name)

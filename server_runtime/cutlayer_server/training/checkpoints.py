@@ -1,4 +1,4 @@
-"""The server's checkpoints: everything that it needs to go on exactly where it stood."""
+"""The server's checkpoints: everything that it needs to continue exactly where it stood."""
 
 import logging
 import re
@@ -27,15 +27,15 @@ __all__ = ["KEPT", "Checkpoint", "Checkpoints", "Totals"]
 
 _FILE = re.compile(r"(\d{8})-[0-9a-f]{8}\.safetensors")
 KEPT = 2
-"""The newest may be one of which a device died before it had kept its own part."""
+"""How many are kept: a device may have died before it kept its own part of the newest."""
 _log = logging.getLogger(__name__)
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """What was spent on an epoch so far, and how long the run record was."""
+    """What an epoch has cost so far, and how long the run record was."""
 
     events: int
-    """Those that count."""
+    """Number of events that count."""
     spent_s: float
     up_bytes: int
     down_bytes: int
@@ -50,43 +50,43 @@ class Checkpoint:
     history: History
     progress: EpochProgress
     positions: dict[str, Position]
-    """Where each device that has trained stands; the others begin as their bundle says."""
+    """Where each device that has trained stands; the others begin from their bundle."""
     model: dict[str, Tensor]
     """From `ServerModel.state`."""
     totals: Totals
 
     def forget(self, device: str) -> None:
-        """The device goes on without a state of its own, and begins its pass anew if it is not over."""
+        """Let the device go on without a state of its own; it starts its pass over, unless that is over."""
         self.positions.pop(device, None)
         self.progress.restart(device)
 
     def leave_out(self, device: str) -> None:
-        """The device is no longer one of the trial's."""
+        """Remove a device that is no longer part of the trial."""
         self.positions.pop(device, None)
         self.progress.forget(device)
         self.history.forget(device)
 
     def is_held_by(self, device: Presence) -> bool:
-        """Whether a device can go on from here."""
+        """Whether a device can resume from here."""
         position = self.positions.get(device.device)
         return position is None or (device.run == self.run and position in device.held)
 
 
 class Checkpoints:
-    """The newest checkpoints of one run, a file each.
+    """The newest checkpoints of one run, one file each.
 
     Invariant: after a crash at any moment, or on a full disk, every file is whole, and the one before the newest is
-    there still. A name holds the CRC-32 of its file, so one that the disk has damaged is passed over.
+    still there. A name holds the CRC-32 of its file, so a file that the disk has damaged is skipped.
 
     Args:
-        folder: theirs alone.
+        folder: used by nothing else.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Add one, and remove the oldest. Raises `OSError` if it cannot be written; those that were there are there."""
+        """Add a checkpoint, and remove the oldest. Raises `OSError` if it cannot be written; the earlier ones stay."""
         for unfinished in self._folder.glob("*.part"):
             unfinished.unlink()
         content = _to_bytes(checkpoint)
@@ -97,13 +97,13 @@ class Checkpoints:
             paths[old].unlink(missing_ok=True)
 
     def newest_held_by(self, devices: dict[str, Presence], events: int) -> Checkpoint | None:
-        """The newest from which all devices can go on, and those after it are removed; None if there is none at all.
+        """The newest checkpoint that all devices can resume from; later ones are removed. None if there is none at all.
 
-        ``events`` is how many the run record has: one that a power cut made shorter cannot be gone on with from a
-        checkpoint that came later.
+        ``events`` is how many the run record has: a record that a power cut shortened cannot be resumed from a
+        checkpoint that was written later.
 
         Raises:
-            CutlayerError: there are some, but a device cannot go on from any.
+            CutlayerError: there are checkpoints, but a device cannot resume from any of them.
         """
         lacking = ""
         for number, checkpoint in self._newest_first():
@@ -123,7 +123,7 @@ class Checkpoints:
         return None
 
     def _newest_first(self) -> Iterator[tuple[int, Checkpoint]]:
-        """Those that are whole."""
+        """The checkpoints that are whole, newest first."""
         for number, path in sorted(self._paths().items(), reverse=True):
             content = path.read_bytes()
             if path.stem.endswith(f"-{zlib.crc32(content):08x}"):
@@ -137,7 +137,7 @@ class Checkpoints:
 
 
 class _About(msgspec.Struct, rename={"history": "past", "totals": "books"}):
-    """What stands in the metadata of the file, as JSON under the keys of format 1; tensors are ``<kind>/...``."""
+    """The metadata of the file, as JSON under the keys of format 1; tensors are named ``<kind>/...``."""
 
     run: int
     history: History
@@ -174,7 +174,7 @@ def _to_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def _from_bytes(content: bytes, path: Path) -> Checkpoint:
-    """Raises `UserError` if it is not a checkpoint."""
+    """Decode a checkpoint. Raises `UserError` if it is not one."""
     try:
         length = int.from_bytes(content[:8], "little")
         metadata = msgspec.json.decode(content[8 : 8 + length], type=dict[str, dict[str, Any]])["__metadata__"]

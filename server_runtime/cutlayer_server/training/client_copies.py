@@ -1,4 +1,4 @@
-"""Which client weights each device has, so that none is sent those that it has already."""
+"""Which client weights each device has, so that none is sent weights that it already has."""
 
 from cutlayer_core.wire.weights import encode_weights
 from cutlayer_server.model.averaging import Arrays
@@ -7,19 +7,19 @@ __all__ = ["ClientCopies"]
 
 
 class ClientCopies:
-    """The client weights on the devices, as far as this process knows. Weights are told apart by identity."""
+    """The client weights on the devices, as far as this process knows. Weights are compared by identity."""
 
     def __init__(self) -> None:
         self._held: dict[str, Arrays] = {}
         self._encoded: tuple[Arrays, bytes] = ({}, b"")
-        """The weights that travelled last, and as what: all devices may begin with the same."""
+        """The weights sent last, and their encoding: all devices may begin with the same."""
 
     def of(self, device: str, otherwise: Arrays) -> Arrays:
         """The weights that a device has; ``otherwise`` if it is not known to have any."""
         return self._held.get(device, otherwise)
 
     def hand_over(self, device: str, weights: Arrays, *, has_them: bool) -> bytes:
-        """What to send so that a device has these weights: nothing, if it is known or said to have them."""
+        """What to send so that a device has these weights: nothing, if it is known or said to have them already."""
         sent = b""
         if not has_them and self._held.get(device) is not weights:
             if self._encoded[0] is not weights:
@@ -29,9 +29,9 @@ class ClientCopies:
         return sent
 
     def return_from(self, device: str, weights: Arrays) -> None:
-        """A device has trained its own to these."""
+        """Note the weights to which a device has trained its own."""
         self._held[device] = weights
 
     def forget(self, device: str) -> None:
-        """Its next process has none of them."""
+        """Forget what a device has: its next process has none of it."""
         self._held.pop(device, None)

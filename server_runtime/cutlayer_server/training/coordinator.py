@@ -1,4 +1,4 @@
-"""A trial from the server's side, top to bottom."""
+"""A trial from the server's side, from beginning to end."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -37,16 +37,16 @@ Connect = Callable[[LastWill], Transport]
 
 
 def birth_of(trial: Trial, *, serves: bool = False) -> Presence:
-    """What the server announces itself with; ``serves`` if it answers queries instead of training."""
+    """The birth with which the server announces itself; ``serves`` if it answers queries instead of training."""
     return Presence(trial=trial.name, device=topics.SERVER, online=True, epoch=new_epoch(), serves=serves)
 
 
 class Coordinator:
     """Leads the devices of a trial through its epochs.
 
-    When a device starts anew, everybody goes back to the newest checkpoint that all hold, as if the server had started
-    anew, too: there is one way to recover, whoever died. When a device sends what cannot be, the others do the same and
-    go on without it, so nothing stays of what it did after that checkpoint.
+    When a device restarts, everyone goes back to the newest checkpoint that all hold, as if the server had restarted
+    too: there is one way to recover, whoever died. When a device sends impossible data, the others do the same and go
+    on without it, so nothing remains of what it did after that checkpoint.
 
     Args:
         trial: what to do.
@@ -54,7 +54,7 @@ class Coordinator:
         place: where the model is trained and evaluated.
 
     Raises:
-        UserError: the model, the cut, the input shape or the test set is wrong; nothing was begun.
+        UserError: the model, the cut, the input shape or the test set is wrong; nothing was started.
     """
 
     def __init__(self, trial: Trial, test: data.Samples, place: torch.device = CPU) -> None:
@@ -64,18 +64,18 @@ class Coordinator:
         check_halves(trial, self._client, self._untrained.server, test)
 
     def run(self, connect: Connect, record: Record, waiting_for: Callable[[list[str]], None]) -> Summary:
-        """Gather the devices, train, dismiss them; the record is complete even if this raises.
+        """Gather the devices, train, and dismiss them; the record is complete even if this raises.
 
         Args:
             connect: called each time that the devices are gathered.
-            record: where everything is written; if it was begun before, the training goes on from its checkpoints.
+            record: where everything is written; if it already has a beginning, training resumes from its checkpoints.
             waiting_for: called with the names of the devices still missing.
 
         Raises:
-            PeerLost: a device died and did not come back, or fell silent; the others were told.
-            RemoteError: the only device that was left sent what does not belong.
+            PeerLost: a device died and did not come back, or fell silent; the others have been told.
+            RemoteError: the only device that was left sent something unacceptable.
             CutlayerError: the training diverged, or a device has lost the state that it needs.
-            OSError: a checkpoint cannot be written; the one before it is there still.
+            OSError: a checkpoint cannot be written; the one before it is still there.
         """
         reason, ok, why = "", False, "the server started anew"
         try:
@@ -105,10 +105,10 @@ class Coordinator:
 
     @contextmanager
     def _fleet(self, connect: Connect, record: Record) -> Iterator[Fleet]:
-        """The devices, who are told if what is done with them fails."""
+        """The devices; they are told if what is done with them fails."""
         birth = birth_of(self._trial)
         transport = connect(will_of(topics.control(self._trial.name), birth))
-        # A broker that died with the server may still have the birth of the one before, whose will never came.
+        # A broker that died with an earlier server may still hold its birth, since its will was never published.
         earlier = swap_number(record.path / "server", birth.epoch)
         fleet = Fleet(self._trial, self._client.fingerprint, birth, transport, dict(record.quarantined), earlier)
         try:
@@ -116,7 +116,7 @@ class Coordinator:
         except PeerLost as error:
             fleet.dismiss(_reason(error), ok=False)
             raise
-        except (PeerStartedAnew, KeyboardInterrupt, OSError):  # the devices wait for who resumes the run
+        except (PeerStartedAnew, KeyboardInterrupt, OSError):  # the devices wait for the run to be resumed
             fleet.leave()
             raise
         except RemoteError as error:
@@ -132,7 +132,7 @@ class Coordinator:
             transport.close()
 
     def _lead(self, fleet: Fleet, record: Record, waiting_for: Callable[[list[str]], None], why: str) -> str:
-        """Gather the devices, train, and settle their accounts. Returns why the training ended."""
+        """Gather the devices, train, and collect their last usage reports. Returns why training ended."""
         trial = self._trial
         births = fleet.gather(waiting_for)
         checkpoints = Checkpoints(record.path / "checkpoints")
@@ -150,7 +150,7 @@ class Coordinator:
             progress = trainer.begin(model.initial_weights())
         note_missing(record, fleet.roll.missing, progress.epoch)
         fleet.assign(run, checkpoint.positions if checkpoint else {})
-        if trial.idle_s and progress.is_untouched:  # also after a crash in the middle of it
+        if trial.idle_s and progress.is_untouched:  # also after a crash during the rest
             trainer.rest(trial.idle_s)
         reason = self._train(trainer, model, progress, record)
         settle_at_the_end(fleet, record, trial.idle_s)
@@ -158,7 +158,7 @@ class Coordinator:
         return reason
 
     def _train(self, trainer: Trainer, model: WholeModel, progress: EpochProgress, record: Record) -> str:
-        """The rest of this epoch and all later ones; returns why they ended."""
+        """Run the rest of this epoch and all later ones; returns why training ended."""
         trial = self._trial
         while progress.epoch < trial.epochs:
             weights = trainer.train()

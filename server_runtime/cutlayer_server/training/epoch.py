@@ -13,19 +13,19 @@ __all__ = ["ClientWeights", "EpochProgress"]
 class ClientWeights:
     """The weights of the client-side models between two epochs.
 
-    Weights are told apart by identity: who holds the very ones that it is to begin with needs not be sent them.
+    Weights are compared by identity: a device that holds the very ones that it is to begin with need not be sent them.
     """
 
     common: Arrays
     own: Mapping[str, Arrays] = field(default_factory=dict)
-    """Of devices whose weights nobody averages with others'."""
+    """By device, for those whose weights are not averaged with others'."""
 
     def of(self, device: str) -> Arrays:
-        """What a device begins with."""
+        """The weights with which a device begins."""
         return self.own.get(device, self.common)
 
     def models(self) -> dict[str, Arrays]:
-        """The different ones, by device; one without a name if they are common to all."""
+        """The different weights, by device; a single entry without a name if they are common to all."""
         if any(each is not self.common for each in self.own.values()):
             return dict(self.own)
         return {"": self.common}
@@ -35,17 +35,17 @@ class ClientWeights:
 class EpochProgress:
     """How far an epoch got.
 
-    Invariant: between two turns it is all that is needed to take the epoch up again, beside the server-side model and
-    the devices' own states.
+    Invariant: between two turns it is all that is needed to resume the epoch, besides the server-side model and the
+    devices' own states.
     """
 
     epoch: int
     weights: ClientWeights
-    """With which the epoch began."""
+    """The client weights with which the epoch began."""
     steps: Counter[str] = field(default_factory=Counter)
     """Steps of each device in this epoch."""
     samples: Counter[str] = field(default_factory=Counter)
-    """Samples of each device that were trained on in this epoch."""
+    """Number of samples of each device that were trained on in this epoch."""
     returned: dict[str, Arrays] = field(default_factory=dict)
     """Client weights of the devices whose pass is over."""
 
@@ -55,12 +55,12 @@ class EpochProgress:
         return self.epoch == 0 and not self.steps and not self.returned
 
     def forget(self, device: str) -> None:
-        """The device is no longer one of the trial's, nor is what it did."""
+        """Remove a device that is no longer part of the trial, and what it did."""
         for each in (self.returned, self.steps, self.samples):
             each.pop(device, None)
         self.weights = ClientWeights(self.weights.common, {k: v for k, v in self.weights.own.items() if k != device})
 
     def restart(self, device: str) -> None:
-        """The device begins its pass anew, if it is not over."""
+        """Have the device start its pass over, unless that is over."""
         if device not in self.returned:
             del self.steps[device], self.samples[device]

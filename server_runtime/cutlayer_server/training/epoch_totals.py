@@ -1,4 +1,4 @@
-"""What an epoch did and cost so far, for the run record."""
+"""What an epoch has done and cost so far, for the run record."""
 
 from collections.abc import Mapping
 
@@ -25,16 +25,16 @@ class EpochTotals:
     def __init__(self, record: Record, endpoint: Endpoint, phases: Phases) -> None:
         self._record, self._endpoint, self._phases = record, endpoint, phases
         self.steps: list[Step] = []
-        """Of this epoch."""
+        """Steps of this epoch."""
         self._epoch, self._started_s, self._traffic = -1, 0.0, (0, 0)
 
     def open(self, epoch: int) -> None:
-        """An epoch begins now."""
+        """Begin counting an epoch."""
         self.steps, self._epoch = [], epoch
         self._started_s, self._traffic = self._record.now(), self._total()
 
     def go_on(self, epoch: int, totals: Totals) -> None:
-        """An epoch goes on, of which so much is counted already."""
+        """Resume counting an epoch, of which ``totals`` are already counted."""
         self.open(epoch)
         self.steps = self._record.steps_of(epoch)
         self._started_s -= totals.spent_s
@@ -62,12 +62,12 @@ class EpochTotals:
         self._record.write(step)
 
     def so_far(self) -> Totals:
-        """For a checkpoint of now."""
+        """The totals so far, for a checkpoint."""
         spent_s, up, down = self._spent()
         return Totals(self._record.count, spent_s, up, down, self._phases.so_far())
 
     def stop(self) -> Totals:
-        """The training of this epoch is over; the time of what follows is not its."""
+        """End the training of this epoch; the time of what follows does not count."""
         spent_s, up, down = self._spent()
         return Totals(self._record.count, spent_s, up, down, self._phases.take())
 
@@ -79,7 +79,7 @@ class EpochTotals:
         modes: tuple[str, Mapping[str, str]],
         missing: tuple[str, ...],
     ) -> EpochDone:
-        """Record the epoch, as it stood when it was stopped."""
+        """Record the epoch as it stood when it was stopped."""
         samples = sum(step.samples for step in self.steps)
         done = EpochDone(
             time_s=self._record.now(),

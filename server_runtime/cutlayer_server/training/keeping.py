@@ -1,4 +1,4 @@
-"""What is safe after a crash: states on the devices' disks and checkpoints on the server's, of the same moment."""
+"""What survives a crash: states on the devices' disks and checkpoints on the server's, of the same moment."""
 
 import time
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ __all__ = ["Keeping"]
 
 
 class Keeping:
-    """Has both sides put their states on their disks, at one and the same point of the training.
+    """Has both sides save their states to disk, at one and the same point of the training.
 
-    A device between two passes is asked to; one in a pass is told with the gradient. The next checkpoint comes only after
-    every device has spoken again, hence has kept its part of this one.
+    A device between two passes is asked to; a device in a pass is told with the gradient. The next checkpoint comes
+    only after every device has spoken again, and so has kept its part of this one.
 
     Invariant: when a checkpoint is written, every device holds the state that it names, or was told to keep it.
 
@@ -26,7 +26,7 @@ class Keeping:
         state: of the training.
         snapshots: of the training.
         checkpoints: of the run.
-        checkpoint_s: how often one is due.
+        checkpoint_s: how often a checkpoint is due.
         phases: where the time goes.
     """
 
@@ -42,7 +42,7 @@ class Keeping:
         self._attendance, self._state, self._snapshots = attendance, state, snapshots
         self._checkpoints, self._checkpoint_s, self._phases = checkpoints, checkpoint_s, phases
         self._unkept: set[str] = set()
-        """Devices whose present state is in their memory only."""
+        """Devices whose present state is only in memory."""
         self._kept_at_s = time.monotonic()
 
     def is_due(self, now: float) -> bool:
@@ -50,7 +50,7 @@ class Keeping:
         return now - self._kept_at_s >= self._checkpoint_s
 
     def note_step(self, device: str, position: Position, *, kept: bool) -> None:
-        """A device takes an optimizer step, and keeps its state after it or does not."""
+        """Note that a device takes an optimizer step; ``kept`` if it keeps its state after it."""
         self._state.positions[device] = position
         (self._unkept.discard if kept else self._unkept.add)(device)
 
@@ -65,14 +65,14 @@ class Keeping:
             self._unkept.discard(device)
 
     def write(self) -> None:
-        """Write a checkpoint of now. Raises `OSError`; those that were there are there."""
+        """Write a checkpoint of the present state. Raises `OSError`; the earlier ones stay."""
         with self._phases("checkpoint"):
             self._checkpoints.write(self._snapshots.take())
         self._snapshots.prune()
         self._kept_at_s = time.monotonic()
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint. The next one is due at once, so that each life gets further than the one before."""
+        """Resume from a checkpoint. The next is due at once, so that each life gets further than the one before."""
         self._snapshots.restore(checkpoint)
         self._kept_at_s = float("-inf")
 
@@ -85,5 +85,5 @@ class Keeping:
         self._snapshots.clear()
 
     def forget(self, device: str) -> None:
-        """The next process of a device has nothing to keep yet."""
+        """Forget a device: its next process has nothing to keep yet."""
         self._unkept.discard(device)

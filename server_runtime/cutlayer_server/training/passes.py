@@ -1,4 +1,4 @@
-"""The devices' passes over their samples, as the server sees them: begun, taken batch by batch, and ended."""
+"""The devices' passes over their samples as the server sees them: begun, taken batch by batch, and ended."""
 
 import msgspec
 
@@ -19,17 +19,17 @@ __all__ = ["Passes"]
 
 
 class Passes:
-    """A device's pass is what it sends, or, where its mode is silent, what the server has kept of an earlier one.
+    """A device's pass is what it sends or, if its mode is silent, what the server kept of an earlier pass.
 
     Invariant: a pass has exactly the samples that its device announced, or its end is refused.
 
     Args:
         fleet: the devices.
-        record: where passes that are over are written.
+        record: where finished passes are written.
         state: of the training.
         step: decodes batches.
-        silent: plays passes back, and records them where the schedule will want them.
-        silences: whether it will.
+        silent: plays passes back, and records them if the schedule will need them.
+        silences: whether the schedule has silent epochs.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Passes:
     def begin(self, device: str, weights: Arrays) -> None:
         """Have a device pass over its samples from these client weights, or go on with its pass.
 
-        One in the middle of optimizer steps has its weights from its own state.
+        A device that resumes after some optimizer steps has its weights from its own state.
         """
         mode, progress = self._state.mode(device), self._state.progress
         steps = progress.steps[device]
@@ -69,7 +69,7 @@ class Passes:
         return message
 
     def take(self, device: str, message: Message) -> Batch | None:
-        """A batch, decoded; None if the pass is over. Raises `RemoteError` if it is none that can be."""
+        """Take a message: a batch, decoded; None if the pass is over. Raises `RemoteError` if it cannot be accepted."""
         mode = self._state.mode(device)
         if isinstance(message.header, Weights):
             self._end(device, message)
@@ -80,18 +80,18 @@ class Passes:
             raise RemoteError(f"{device} sent more than the {announced} samples that it announced")
         if mode is Mode.FORWARD and self._silences:
             self._silent.buffer.add(device, message)
-        if mode is Mode.SILENT:  # it was kept under the numbers of another epoch
+        if mode is Mode.SILENT:  # it was kept under another epoch's number
             header = msgspec.structs.replace(batch.header, epoch=self._state.progress.epoch)
             return batch._replace(header=header)
         return batch
 
     def forget(self, device: str) -> None:
-        """The next process of a device begins its pass anew."""
+        """Forget a device's pass: its next process starts over."""
         self._copies.forget(device)
         self._silent.buffer.end(device)
 
     def _end(self, device: str, message: Message) -> None:
-        """A pass is over. Raises `RemoteError` if it cannot end like this."""
+        """End a pass. Raises `RemoteError` if it cannot end like this."""
         exchanged = self._state.mode(device) is Mode.EXCHANGE
         weights = client_weights_of(device, message, self._begun_with(device), changed=exchanged)
         header = message.header

@@ -1,4 +1,4 @@
-"""What can be wrong with a trial and is found before any device joins it."""
+"""Checks that find what is wrong with a trial before training begins."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ _HEADER_ROOM = 1 << 20
 
 
 def check_halves(trial: Trial, client: Client, server: nn.Module, test: data.Samples) -> None:
-    """Run the server-side half once, and compare its classes with the test set and its messages with their limit.
+    """Run the server-side model once; check its classes against the test set, and message sizes against their limit.
 
     Raises:
         UserError: names the key of the trial file and what to change.
@@ -48,14 +48,14 @@ def check_halves(trial: Trial, client: Client, server: nn.Module, test: data.Sam
 
 
 def check_last_batches(trial: Trial, client: Client, server: nn.Module, devices: Mapping[str, Presence]) -> None:
-    """Whether the server-side half can train on what remains for the last batch of each device: BatchNorm may not.
+    """Check that the server-side model can train on each device's last, smaller batch, which BatchNorm may not.
 
     Raises:
         RemoteError: names the key, the device and the batch; the others can go on without that device.
     """
     batch = trial.data.batch_size
     last = {name: (each.samples - 1) % batch + 1 for name, each in devices.items()}
-    trained = copy.deepcopy(server).train()  # whose running statistics do not matter
+    trained = copy.deepcopy(server).train()  # a copy, whose running statistics do not matter
     for size in set(last.values()):
         try:
             with torch.no_grad():

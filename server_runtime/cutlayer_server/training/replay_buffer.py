@@ -1,4 +1,4 @@
-"""Smashed data that the server keeps, to train on them when nothing travels."""
+"""Smashed data that the server keeps, to train on when nothing travels."""
 
 import itertools
 import os
@@ -19,13 +19,13 @@ _LENGTH_BYTES = 4
 
 
 class ReplayBuffer:
-    """The batches of whole passes, encoded as they came, a file for each device and epoch.
+    """The batches of whole passes, encoded as they came, in one file per device and epoch.
 
-    They are on the disk from the start, so memory never holds more than a batch of them, and a crash loses nothing that
-    a checkpoint knows of.
+    They go straight to disk, so memory never holds more than one batch, and a crash loses nothing that a checkpoint
+    refers to.
 
     Args:
-        folder: its alone.
+        folder: used by nothing else.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +33,7 @@ class ReplayBuffer:
         self._epochs: dict[str, int] = {}
 
     def begin(self, device: str, epoch: int, batches: int) -> None:
-        """A device begins a pass, or goes on with one of which so many batches are here already.
+        """Begin a device's pass, or resume one of which ``batches`` are already here.
 
         Raises:
             CutlayerError: they are not.
@@ -56,17 +56,17 @@ class ReplayBuffer:
             file.write(len(data).to_bytes(_LENGTH_BYTES, "little") + data)
 
     def end(self, device: str) -> None:
-        """The pass is over, or broken off; what was added is on the disk."""
+        """End a pass that is over or was broken off; what was added is then on the disk."""
         if device in self._epochs:
             self._sync(self._path(device, self._epochs.pop(device)))
 
     def sync(self) -> None:
-        """Return once all that was added is on the disk."""
+        """Return once everything added is on the disk."""
         for device, epoch in self._epochs.items():
             self._sync(self._path(device, epoch))
 
     def read(self, device: str, epoch: int, start: int = 0) -> Iterator[Message]:
-        """The batches of a pass from number ``start`` on, as they came; no file stays open in between.
+        """The batches of a pass from number ``start`` on, as they came; no file stays open between them.
 
         Raises:
             CutlayerError: they are not there, or damaged.
@@ -87,7 +87,7 @@ class ReplayBuffer:
 
     @property
     def going_on(self) -> set[Pass]:
-        """Passes that have begun and not ended."""
+        """Passes that have begun but not ended."""
         return set(self._epochs.items())
 
     def keep_only(self, passes: set[Pass]) -> None:

@@ -13,37 +13,37 @@ from cutlayer_core.trial.trial import Trial
 __all__ = ["History", "Selection"]
 
 _CHOICE = 3
-"""Purpose of the seed by which devices are chosen for an epoch."""
+"""Purpose number of the seed that chooses devices for an epoch."""
 
 
 class History(msgspec.Struct):
-    """What decides about the epochs to come."""
+    """What later epochs are decided by."""
 
     losses: list[float] = []
     """Mean training losses of the epochs that are over."""
     client_losses: dict[str, list[float]] = {}
-    """The same of each device, over the epochs that it took part in."""
+    """The same for each device, over the epochs in which it took part."""
     kept: dict[str, int] = {}
-    """Of which epoch the smashed data of a device are that can be trained on again."""
+    """By device, the epoch of its smashed data that can be trained on again."""
     modes: dict[str, Mode] = {}
-    """Of the present epoch; and who was chosen for it."""
+    """Modes of the present epoch; ``chosen`` are the devices chosen for it."""
     chosen: set[str] = set()
 
     def forget(self, device: str) -> None:
-        """The device is no longer one of the trial's."""
+        """Remove a device that is no longer part of the trial."""
         for each in (self.client_losses, self.kept, self.modes):
             each.pop(device, None)
         self.chosen.discard(device)
 
 
 class Selection:
-    """The present epoch.
+    """Who takes part in the present epoch, and how.
 
-    Invariant: smashed data are kept only of client weights that are still the ones a device has.
+    Invariant: smashed data are kept only while the client weights that produced them are still the device's.
 
     Args:
-        trial: schedule, seeds, how many clients a round.
-        shares_weights: whether one device's updates change what the others go on with.
+        trial: schedule, seeds, and number of clients per round.
+        shares_weights: whether one device's updates change the weights with which the others go on.
         history: to go on from.
     """
 
@@ -53,7 +53,7 @@ class Selection:
         self._listed: tuple[str, ...] = ()
 
     def start(self, epoch: int, listed: Sequence[str], present: Collection[str]) -> None:
-        """Decide about an epoch of the devices that may take part, of which these are here."""
+        """Decide on an epoch: ``listed`` devices may take part, and ``present`` ones are here."""
         self._listed = tuple(listed)
         self.history.modes = {device: self._decide(device, epoch) for device in listed}
         order, wanted = list(range(len(listed))), self._trial.clients_per_round
@@ -61,12 +61,12 @@ class Selection:
             order = np.random.default_rng(seed_of(self._trial.seeds.data, epoch, _CHOICE)).permutation(order).tolist()
         drawn = [listed[number] for number in order]
         able = [device for device in drawn if self._is_silent(device) or device in present]
-        # In an epoch of silence, those of whom something is kept come first: the others would have to send.
+        # In a silent epoch, devices with kept data come first: the others would have to send.
         able.sort(key=lambda device: not self._is_silent(device))
         self.history.chosen = set(able[:wanted] if wanted else able)
 
     def go_on(self, listed: Sequence[str]) -> None:
-        """The present epoch was decided about before."""
+        """Resume the present epoch, which was decided on earlier."""
         self._listed = tuple(listed)
 
     def mode(self, device: str) -> Mode:
@@ -74,7 +74,7 @@ class Selection:
         return self.history.modes[device]
 
     def devices(self, present: Collection[str]) -> tuple[str, ...]:
-        """Those that take part, in the trial's order; in silence also such that are not here."""
+        """The devices that take part, in the trial's order; silent ones even if they are not here."""
         here = set(present)
         return tuple(
             device
@@ -83,7 +83,7 @@ class Selection:
         )
 
     def modes(self, devices: Iterable[str]) -> tuple[str, dict[str, str]]:
-        """The mode of these devices, or "mixed" and that of each; "none" if there is no device."""
+        """The mode of these devices, or "mixed" and the mode of each; "none" if there is no device."""
         found = {device: self.mode(device).value for device in devices}
         different = set(found.values())
         if len(different) > 1:
@@ -91,12 +91,12 @@ class Selection:
         return (different.pop() if different else "none"), {}
 
     def missing(self, returned: Collection[str], present: Collection[str]) -> tuple[str, ...]:
-        """Those who were wanted and are not among the ``returned``; who was not drawn is missing only if it is not here."""
+        """Devices that were wanted but have not ``returned``; one not drawn is missing only if it is not here."""
         idle = {device for device in self._listed if device not in self.history.chosen and device in present}
         return tuple(device for device in self._listed if device not in returned and device not in idle)
 
     def end(self, steps: Iterable[Step], returned: Collection[str]) -> float:
-        """The epoch is over; returns its mean loss, or if nobody was left in it, that of the one before."""
+        """End the epoch; returns its mean loss, or that of the previous epoch if no device was left."""
         sums: dict[str, tuple[float, int]] = {}
         for step in steps:
             loss, samples = sums.get(step.device, (0.0, 0))
@@ -117,7 +117,7 @@ class Selection:
         return self.history.modes[device] is Mode.SILENT
 
     def _decide(self, device: str, epoch: int) -> Mode:
-        """A device of which nothing is kept cannot be silent."""
+        """The mode of a device; without kept data it cannot be silent."""
         schedule = self._trial.schedule
         own = self.history.client_losses.get(device, [])
         mode = schedule.decide(len(own), own) if schedule.per_client else schedule.decide(epoch, self.history.losses)

@@ -1,4 +1,4 @@
-"""Passes without traffic: smashed data that are kept on the disk, and read again in epochs of silence."""
+"""Passes without traffic: smashed data that are kept on disk, and read again in silent epochs."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from cutlayer_server.training.replay_buffer import Pass, ReplayBuffer
 __all__ = ["SilentPasses"]
 
 _Kept: TypeAlias = Mapping[str, int]
-"""Of which epoch the smashed data of a device are that can be trained on again."""
+"""By device, the epoch of its smashed data that can be trained on again."""
 
 
 class SilentPasses:
@@ -20,7 +20,7 @@ class SilentPasses:
     Invariant: a pass stays on the disk as long as the training, or one of the newest checkpoints, may read it.
 
     Args:
-        buffer: where they are kept.
+        buffer: where passes are kept.
     """
 
     def __init__(self, buffer: ReplayBuffer) -> None:
@@ -29,10 +29,10 @@ class SilentPasses:
         self._needed: deque[set[Pass]] = deque(maxlen=KEPT)
         """The passes that each of the newest checkpoints builds on."""
         self._knows_needed = True
-        """Whether these are all there are."""
+        """Whether these are all the passes that checkpoints build on."""
 
     def play(self, device: str, epoch: int, start: int) -> None:
-        """From now on, `next_message` gives the batches that a device sent in this epoch, from number ``start`` on."""
+        """Have `next_message` return the batches that a device sent in this epoch, from number ``start`` on."""
         self._playing[device] = self.buffer.read(device, epoch, start)
 
     def next_message(self, device: str) -> Message | None:
@@ -40,11 +40,11 @@ class SilentPasses:
         return next(self._playing[device], None)
 
     def forget_checkpoints(self) -> None:
-        """The training goes on from a checkpoint; what older ones build on is not known."""
+        """Note that training resumes from a checkpoint: what older ones build on is not known."""
         self._knows_needed = False
 
     def note_checkpoint(self, kept: _Kept) -> None:
-        """A checkpoint is about to be written; return once all that it builds on is on the disk."""
+        """Prepare for a checkpoint; return once everything that it builds on is on the disk."""
         self.buffer.sync()
         self._needed.append(self._in_use(kept))
         self._knows_needed |= len(self._needed) == KEPT

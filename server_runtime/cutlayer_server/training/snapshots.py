@@ -1,4 +1,4 @@
-"""Everything that a checkpoint holds, gathered from the parts of a training and given back to them."""
+"""Everything that a checkpoint holds, gathered from the parts of a training run and handed back to them."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,8 @@ __all__ = ["Snapshots"]
 class Snapshots:
     """Takes the whole state of a training, and restores it.
 
-    Invariant: what a snapshot builds on, the run record and the passes that are kept, is on the disk before it is.
+    Invariant: what a snapshot builds on, the run record and the passes that are kept, is on the disk before the
+    snapshot.
 
     Args:
         run: number of the run.
@@ -23,7 +24,7 @@ class Snapshots:
         models: on the server.
         record: of the run.
         state: of the training.
-        silent: passes that are kept.
+        silent: the passes that are kept.
         totals: of the present epoch.
     """
 
@@ -41,7 +42,7 @@ class Snapshots:
         self._state, self._silent, self._totals = state, silent, totals
 
     def take(self) -> Checkpoint:
-        """Where the training stands now; between two turns."""
+        """The present state of the training; call it between two turns."""
         self._record.sync()
         self._silent.note_checkpoint(self._state.history.kept)
         return Checkpoint(
@@ -54,18 +55,18 @@ class Snapshots:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Stand where the checkpoint was written."""
+        """Go back to where the checkpoint was written."""
         self._models.restore(checkpoint.model)
         progress = checkpoint.progress
         for device in self._devices:
             if device not in progress.returned and not progress.steps[device]:
-                self._models.forget(device)  # it begins its pass anew
+                self._models.forget(device)  # it starts its pass over
         self._state.restore(checkpoint)
         self._silent.forget_checkpoints()
         self._totals.go_on(progress.epoch, checkpoint.totals)
 
     def clear(self) -> None:
-        """The run is over, and nothing of it will be gone on with."""
+        """Remove what is kept: the run is over, and will not be resumed."""
         self._silent.buffer.clear()
 
     def prune(self) -> None:

@@ -1,4 +1,4 @@
-"""From where a training begins or goes on, once its devices are gathered."""
+"""Where training begins or resumes, once the devices are gathered."""
 
 from collections.abc import Container, Mapping
 
@@ -18,11 +18,13 @@ _NOWHERE = EpochProgress(0, ClientWeights({}))
 def choose_checkpoint(
     trial: Trial, births: dict[str, Presence], checkpoints: Checkpoints, record: Record
 ) -> Checkpoint | None:
-    """The newest from which all devices can go on, or None to begin; in a trial that needs not all, who cannot begins anew.
+    """The newest checkpoint from which all devices can resume; None to begin.
+
+    If the trial does not need all its devices, one that cannot resume begins anew.
 
     Raises:
         CutlayerError: a device has lost the state that it needs.
-        UserError: a device has other samples than when the run began.
+        UserError: a device has another number of samples than when the run began.
     """
     checkpoint = checkpoints.newest_held_by({} if trial.min_devices else births, record.count)
     for name in trial.devices:
@@ -40,14 +42,14 @@ def choose_checkpoint(
 def note_begin(
     record: Record, checkpoint: Checkpoint | None, births: Mapping[str, Presence], why: str, where: str
 ) -> None:
-    """Write who begins, or where the training goes on and who is new then.
+    """Record who begins, or where training resumes and who is new.
 
     Args:
         record: of the run.
-        checkpoint: from which it goes on.
+        checkpoint: from which it resumes.
         births: of the devices.
-        why: it goes on.
-        where: the server-side model is trained: a processor's name.
+        why: the reason for resuming.
+        where: name of the processor that trains the server-side model.
     """
     known: Container[str] = record.devices() if checkpoint else {}
     samples = {name: birth.samples for name, birth in births.items()}
@@ -65,7 +67,7 @@ def note_begin(
 
 
 def note_missing(record: Record, missing: tuple[str, ...], epoch: int) -> None:
-    """Write who has not come."""
+    """Record which devices have not come."""
     for name in missing:
         record.write(Missed(time_s=record.now(), epoch=epoch, device=name, reason="it has not joined"))
 

@@ -1,4 +1,4 @@
-"""Where a training stands between two turns; with the models, it is what a checkpoint holds."""
+"""Where training stands between two turns; together with the models, it is what a checkpoint holds."""
 
 from cutlayer_core.schedules import Mode
 from cutlayer_core.wire.messages import Position
@@ -13,24 +13,24 @@ class TrainingState:
     """The present epoch, who takes part in it, and where each device stands.
 
     Args:
-        selection: who takes part, in which mode.
-        samples: how many each device announced.
+        selection: who takes part, and in which mode.
+        samples: number of samples that each device announced.
     """
 
     def __init__(self, selection: Selection, samples: dict[str, int]) -> None:
         self.selection, self.samples = selection, samples
         self.progress = EpochProgress(0, ClientWeights({}))
         self.positions: dict[str, Position] = {}
-        """After which of its optimizer steps a device stands; one that has taken none begins as its bundle says."""
+        """After which of its optimizer steps each device stands; one that has taken none begins from its bundle."""
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Stand where the checkpoint was written."""
+        """Go back to where the checkpoint was written."""
         self.selection.history = checkpoint.history
         self.progress, self.positions = checkpoint.progress, dict(checkpoint.positions)
 
     @property
     def history(self) -> History:
-        """What decides about the epochs to come."""
+        """What later epochs are decided by."""
         return self.selection.history
 
     def mode(self, device: str) -> Mode:
@@ -38,11 +38,11 @@ class TrainingState:
         return self.selection.mode(device)
 
     def note_step(self, device: str, samples: int) -> None:
-        """The server-side model was trained on a batch of a device."""
+        """Note that the server-side model was trained on a batch of a device."""
         self.progress.steps[device] += 1
         self.progress.samples[device] += samples
 
     def forget(self, device: str) -> None:
-        """The next process of a device begins its pass anew."""
+        """Forget a device's state: its next process starts its pass over."""
         self.positions.pop(device, None)
         self.progress.restart(device)

@@ -24,11 +24,11 @@ from cutlayer_server.training.validation import smashed_data_of
 __all__ = ["Batch", "Trained", "TrainingStep"]
 
 _OWN, _COMMON = 2, 4
-"""Purposes of seeds: of the gradient for one device, and for all."""
+"""Purpose numbers of seeds: for the gradient to one device, and to all."""
 
 
 class Batch(NamedTuple):
-    """Smashed data that have been decoded, and what they came in."""
+    """Decoded smashed data, and the message that they came in."""
 
     device: str
     mode: Mode
@@ -36,11 +36,11 @@ class Batch(NamedTuple):
     received: Received
     labels: NDArray[np.uint16]
     payload_bytes: int
-    """As they travelled in this epoch; 0 for what the server had kept."""
+    """Size as it travelled in this epoch; 0 for data that the server had kept."""
 
 
 class Trained(NamedTuple):
-    """A batch after the update, and what was sent for it; what all share counts with the first of them."""
+    """A batch after the update, and what was sent for it; what all share counts for the first batch."""
 
     batch: Batch
     result: StepResult
@@ -65,7 +65,7 @@ class TrainingStep:
         client: what smashed data look like.
         fleet: to whom answers go.
         models: trained in place.
-        samples: how many each device has, which is its share of a joint update.
+        samples: how many each device has, which determines its share of a joint update.
         phases: where the time goes.
     """
 
@@ -84,11 +84,11 @@ class TrainingStep:
 
     @property
     def is_joint(self) -> bool:
-        """Whether one update is made of a batch of each device."""
+        """Whether one update takes a batch of each device."""
         return isinstance(self._trial.aggregation, Parallel | Epsl)
 
     def decode(self, device: str, mode: Mode, message: Message) -> Batch:
-        """Smashed data from their message. Raises `RemoteError` if they are not this trial's."""
+        """Decode smashed data from their message. Raises `RemoteError` if they do not fit this trial."""
         header, steady = message.header, mode is not Mode.EXCHANGE
         assert isinstance(header, Smashed)
         with self._phases("decode"):
@@ -99,14 +99,14 @@ class TrainingStep:
         return Batch(device, mode, header, received, labels, travelled)
 
     def train(self, batches: list[Batch], *, keep: bool) -> list[Trained]:
-        """One update on these batches, and an answer to each that exchanges.
+        """Update once on these batches, and answer each one that exchanges.
 
         Args:
-            batches: of one device, or one of each.
-            keep: whether devices shall put their state on their disks.
+            batches: one batch of one device, or one of each device.
+            keep: whether devices should save their state to disk.
 
         Raises:
-            RemoteError: the training cannot go on from them; nothing was updated.
+            RemoteError: training cannot go on from them; nothing was updated.
         """
         shares = self._shares(batches)
         parts = [
@@ -129,7 +129,7 @@ class TrainingStep:
         return trained
 
     def repeat(self, device: str, lacking: Lacking) -> None:
-        """Send the last message to all to one that lacks it. Raises `RemoteError` if it speaks of another."""
+        """Resend the last message to all to a device that lacks it. Raises `RemoteError` if it asks for another one."""
         if self._shared is None or self._shared.rows.number != lacking.number:
             error = RemoteError(f"{device} lacks message {lacking.number} to all, which is not the last one")
             error.device = device
@@ -151,7 +151,7 @@ class TrainingStep:
         return seed_of(trial.seeds.data, trial.devices.index(device), header.epoch, header.step, purpose)
 
     def _tell_all(self, gradient: NDArray[np.float32], header: Smashed) -> "_ToAll":
-        """Send what devices share, once."""
+        """Send the part of the gradient that devices share, once."""
         with self._phases("encode"):
             sent = self._trial.codec.encode_shared(gradient, self._seed(self._trial.devices[0], header, _COMMON))
         with self._phases("send"):
@@ -160,7 +160,7 @@ class TrainingStep:
         return self._shared
 
     def _answer(self, batch: Batch, result: StepResult, to_all: "_ToAll | None", *, keep: bool) -> Sent | None:
-        """Send a device what of the cut gradient is its alone, which may be nothing."""
+        """Send a device the part of the cut gradient that is its alone, which may be empty."""
         header, sent = batch.header, None
         if len(result.gradient):
             with self._phases("encode"):
@@ -189,9 +189,9 @@ class _ToAll(NamedTuple):
 
 
 def _explained(batches: list[Batch], error: RemoteError) -> RemoteError:
-    """Where it happened, and whose fault it may be.
+    """The error with where it happened, and whose fault it may be.
 
-    Whose it is shows when the others go on without this device: if theirs is no better, it was nobody's.
+    Whose fault it is shows when the others go on without this device: if they fare no better, it was nobody's.
     """
     device = error.device or (batches[0].device if len(batches) == 1 else "")
     where = f"in step {batches[0].header.step} of epoch {batches[0].header.epoch + 1}"

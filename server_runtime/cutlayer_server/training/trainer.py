@@ -1,4 +1,4 @@
-"""A training, epoch by epoch: who takes part, the devices' turns, evaluation, and what an epoch cost."""
+"""Training, epoch by epoch: who takes part, the devices' turns, evaluation, and what an epoch cost."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Trainer:
 
     Args:
         trial: schedule, codecs, batch size, and how often to checkpoint.
-        client: what the client-side model is, hence which smashed data and weights are acceptable.
+        client: describes the client-side model, and so which smashed data and weights are acceptable.
         fleet: the devices, gathered.
         models: trained in place.
         record: of the run.
@@ -63,7 +63,7 @@ class Trainer:
         passes = Passes(fleet, record, state, step, silent, silences=silences)
 
         def forget(device: str) -> None:
-            """Its next process begins its next pass from the start."""
+            """Forget a device: its next process begins its next pass from the start."""
             keeping.forget(device)
             passes.forget(device)
             if device not in state.progress.returned:
@@ -76,37 +76,37 @@ class Trainer:
         self._turns = Turns(state, fleet, step, passes, attendance, keeping, self._totals, phases)
 
     def begin(self, weights: ClientWeights) -> EpochProgress:
-        """Stand before the first epoch, and have a checkpoint of it."""
+        """Get ready for the first epoch, and write a checkpoint."""
         self.start(progress := EpochProgress(0, weights))
         self._keeping.write()
         return progress
 
     def restore(self, checkpoint: Checkpoint) -> EpochProgress:
-        """Go on as from where the checkpoint was written; returns how far its epoch had got."""
+        """Resume from where the checkpoint was written; returns how far its epoch had got."""
         self._keeping.restore(checkpoint)
         self._state.selection.go_on(self._fleet.roll.listed)
         return checkpoint.progress
 
     def start(self, progress: EpochProgress) -> None:
-        """From now on, turns belong to this epoch."""
+        """Start an epoch: from now on, turns belong to it."""
         self._state.progress = progress
         self._state.selection.start(progress.epoch, self._fleet.roll.listed, self._fleet.roll.devices)
         self._totals.open(progress.epoch)
 
     def rest(self, idle_s: float) -> None:
-        """Before the first pass: have the devices do nothing, and note what they drew. Raises as `train`."""
+        """Before the first pass: have the devices idle, and record what they drew. Raises as `train`."""
         self._attendance.rest(idle_s)
-        self._totals.open(self._state.progress.epoch)  # the rest is no part of the epoch
+        self._totals.open(self._state.progress.epoch)  # the rest is not part of the epoch
 
     def train(self) -> ClientWeights:
-        """The rest of the epoch; returns the client weights that it ends with. Raises as `Turns.turn`."""
+        """Run the rest of the epoch; returns the client weights that it ends with. Raises as `Turns.turn`."""
         return run_epoch(self._aggregation, self._turns, self._state.progress)
 
     def end(self, evaluate: Callable[[], Evaluation]) -> EpochDone:
         """Stop counting, evaluate, and record the epoch. Raises `CutlayerError` if the training diverged."""
         state, returned = self._state, self._state.progress.returned
         self._models.merge({device: state.progress.samples[device] for device in returned})
-        self._fleet.endpoint.conversations.expect_no_answers()  # of ours, for as long as the evaluation takes
+        self._fleet.endpoint.conversations.expect_no_answers()  # from us, for as long as the evaluation takes
         totals, modes = self._totals.stop(), state.selection.modes(returned)
         loss = state.selection.end(self._totals.steps, returned)
         test = evaluate()
@@ -120,9 +120,9 @@ class Trainer:
         return done
 
     def take_in(self, epoch: int) -> None:
-        """Let the devices that came since the training began take part from this epoch on."""
+        """Let the devices that came since training began take part from this epoch on."""
         self._attendance.take_in(epoch)
 
     def close(self) -> None:
-        """The run is over, and nothing of it will be gone on with."""
+        """Clean up: the run is over, and will not be resumed."""
         self._keeping.clear()

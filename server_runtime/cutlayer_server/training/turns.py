@@ -1,4 +1,4 @@
-"""Who speaks next: the devices take turns, a batch of each, and the server answers."""
+"""Which device is next: they take turns, one batch each, and the server answers."""
 
 import time
 
@@ -19,14 +19,14 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Takes batches in the order that the aggregation asks for, so that the result does not depend on who is faster.
+    """Takes batches in the order that the aggregation asks for, so that the result does not depend on devices' speed.
 
     Args:
         state: of the training.
         fleet: the devices.
         step: trains the server-side model.
-        passes: what devices send.
-        attendance: hears devices.
+        passes: the devices' passes.
+        attendance: listens to devices.
         keeping: checkpoints.
         totals: of the present epoch.
         phases: where the time goes.
@@ -48,12 +48,12 @@ class Turns:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Those that take part, in the trial's order; one that is lost in a turn is no longer among them."""
+        """The devices that take part, in the trial's order; one that is lost during a turn is no longer among them."""
         return self._state.selection.devices(self._fleet.roll.devices)
 
     @property
     def passing(self) -> list[str]:
-        """Devices that take part and whose pass is not over."""
+        """Devices that take part and have not finished their pass."""
         return [device for device in self.devices if device not in self._state.progress.returned]
 
     def begin(self, device: str, weights: Arrays) -> None:
@@ -65,14 +65,14 @@ class Turns:
         self._passes.begin(device, weights)
 
     def turn(self, devices: list[str]) -> None:
-        """Take one batch, or the weights at the end of its pass, of each device in this order; then a checkpoint, if due.
+        """Take one batch, or the weights that end a pass, from each device in order; then write a checkpoint, if due.
 
         Raises:
             PeerLost: a device is gone, and the training cannot go on without it.
-            RemoteError: a device sent what does not fit the model, or ended its pass as it must not.
+            RemoteError: a device sent something that does not fit the model, or ended its pass as it must not.
             OSError: the disk is full.
         """
-        # Of several that are gone, each is waited for since then, without what we spent on others.
+        # If several are gone, each one's wait counts from here, without the time spent on the others.
         began = time.monotonic()
         due = self._keeping.is_due(began)
         together: list[Batch] = []
@@ -107,7 +107,7 @@ class Turns:
             raise
 
     def _train(self, batches: list[Batch], *, keep: bool) -> None:
-        """Update the server-side model, answer, and take note."""
+        """Update the server-side model, answer, and record the step."""
         for trained in self._step.train(batches, keep=keep):
             batch = trained.batch
             self._state.note_step(batch.device, len(batch.labels))
@@ -117,7 +117,7 @@ class Turns:
             self._totals.note(trained)
 
     def _checkpoint(self, turn: list[str]) -> None:
-        """Those in the middle of their passes were told with the gradient to keep their states; the others are asked."""
+        """Write a checkpoint: devices in a pass were told to keep their states with the gradient; others are asked."""
         told = [device for device in self.passing if device in turn and self._state.mode(device) is not Mode.SILENT]
         self._keeping.ask([device for device in self._fleet.roll.devices if device not in told])
         self._keeping.write()

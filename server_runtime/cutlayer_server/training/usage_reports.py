@@ -1,4 +1,4 @@
-"""What devices say of their spending outside of passes: before the first one, and after the last."""
+"""What devices report to have used outside their passes: before the first one, and after the last."""
 
 import logging
 import time
@@ -17,14 +17,14 @@ _log = logging.getLogger(__name__)
 
 
 def ask(fleet: Fleet, devices: Sequence[str], idle_s: float) -> float:
-    """Have devices between two passes close their accounts and do nothing for so long; returns when that will be over."""
+    """Have devices between two passes report their usage and idle for ``idle_s``; returns when that will be over."""
     for device in devices:
         fleet.say(device, Settle(idle_s=idle_s))
     return time.monotonic() + idle_s
 
 
 def note(record: Record, device: str, message: Message) -> None:
-    """Write what a device answered into the record."""
+    """Write a device's answer into the record."""
     answer = message.header
     assert isinstance(answer, Answer), "the session lets nothing else through"
     usage, idle = (each and each.trusted() for each in (answer.usage, answer.idle))
@@ -32,11 +32,11 @@ def note(record: Record, device: str, message: Message) -> None:
 
 
 def settle_at_the_end(fleet: Fleet, record: Record, idle_s: float) -> None:
-    """Note what each device that is there spent since its last report; nobody's training fails for his account."""
+    """Record what each device still there used since its last report; training does not fail over a usage report."""
     devices = fleet.roll.online
     rested = ask(fleet, devices, idle_s)
     for device in devices:
-        for _ in devices:  # another one's fault may come up while this one is heard
+        for _ in devices:  # another device's fault may come up while we listen to this one
             try:
                 note(record, device, fleet.hear(device, rested))
                 break

@@ -1,4 +1,4 @@
-"""What devices send, checked before anything is done with it."""
+"""Checks of what devices send, before anything is done with it."""
 
 import math
 
@@ -17,18 +17,18 @@ __all__ = ["client_weights_of", "smashed_data_of"]
 
 _MAX_PHASES = 32
 _LARGEST = 1e6
-"""No network works with greater numbers; a single batch of them would ruin the model for all."""
+"""No network computes with greater numbers; a single batch of them would ruin the model for everyone."""
 
 
 def smashed_data_of(
     trial: Trial, client: Client, device: str, header: Smashed, payload: Payload, *, steady: bool
 ) -> tuple[Received, NDArray[np.uint16]]:
-    """Smashed data (B, *smashed) and B labels. Bounds first: shape and labels, before anything is decoded.
+    """Smashed data (B, *smashed) and B labels. Shape and number of labels are checked before anything is decoded.
 
-    ``steady`` says whether they are kept, to be trained on again.
+    ``steady`` says whether they are kept and trained on again.
 
     Raises:
-        RemoteError: they are not this trial's, or not finite, or far beyond what a network computes with.
+        RemoteError: they do not fit this trial, are not finite, or are far beyond what a network computes with.
     """
     tensor = header.tensor
     samples, shape = tensor.shape[0], tensor.shape[1:]
@@ -46,10 +46,10 @@ def smashed_data_of(
 
 
 def client_weights_of(device: str, message: Message, like: Arrays, *, changed: bool) -> Arrays:
-    """The client weights at the end of a pass, with the names, shapes and dtypes of ``like``; or these, if it changed none.
+    """The client weights at the end of a pass, with the names, shapes and dtypes of ``like``; ``like`` if unchanged.
 
     Raises:
-        RemoteError: they are not this client's, or follow no batch, or not finite, or far beyond what a network has.
+        RemoteError: they are not this client's, follow no batch, are not finite, or are far beyond what a network has.
     """
     header = message.header
     assert isinstance(header, Weights), "the session lets nothing else through"
@@ -68,9 +68,9 @@ def client_weights_of(device: str, message: Message, like: Arrays, *, changed: b
 def _check_range(device: str, what: str, array: NDArray[np.floating]) -> None:
     entries = array.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.dot(entries, entries) < _LARGEST**2 / 2:  # then each is smaller, which is known in one pass
+        if np.dot(entries, entries) < _LARGEST**2 / 2:  # then every entry is smaller, after a single pass
             return
-    if not (array.min() >= -_LARGEST and array.max() <= _LARGEST):  # so, since nothing compares with what is no number
+    if not (array.min() >= -_LARGEST and array.max() <= _LARGEST):  # negated, since every comparison with NaN is false
         raise RemoteError(
             f"{device} sent {what} that are not finite, or above {_LARGEST:g}: lower the client's learning rate"
         )

@@ -21,12 +21,12 @@ _EVALUATION_BATCH = 256
 
 
 class WholeModel:
-    """A copy of the user's model, cut in two; its server-side half is the one that is trained.
+    """A copy of the user's model, cut in two; its server-side half is the one that gets trained.
 
     Args:
-        untrained: as cut; stays as it is.
+        untrained: as cut; left unchanged.
         client: describes the client-side half.
-        trial: tells how samples are prepared.
+        trial: says how samples are prepared.
         test: the server's test set.
         place: where it is computed.
     """
@@ -40,11 +40,11 @@ class WholeModel:
         self._test, self._prepare = test, data.Preparation(client.input, trial.data.mean, trial.data.std)
 
     def initial_weights(self) -> ClientWeights:
-        """Those with which the client-side half was cut."""
+        """The weights that the client-side model had when it was cut."""
         return ClientWeights(client_weights(self._client, self._names))
 
     def evaluate(self, weights: ClientWeights) -> Evaluation:
-        """Loss and accuracy on the test set; of several client-side models, the mean."""
+        """Loss and accuracy on the test set; the mean over several client-side models."""
         found = []
         for each in weights.models().values():
             load_client(self._client, each)
@@ -54,7 +54,7 @@ class WholeModel:
         return Evaluation(fmean(losses), fmean(accuracies))
 
     def save(self, weights: ClientWeights, record: Record) -> None:
-        """Replace ``model.safetensors``; of several client-side models, each has a file, and that one has the first."""
+        """Replace ``model.safetensors``; of several client-side models it has the first, and each has its own file."""
         for number, (device, each) in enumerate(weights.models().items()):
             load_client(self._client, each)
             whole = self._client.state_dict() | self.server.state_dict()

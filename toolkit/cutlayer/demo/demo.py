@@ -28,10 +28,10 @@ _WRITTEN = [
 
 
 def prepare(folder: Path) -> None:
-    """Write what a trial on handwritten digits needs: trial file, broker configuration, test set, a share a device.
+    """Write what a trial on handwritten digits needs: trial file, broker configuration, test set, one share per device.
 
     Raises:
-        UserError: there is a trial file already, perhaps an edited one.
+        UserError: there is already a trial file, perhaps an edited one.
     """
     if (folder / "trial.toml").exists():
         raise UserError(f"{folder} already holds a trial.toml: give another folder, or remove it")
@@ -45,7 +45,7 @@ def run_demo(run_dir: Path, as_json: bool) -> None:
     """Prepare the trial and run it. Everything that the demo makes is under ``run_dir``; nothing keeps running after it.
 
     Raises:
-        UserError: another demo uses ``run_dir``, or it holds something that is no demo's.
+        UserError: another demo uses ``run_dir``, or it holds files that are not a demo's.
         CutlayerError: one of the processes failed; the text says where its log is.
     """
     inputs = run_dir / "inputs"
@@ -57,7 +57,7 @@ def run_demo(run_dir: Path, as_json: bool) -> None:
 
 @contextmanager
 def _own(run_dir: Path) -> Iterator[None]:
-    """Hold ``run_dir`` for this demo alone, emptied of an earlier one. The mark of a demo is its lock file."""
+    """Lock ``run_dir`` for this demo, and remove what an earlier one left. A demo is recognised by its lock file."""
     mark = run_dir / ".demo"
     if run_dir.exists() and any(run_dir.iterdir()) and not mark.exists():
         raise UserError(f"{run_dir} holds files that are no demo's: give --run-dir another folder")

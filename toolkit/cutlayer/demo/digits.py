@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, dealt out as a trial needs them: 1,797 grey images of 8x8 pixels."""
+"""scikit-learn's handwritten digits, divided as a trial needs them: 1,797 grey images of 8x8 pixels."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ TEST_SAMPLES = 360
 
 
 def write_digits(folder: Path, devices: list[str], seed: int = 1) -> None:
-    """Write ``test.npz``, and for each device ``<device>.npz`` with a share of its own of the remaining samples.
+    """Write ``test.npz``, and for each device ``<device>.npz`` with its own share of the remaining samples.
 
     Pixels are scaled from 0..16 to 0..255. The shares do not overlap and are equal to within one sample.
     """

@@ -1,4 +1,4 @@
-"""When what is sent over a link arrives: arithmetic on a clock that is passed in."""
+"""When data sent over a link arrive: pure arithmetic on a clock that is passed in."""
 
 import math
 import random
@@ -12,16 +12,16 @@ __all__ = ["Air", "Way"]
 
 Way = Literal["up", "down"]
 _FRAMING = 1.04
-"""What Ethernet, IP and TCP headers add to full segments of 1460 bytes, with the acknowledgements that answer them."""
+"""Overhead of Ethernet, IP and TCP headers on full segments of 1460 bytes, including their acknowledgements."""
 
 
 class Air:
     """The state of one link. All times are seconds since it came up.
 
-    Invariant: equal seeds have equal stalls at equal times, whatever travels.
+    Invariant: equal seeds give equal stalls at equal times, whatever is sent.
 
     Args:
-        link: what it is like.
+        link: its properties.
         seed: of stalls and jitter.
     """
 
@@ -35,7 +35,7 @@ class Air:
         self._awake_until = 0.0
 
     def send(self, way: Way, payload_bytes: int, now: float) -> tuple[float, float]:
-        """Book the air; returns when the last bit has left, and when it arrives at the other end."""
+        """Reserve the air; returns when the last bit has left, and when it arrives at the other end."""
         link = self._link
         shared = max(self._free.values()) if link.half_duplex else self._free[way]
         start = self._released(max(now, shared))
@@ -50,11 +50,11 @@ class Air:
         return left, arrives
 
     def outage_end(self, now: float) -> float:
-        """When the outage of now is over; ``now`` itself if there is none."""
+        """When the present outage is over; ``now`` itself if there is none."""
         return next((begin + length for begin, length in self._link.outages_s if begin <= now < begin + length), now)
 
     def _released(self, at: float) -> float:
-        """The first moment from ``at`` on in which something passes."""
+        """The first moment from ``at`` on at which anything passes."""
         while self._begins[-1] <= at:
             begin, end = next(self._stalls)
             self._begins.append(begin)
@@ -63,13 +63,13 @@ class Air:
         return self.outage_end(at)
 
     def _heard(self, at: float) -> float:
-        """When a radio that may doze listens next: beacons come at fixed times."""
+        """When a radio that may be dozing listens next: beacons come at fixed times."""
         beacon_s = self._link.beacon_ms / 1e3
         return at if not beacon_s or at < self._awake_until else math.ceil(at / beacon_s) * beacon_s
 
 
 def _stalls(link: Link, generator: random.Random) -> Iterator[tuple[float, float]]:
-    """Begin and end of each stall, for ever."""
+    """Begin and end of each stall, endlessly."""
     if not link.stall_share or not link.stall_ms:
         yield math.inf, math.inf
     mean_s, at = link.stall_ms / 1e3, 0.0

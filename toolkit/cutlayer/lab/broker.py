@@ -1,7 +1,7 @@
-"""An MQTT broker of our own for the demo and the tests: mosquitto where it is installed, else amqtt.
+"""Our own MQTT broker for the demo and the tests: mosquitto if it is installed, else amqtt.
 
-Either is a process of its own on a free port of the loopback interface, without passwords, and keeps nothing on disk.
-A trial in the field uses a broker that its owner runs.
+Either runs as a separate process on a free port of the loopback interface, without passwords, and keeps nothing on
+disk. A trial in the field uses a broker that its owner runs.
 """
 
 import getpass
@@ -64,7 +64,7 @@ def start_broker(folder: Path, kind: str = "") -> Iterator[Broker]:
 
     Args:
         folder: where its configuration and log go.
-        kind: "mosquitto" or "amqtt"; by default the first that is there.
+        kind: "mosquitto" or "amqtt"; by default the first that is installed.
 
     Raises:
         TransportError: neither is installed, or it does not come up; the text holds the end of its log.
@@ -72,7 +72,7 @@ def start_broker(folder: Path, kind: str = "") -> Iterator[Broker]:
     kind = kind or ("mosquitto" if shutil.which("mosquitto") else "amqtt")
     port = _free_port()
     config, log = folder / f"{kind}.conf", folder / f"{kind}.log"
-    # Started by root, mosquitto would become another user, and so lose the signal that our death sends it.
+    # Started by root, mosquitto would switch to another user, and so lose the signal that our death sends it.
     mosquitto = f"{mosquitto_conf(port)}user {getpass.getuser()}\n"
     config.write_text(mosquitto if kind == "mosquitto" else _AMQTT.format(port=port))
     command = ["mosquitto", "-c", str(config)]

@@ -1,4 +1,4 @@
-"""The links that devices of a trial in the lab have: named profiles, typical values of no one place, or files."""
+"""The links of the devices in a lab trial: named profiles with typical values, of no particular place, or files."""
 
 import math
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ LINKS = {
     "wifi-power-save": Link(up_mbit_s=20, down_mbit_s=20, delay_ms=2, jitter_ms=2, beacon_ms=102.4),
     "lte": Link(up_mbit_s=8, down_mbit_s=30, half_duplex=False, delay_ms=25, jitter_ms=10, stall_share=0.01),
 }
-"""The links that have a name."""
+"""Named links."""
 SERVER = "server"
-"""Whose link is the server's, unless a device is called so."""
+"""The name by which the server's link is chosen, unless a device has this name."""
 
 
 def read_links(choices: Sequence[str], devices: Sequence[str]) -> dict[str, Link]:
     """The link of each device, and of the server if it has one.
 
     Args:
-        choices: each NAME or FILE.toml for all devices, or DEVICE=NAME, DEVICE=FILE.toml for one; the last one counts.
-            `SERVER` stands for the server, which is directly at the broker otherwise.
+        choices: each is NAME or FILE.toml for all devices, or DEVICE=NAME or DEVICE=FILE.toml for one; the last one
+            counts. `SERVER` stands for the server, which otherwise is right at the broker.
         devices: names of all devices.
 
     Raises:
-        UserError: an unknown device, a link that has no such name and is no file, or a file with a mistake.
+        UserError: an unknown device, a link that is neither a known name nor a file, or a file with a mistake.
     """
     found: dict[str, Link] = {}
     for choice in choices:

@@ -1,4 +1,4 @@
-"""Child processes that never outlive us: started apart from the terminal's Ctrl-C, stopped in order, killed if they must."""
+"""Child processes that never outlive us: shielded from the terminal's Ctrl-C, stopped in order, killed if need be."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def start(command: Sequence[str], log: Path | None = None) -> "subprocess.Popen[bytes]":
-    """Start a command; its output goes to ``log``, or to ours without one."""
+    """Start a command; its output goes to ``log``, or if there is none, to our own output."""
     output = log.open("ab") if log is not None else None
     try:
         return subprocess.Popen(
@@ -31,7 +31,7 @@ def start(command: Sequence[str], log: Path | None = None) -> "subprocess.Popen[
 
 
 def stop(processes: Sequence["subprocess.Popen[bytes]"], grace_s: float = 5.0) -> None:
-    """Ask each to end, in order, and kill those that have not after ``grace_s``."""
+    """Ask each process to end, in order, and kill those that have not ended after ``grace_s``."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -45,7 +45,7 @@ def stop(processes: Sequence["subprocess.Popen[bytes]"], grace_s: float = 5.0) -
 
 
 def _detach() -> None:
-    """Leave the terminal's Ctrl-C to our parent, and ask Linux for SIGTERM when it dies, even by SIGKILL."""
+    """In the child: leave the terminal's Ctrl-C to our parent; get SIGTERM from Linux when it dies, even by SIGKILL."""
     os.setpgrp()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

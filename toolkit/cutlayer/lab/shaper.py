@@ -15,21 +15,21 @@ __all__ = ["Shaper"]
 
 _SEGMENT_BYTES = 4 * 1460
 _BUFFER_BYTES = 65_536
-"""Socket buffers; small, so that who sends too fast is held up as by a real link."""
+"""Size of socket buffers; small, so that a fast sender is held up as by a real link."""
 _DRIVER_QUEUE_S = 0.03
-"""What a driver holds ready for the air. Without it, each oversleeping timer would leave the link idle."""
+"""How much a driver queues for the air. Without it, every timer that oversleeps would leave the link idle."""
 _GIVE_UP_S = 15.0
-"""After so long without acknowledgement the connections of both ends break: our TCP_USER_TIMEOUT."""
+"""After this long without acknowledgement, the connections of both ends break: our TCP_USER_TIMEOUT."""
 
 
 class Shaper:
-    """Carries connections from a port of its own to a broker over one link.
+    """Carries connections from its own port to a broker over one link.
 
-    It ends TCP on both sides, so what TCP itself makes of loss is part of the profile, as stalls. It listens at once, and
-    carries from `start` on, in a thread of its own: who forks processes does so before.
+    It terminates TCP on both sides, so the effect of loss on TCP is part of the profile, as stalls. It listens at once,
+    and carries from `start` on, in its own thread, so fork processes before that.
 
     Args:
-        link: what the way is like; all connections share it, like those of one device.
+        link: its properties; all connections share it, like those of one device.
         host, port: the broker.
         seed: equal seeds give equal stalls.
     """
@@ -43,10 +43,10 @@ class Shaper:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        """Where it listens, on the loopback interface."""
+        """The port on which it listens, on the loopback interface."""
 
     def start(self) -> None:
-        """Carry from now on; stalls and outages count from here."""
+        """Start carrying; stalls and outages count from here."""
         self._began = time.monotonic()
         self._thread.start()
         self._server: asyncio.Server = self._call(asyncio.start_server(self._accept, sock=self._socket))
@@ -67,7 +67,7 @@ class Shaper:
 
     async def _stop(self) -> None:
         self._server.close()
-        for way in self._ways:  # which ends what accepted them
+        for way in self._ways:  # this also ends the tasks that accepted them
             way.cancel()
         await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
@@ -96,7 +96,7 @@ class Shaper:
         for end in (writer, back):
             _tune(end)
             self._ends.add(end)
-        await asyncio.sleep(2 * self._link.delay_ms / 1e3)  # the handshake of TCP
+        await asyncio.sleep(2 * self._link.delay_ms / 1e3)  # TCP's handshake
         ways = {
             asyncio.ensure_future(each)
             for each in (self._carry("up", reader, back), self._carry("down", there, writer))
@@ -113,7 +113,7 @@ class Shaper:
                 end.transport.abort()
 
     async def _carry(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One direction, until its sender closes it and all has arrived."""
+        """Carry one direction, until its sender closes it and everything has arrived."""
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         delivery = asyncio.ensure_future(self._deliver(under_way, writer))
         try:

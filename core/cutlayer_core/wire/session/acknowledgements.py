@@ -5,16 +5,16 @@ from cutlayer_core.wire.chunks import MOST_WITHOUT_BODY, Chunk
 __all__ = ["Acknowledgements"]
 
 _ANSWER_S = 0.02
-"""How long an acknowledgement may wait for an answer to travel with: little beside a timeout."""
+"""How long an acknowledgement may wait for an answer to travel with: short compared with a timeout."""
 _MOST_OWED = 2
-"""Acknowledgements that wait while a message is arriving: half a window, so that its sender can go on."""
+"""Acknowledgements that may wait while a message is arriving: half a window, so that its sender can go on."""
 
 
 class Acknowledgements:
-    """Travel with the next chunk of ours if one is likely to follow at once (RFC 1122, 4.2.3.2), as it did the last time.
+    """Travel with our next chunk if one is likely to follow at once, as it did last time (RFC 1122, 4.2.3.2).
 
-    Until a message is complete, an acknowledgement travels with that of the next chunk of the peer. That halves the
-    packets of a conversation in which every message has an answer, and radio time is what packets cost.
+    Until a message is complete, an acknowledgement travels with that of the peer's next chunk. This halves the packets
+    of a conversation in which every message has an answer, and every packet costs radio time.
 
     Invariant: each chunk that was taken is acknowledged once for each time that it came.
     """
@@ -24,31 +24,31 @@ class Acknowledgements:
         self._since = 0.0
         self._answers_at_once = False
         self.held_back = False
-        """Whether the peer shall send no more for now: what is not acknowledged fills its window."""
+        """Whether the peer should stop sending for now: unacknowledged chunks fill its window."""
 
     def __bool__(self) -> bool:
         """Whether any is owed, held back or not."""
         return bool(self._owed)
 
     def owe(self, chunk: Chunk, now: float, *, completes: bool) -> None:
-        """A chunk was taken, which completes a message or does not."""
+        """Owe an acknowledgement for a chunk that was taken; ``completes`` tells whether it completed a message."""
         if completes or not self._owed:
             self._since = now
         self._owed[chunk.acknowledgement().pack()] = None
 
     def expect_no_answer(self) -> None:
-        """What is owed now is due: there will be no answer of ours for a while."""
+        """Make what is owed due now: we will not answer for a while."""
         self._answers_at_once = False
 
     def due_at(self, *, in_the_middle: bool) -> float | None:
-        """When they go without a chunk of ours; None if none is owed, or all are held back."""
+        """When they go without waiting for a chunk of ours; None if none is owed, or all are held back."""
         if not self._owed or self.held_back:
             return None
         waits = self._answers_at_once and (not in_the_middle or len(self._owed) < _MOST_OWED)
         return self._since + _ANSWER_S if waits else self._since
 
     def join(self, frames: list[bytes], now: float, *, in_the_middle: bool) -> list[bytes]:
-        """Frames to publish now, given those with chunks of ours: with acknowledgements, if they are due or can go along."""
+        """Frames to publish now: ``frames`` with our chunks, and acknowledgements that are due or can travel along."""
         due_at = self.due_at(in_the_middle=in_the_middle)
         if frames:
             self._answers_at_once = now <= self._since + _ANSWER_S

@@ -1,7 +1,7 @@
 """Messages from one process to all: published once, and not acknowledged.
 
-Each has a number, which the receivers are told in conversations of their own. Who lacks one then asks for it there; so a
-message to all may be lost, but never silently, and never takes the place of another.
+Each has a number, which every receiver is told in its own conversation. A receiver that lacks one asks for it there; so
+a message to all may be lost, but never silently, and never in place of another.
 """
 
 from cutlayer_core.errors import ChunkError
@@ -11,7 +11,7 @@ from cutlayer_core.wire.messages import Message, decode, encode
 __all__ = ["Audience", "Speaker"]
 
 _MOST_KEPT = 2
-"""Messages that were not asked for yet; a step has one, and the next may come early."""
+"""Messages kept until they are asked for; a step has one, and the next may arrive early."""
 
 
 class Speaker:
@@ -26,7 +26,7 @@ class Speaker:
         self._epoch, self._chunk_bytes, self._next = sender_epoch, chunk_bytes, 0
 
     def frames(self, message: Message) -> tuple[int, list[bytes]]:
-        """The number of this message, and the frames to publish. Raises `ValueError` if it is larger than one may be."""
+        """The number of this message, and the frames to publish. Raises `ValueError` if it is too large."""
         number, self._next = self._next, self._next + 1
         return number, [chunk.pack() for chunk in split(encode(message), self._epoch, number, self._chunk_bytes)]
 
@@ -34,7 +34,8 @@ class Speaker:
 class Audience:
     """The receiving side.
 
-    Invariant: holds the newest messages of one process, whole or in parts, and of no more than one message's size.
+    Invariant: it holds the newest messages of one process, whole or in parts, in total no larger than one message may
+    be.
 
     Args:
         sender_epoch: that of the process whose frames are taken.
@@ -46,7 +47,7 @@ class Audience:
         self._whole: dict[int, memoryview] = {}
 
     def receive(self, frame: bytes) -> None:
-        """Take a frame. Raises `ChunkError` if it is damaged, foreign, or too much."""
+        """Take a frame. Raises `ChunkError` if it is damaged, foreign, or too large."""
         for chunk in parse_all(frame):
             if chunk.kind is not Kind.DATA or chunk.sender_epoch != self._epoch:
                 raise ChunkError("a frame to all devices is of another process than the server")
@@ -65,7 +66,7 @@ class Audience:
                 self._whole[number] = message
 
     def take(self, number: int) -> Message | None:
-        """The message of this number, if it is here. Raises `MessageError` if it is none."""
+        """The message with this number, if it has arrived. Raises `MessageError` if it cannot be read."""
         data = self._whole.pop(number, None)
         return None if data is None else decode(data)
 

@@ -1,7 +1,7 @@
 """Who may say what, and when: one table, read by both sides.
 
-The state of a conversation is the same on both sides (a message in flight aside), so one table serves both: an event
-is allowed if it stands in the row of the current state, and if the side that speaks is the one that may.
+The state of a conversation is the same on both sides (apart from messages in flight), so one table serves both: an
+event is allowed if it is in the row of the current state, and if the side that sends it is the one that may.
 
     NEW ── assignment ─> IDLE ── begin, exchange ─> TRAINING ── smashed ─> ANSWERING ── gradient ─> TRAINING
                           ^  │                      TRAINING ── lacking ─> LACKING ── shared ─> TRAINING
@@ -70,7 +70,7 @@ class State(Enum):
     UPDATING = "updating"
     CLOSED = "closed"
 
-    __hash__ = object.__hash__  # there is one of each; an Enum's own hash is a call in Python
+    __hash__ = object.__hash__  # each member exists once; Enum's own hash is a Python call
 
 
 class Event(Enum):
@@ -99,7 +99,7 @@ class Event(Enum):
 
     def __init__(self, speaker: Role, what: str) -> None:
         self.speaker, self.what = speaker, what
-        """The only side that may say it, and how it is called."""
+        """The only side that may say it, and what it is called."""
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
@@ -133,9 +133,9 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 class Conversation:
     """State and numbering of one conversation, as one side sees it.
 
-    Invariant: within an epoch the steps of smashed data are 0, 1, 2, ..., or go on from where a pass is taken up again,
-    and a gradient carries the number of the
-    smashed data it answers; so it is with queries and scores. A message that breaks a rule raises and changes nothing.
+    Invariant: within an epoch the steps of smashed data are 0, 1, 2, ..., or continue from where a pass is resumed, and
+    a gradient carries the number of the smashed data it answers; likewise for queries and scores. A message that breaks
+    a rule raises and changes nothing.
     """
 
     def __init__(self, role: Role) -> None:
@@ -144,20 +144,20 @@ class Conversation:
         self._epoch = -1
         self._next_step = 0
         self._to_all: int | None = None
-        """The message to all that the last gradient spoke of, until it was asked for."""
+        """The message to all that the last gradient referred to, until it is asked for."""
 
     def said(self, header: Header) -> None:
-        """This side is about to send ``header``. Raises `LocalProtocolError` if it must not."""
+        """Note that this side is about to send ``header``. Raises `LocalProtocolError` if it must not."""
         if problem := self._advance(header, self._role):
             raise LocalProtocolError(f"{self._role.value} must not send this: {problem}")
 
     def heard(self, header: Header) -> None:
-        """The peer sent ``header``. Raises `RemoteProtocolError` if it must not have."""
+        """Note that the peer sent ``header``. Raises `RemoteProtocolError` if it must not have."""
         if problem := self._advance(header, self._role.peer):
             raise RemoteProtocolError(f"the {self._role.peer.value} broke the protocol: {problem}")
 
     def _advance(self, header: Header, speaker: Role) -> str:
-        """Take a step in the table, or tell why it is none, which changes nothing."""
+        """Take a step in the table; or return why it is not allowed, and change nothing."""
         event = _EVENTS_OF_MODES.get(header.mode) if isinstance(header, Begin) else _EVENTS.get(type(header))
         if event is None or event.speaker is not speaker:
             return f"a {type(header).__name__} is not the {speaker.value}'s to send"

@@ -1,4 +1,4 @@
-"""The peer's chunks, put together: messages come out whole, in order, each once."""
+"""Reassembly of the peer's chunks: messages come out whole, in order, each once."""
 
 from cutlayer_core.errors import ChunkError
 from cutlayer_core.wire.chunks import MAX_MESSAGE_BYTES, Assembly, Chunk
@@ -6,16 +6,16 @@ from cutlayer_core.wire.chunks import MAX_MESSAGE_BYTES, Assembly, Chunk
 __all__ = ["Incoming"]
 
 _MAX_PARTIAL_MESSAGES = 8
-"""Messages being put together or waiting for an earlier one; a peer with a window of 4 chunks needs no more."""
+"""Messages being reassembled or waiting for an earlier one; a peer with a window of 4 chunks needs no more."""
 
 
 class Incoming:
     """The receiving half of a link.
 
-    Invariant: it holds no more than one message's size beside the message that is next in order.
+    Invariant: it holds no more than one message's size besides the message that is next in order.
 
     Args:
-        peer_epoch: number of the process whose chunks alone are taken; None takes the first that is heard.
+        peer_epoch: number of the only process whose chunks are taken; None takes the first one heard.
     """
 
     def __init__(self, peer_epoch: int | None) -> None:
@@ -26,14 +26,14 @@ class Incoming:
 
     @property
     def is_in_the_middle(self) -> bool:
-        """Whether a message is only partly here."""
+        """Whether a message has arrived only in part."""
         return bool(self._partial)
 
     def take(self, chunk: Chunk) -> tuple[bool, list[memoryview]]:
-        """Whether a chunk with a body is a new one, and the messages that it completes.
+        """Take a chunk with a body; returns whether it is new, and the messages that it completes.
 
         Raises:
-            ChunkError: it is of another process, or too much; nothing else is affected.
+            ChunkError: it comes from another process, or is too much; nothing else is affected.
         """
         if self._peer_epoch is None:
             self._peer_epoch = chunk.sender_epoch
@@ -51,7 +51,7 @@ class Incoming:
         return True, self._ready()
 
     def _begin(self, chunk: Chunk) -> Assembly:
-        # The next in order is always let in, or nothing would ever end.
+        # The next message in order is always let in, or nothing would ever complete.
         early = chunk.message_id != self._expected_id
         if early and len(self._partial) + len(self._early) >= _MAX_PARTIAL_MESSAGES:
             raise ChunkError(f"message {chunk.message_id} was begun before {_MAX_PARTIAL_MESSAGES} others ended")

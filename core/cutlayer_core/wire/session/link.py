@@ -12,24 +12,25 @@ from cutlayer_core.wire.session.outgoing import Outgoing
 __all__ = ["WINDOW", "Link"]
 
 WINDOW = 4
-"""Chunks in flight: enough for 20 Mbit/s at a round trip of 190 ms, and no more of them before a small message."""
+"""Chunks in flight: enough for 20 Mbit/s at a round trip of 190 ms, and a small message waits behind no more than
+these."""
 
 
 class Link:
-    """One direction each way between two processes.
+    """Both directions between two processes.
 
     Invariant: messages leave `receive` in the order they were sent, each once, whatever happens to the frames.
 
     Args:
         sender_epoch: random 64-bit number of this process.
-        peer_epoch: that of the peer, whose frames alone are taken; None takes the first that is heard.
+        peer_epoch: number of the only peer process whose frames are taken; None takes the first one heard.
         chunk_bytes: longest body of a frame.
         window: chunks in flight at a time.
 
     Attributes:
         acknowledgements: owed to the peer.
-        frames_taken: of the peer.
-        frames_idle: how many of them brought nothing: repeated, damaged, or of another process.
+        frames_taken: number of frames from the peer.
+        frames_idle: how many of them brought nothing new: repeated, damaged, or from another process.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Link:
         return self.acknowledgements.join(frames, now, in_the_middle=self._incoming.is_in_the_middle)
 
     def next_deadline(self) -> float | None:
-        """When `frames_to_send` has something to say again, or to acknowledge without an answer."""
+        """When `frames_to_send` has something to repeat, or to acknowledge without an answer; None if nothing."""
         repeat_at = self._outgoing.repeat_at
         due_at = self.acknowledgements.due_at(in_the_middle=self._incoming.is_in_the_middle)
         if repeat_at is None or due_at is None:
@@ -86,12 +87,12 @@ class Link:
         return min(due_at, repeat_at)
 
     def resend(self) -> None:
-        """The connection was replaced: whatever was in flight may be lost."""
+        """Repeat whatever is in flight: the connection was replaced, so it may be lost."""
         self._outgoing.resend()
 
     @property
     def backlog(self) -> int:
-        """Chunks that were not acknowledged yet."""
+        """Number of chunks not acknowledged yet."""
         return self._outgoing.backlog
 
     @property

@@ -24,8 +24,8 @@ class Outgoing:
 
     Invariant: a chunk waits, or is in flight, or was acknowledged; at most a window of them is in flight.
 
-    MQTT keeps the order of frames, so an acknowledgement says that what was sent before is lost; without any for a
-    timeout, the oldest chunk is sent again.
+    MQTT keeps frames in order, so an acknowledgement tells that whatever was sent earlier and is still unacknowledged
+    is lost. If none arrives within the timeout, the oldest chunk is sent again.
 
     Args:
         epoch: random 64-bit number of this process.
@@ -64,7 +64,7 @@ class Outgoing:
         return frames
 
     def settle(self, acknowledgement: Chunk, now: float) -> bool:
-        """Take an acknowledgement; tells whether it was waited for."""
+        """Take an acknowledgement; returns whether it was waited for."""
         key = (acknowledgement.message_id, acknowledgement.index)
         if acknowledgement.sender_epoch != self._epoch or key not in self._in_flight:
             return False
@@ -77,7 +77,7 @@ class Outgoing:
         return True
 
     def resend(self) -> None:
-        """Whatever is in flight may be lost."""
+        """Repeat whatever is in flight, since it may be lost."""
         for sent in self._in_flight.values():
             sent.overdue = True
 
@@ -88,7 +88,7 @@ class Outgoing:
 
     @property
     def backlog(self) -> int:
-        """Chunks that were not acknowledged yet."""
+        """Number of chunks not acknowledged yet."""
         return len(self._waiting) + len(self._in_flight)
 
     def _fly(self, key: tuple[int, int], frame: bytes, now: float, first: int) -> bytes:

@@ -10,7 +10,8 @@ class RetransmissionTimer:
     """Follows the round trip as TCP does (RFC 6298).
 
     The timeout is four times the longest round trip seen lately. It doubles each time that it expires, and shrinks only
-    with a chunk that was sent once (Karn's rule): a link that is merely slow is not filled with copies.
+    when a chunk that was sent once is acknowledged (Karn's rule), so that a link that is merely slow is not filled with
+    copies.
     """
 
     def __init__(self) -> None:
@@ -19,7 +20,7 @@ class RetransmissionTimer:
         self._since = 0.0
 
     def restart(self, now: float) -> None:
-        """Something was sent, or acknowledged."""
+        """Restart the timer: something was sent, or acknowledged."""
         self._since = now
 
     @property
@@ -28,11 +29,11 @@ class RetransmissionTimer:
         return self._since + self.timeout_s
 
     def back_off(self) -> None:
-        """It expired."""
+        """Lengthen the timeout: it expired."""
         self.timeout_s = min(2 * self.timeout_s, _LONGEST_S)
 
     def measure(self, round_trip_s: float) -> None:
-        """A chunk that was sent once was acknowledged after so long."""
+        """Take in the round trip of a chunk that was sent only once."""
         self._round_trip_s += 0.125 * (round_trip_s - self._round_trip_s)
         longest = max(self._round_trip_s, round_trip_s)
         self.timeout_s = min(max(_SHORTEST_S, 4 * longest), _LONGEST_S)

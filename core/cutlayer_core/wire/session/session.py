@@ -13,18 +13,18 @@ from cutlayer_core.wire.session.link import Link
 __all__ = ["Session"]
 
 _ENOUGH_WAITING, _ENOUGH_BYTES = 4, 16 << 20
-"""Messages that nobody has taken yet; with so many, or so large ones, the peer is made to pause."""
+"""Messages not taken yet, by number and bytes: with this many the peer is made to pause."""
 _MOST_WAITING, _MOST_BYTES = 16, 2 * MAX_MESSAGE_BYTES
 """A peer that does not pause has filled its window of 4 chunks by then three times over."""
 _IDLE_FRAMES, _IDLE_SHARE = 1000, 0.9
-"""A peer of which so many frames, and this share of all since the last message, brought nothing floods us."""
+"""A peer floods us if this many of its frames, and this share of all since the last message, brought nothing new."""
 
 
 class Session:
     """One side of the conversation between one device and the server, free of sockets, threads and clocks.
 
     The caller passes frames and the time in, publishes what `frames_to_send` returns, and takes messages from
-    `next_event`. ``now`` is any clock that never goes back, in seconds.
+    `next_event`. ``now`` is the time in seconds on any monotonic clock.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class Session:
         self._link.send(encode(Message(header, message.payload)))
 
     def receive(self, frame: bytes, now: float) -> bool:
-        """Take a frame from the network; tells whether it completed a message.
+        """Take a frame from the network; returns whether it completed a message.
 
         Raises:
             ChunkError: the frame is damaged or foreign; the caller may drop it and go on.
-            MessageError, RemoteProtocolError: the peer does not keep to the protocol; the session is over.
+            MessageError, RemoteProtocolError: the peer broke the protocol; the session is over.
             PeerStartedAnew: the peer has given this process up.
         """
         self._bound_flood()
         waiting = len(self._events)
         for data in self._link.receive(frame, now):
             if self._conversation.state is State.CLOSED:
-                continue  # the peer spoke before it heard the end
+                continue  # the peer sent it before it heard of the end
             message = decode(data)
             stamp = (message.header.trial, message.header.device)
             if stamp != (self._trial, self._device):
@@ -111,7 +111,7 @@ class Session:
         return self._link.backlog
 
     def expect_no_answer(self) -> None:
-        """Acknowledgements shall not wait for an answer of ours now."""
+        """Send acknowledgements now, without waiting for an answer of ours."""
         self._link.acknowledgements.expect_no_answer()
 
     def _hold(self) -> None:
@@ -119,7 +119,7 @@ class Session:
         self._link.acknowledgements.held_back = enough
 
     def _bound_flood(self) -> None:
-        """Frames of which nearly none brings anything come from no device of ours. Raises `RemoteProtocolError`."""
+        """Raises `RemoteProtocolError` if hardly any frame brings anything new, which no device of ours does."""
         taken, idle = self._link.frames_taken - self._taken, self._link.frames_idle - self._idle
         if idle >= _IDLE_FRAMES and idle > _IDLE_SHARE * taken:
             raise RemoteProtocolError(f"{idle} of its last {taken} frames brought nothing: it sends without need")

@@ -1,4 +1,4 @@
-"""Transports: the only sockets. Each delivers packets on topics, counts bytes, and promises nothing more."""
+"""Transports: the only place with sockets. Each delivers packets on topics, counts bytes, and promises nothing more."""
 
 from cutlayer_core.wire.transports.base import LastWill, Packet, Transport
 from cutlayer_core.wire.transports.memory import MemoryBroker, MemoryTransport

@@ -37,10 +37,10 @@ class Transport(Protocol):
         """Ask for packets on matching topics, also after every reconnection."""
 
     def publish(self, topic: str, payload: bytes) -> int:
-        """Send at most once, as data travels; returns the size of the MQTT packet in bytes."""
+        """Send at most once, as data are sent; returns the size of the MQTT packet in bytes."""
 
     def publish_retained(self, topic: str, payload: bytes) -> None:
-        """Send at least once, again after every reconnection, and keep for later subscribers: births."""
+        """Send at least once, again after every reconnection, and retain for later subscribers, as births are."""
 
     def receive(self, timeout_s: float) -> Packet | None:
         """The next packet, or None after ``timeout_s``. Raises `TransportError` if the connection is lost for good."""

@@ -1,4 +1,4 @@
-"""Packets that arrived and wait to be taken, bounded a topic and in all."""
+"""Packets that have arrived and wait to be taken, bounded per topic and in total."""
 
 import queue
 import threading
@@ -9,19 +9,19 @@ from cutlayer_core.wire.transports.base import Packet
 __all__ = ["Inbox", "take"]
 
 _MOST_BYTES = 1 << 18
-"""Twice the longest frame of ours; what is larger is not for us."""
+"""Twice our longest frame; a larger packet is not for us."""
 _MOST_A_TOPIC = 32
 """A peer with a window of 4 chunks, which acknowledges 4 of ours, has no more under way."""
 _MOST_WAITING_BYTES = 1 << 28
 _BIRTHS, _MOST_BIRTH_BYTES, _MOST_WAITING_BIRTH_BYTES = ("/state", "/control"), 1 << 12, 1 << 26
-"""Births and wills are not sent again. They are small, and tensors do not take their room."""
+"""Births and wills are not sent again, so they have their own room, which tensors cannot take; they are small."""
 
 
 def take(packets: "queue.SimpleQueue[Packet]", timeout_s: float) -> Packet | None:
-    """The first of a queue that nobody else takes from, or None after ``timeout_s``.
+    """The first packet of a queue that nobody else reads, or None after ``timeout_s``.
 
-    Up to Python 3.12 a queue waits without end if a short timeout has passed before it has seen that it is empty. So it
-    is looked at first, after which it waits as it should.
+    Up to Python 3.12, a queue waits forever if a short timeout has passed before it notices that it is empty. So this
+    first tries without waiting, after which the queue waits as it should.
     """
     try:
         return packets.get_nowait()
@@ -37,8 +37,8 @@ def take(packets: "queue.SimpleQueue[Packet]", timeout_s: float) -> Packet | Non
 class Inbox:
     """A queue between the thread of the socket and ours.
 
-    Invariant: who floods a topic fills no memory, and loses only packets of that topic, as long as few do. What is dropped
-    was lost, as QoS 0 allows, and will be sent again.
+    Invariant: a peer that floods a topic does not fill the memory, and loses only packets of that topic, as long as few
+    peers do so. A dropped packet counts as lost, as QoS 0 allows, and will be sent again.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Inbox:
         self._bytes = {True: 0, False: 0}  # of births, and of the others
 
     def put(self, packet: Packet) -> bool:
-        """Take a packet in; tells whether there was room for it."""
+        """Take a packet in; returns whether there was room for it."""
         size, birth = len(packet.payload), packet.topic.endswith(_BIRTHS)
         most = _MOST_BIRTH_BYTES if birth else _MOST_BYTES
         most_waiting = _MOST_WAITING_BIRTH_BYTES if birth else _MOST_WAITING_BYTES

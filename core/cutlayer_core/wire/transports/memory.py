@@ -20,7 +20,7 @@ class MemoryBroker:
     def __init__(self, fault: Fault | None = None, max_packet_bytes: int = PROTOCOL_LIMIT_BYTES) -> None:
         self._fault = fault
         self.max_packet_bytes = max_packet_bytes
-        """What is larger is dropped."""
+        """Larger packets are dropped."""
         self._lock = threading.Lock()
         self._subscriptions: list[tuple[str, MemoryTransport]] = []
         self._retained: dict[str, Packet] = {}

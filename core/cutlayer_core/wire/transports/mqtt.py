@@ -1,7 +1,8 @@
 """MQTT over TCP with paho, tuned for tensors.
 
-MQTT 5 is spoken where the broker does, for two things: it says how large a packet may be, and it publishes a will only
-when its client has stayed away for a moment. Else it is MQTT 3.1.1, which every broker understands. Two socket options matter:
+MQTT 5 is used if the broker speaks it, for two features: the broker says how large a packet may be, and publishes a
+will only when its client has stayed away for a moment. Otherwise MQTT 3.1.1 is used, which every broker understands.
+Two socket options matter:
 ``TCP_NODELAY``, without which Nagle's algorithm and delayed acknowledgements make a round trip 44 ms instead of
 0.4 ms, and ``TCP_USER_TIMEOUT``, without which a half-open connection is noticed only after twice the keep-alive.
 """
@@ -26,27 +27,27 @@ from cutlayer_core.wire.transports.tls import check_broker, refusal_of
 __all__ = ["MqttTransport"]
 
 _KEEP_ALIVE_S = 20
-"""480 kB of chunks in flight fit into it down to 200 kbit/s; a message that does not fit would never get through."""
+"""Down to 200 kbit/s, 480 kB of chunks in flight fit into it; a message that does not fit would never get through."""
 _USER_TIMEOUT_MS = 15_000
 _WILL_DELAY_S = 2
-"""A connection that is replaced within this time was never gone for the others."""
+"""If a connection is replaced within this time, the others never see it gone."""
 _ANSWER_S = 3.0
 """How long a broker may take to answer, before MQTT 3.1.1 is tried, or a subscription is left to a later connection."""
 _LEAST_PACKET_BYTES = 2048
-"""A birth has to fit, and a chunk with more in it than around it."""
+"""Room for a birth, and for a chunk whose body is larger than its overhead."""
 _log = logging.getLogger(__name__)
 
 
 class MqttTransport:
-    """A `Transport` over one broker connection, which paho's thread keeps up and replaces when it breaks.
+    """A `Transport` over one broker connection, which paho's thread maintains and replaces when it breaks.
 
     Args:
         host, port: the broker.
-        client_id: unique at the broker; a second process with the same one throws the first out.
+        client_id: unique at the broker; a second process with the same one disconnects the first.
         will: what the broker publishes if this process vanishes.
         connect_timeout_s: how long to wait for the first connection.
         tls: from `load_tls`; without it everything travels in the clear.
-        waiting: called several times a second while there is no first connection.
+        waiting: called several times a second until the first connection is up.
 
     Raises:
         TransportError: no broker answered in time, or it refused, or takes no packets of a useful size.
@@ -99,7 +100,7 @@ class MqttTransport:
         return publish_bytes(topic, payload, version=self._client.protocol)
 
     def publish_retained(self, topic: str, payload: bytes) -> None:
-        """See `Transport`. Said again on every new connection: the broker may have published our will, or be a new one."""
+        """See `Transport`. Repeated on every new connection: the broker may have published our will, or be new."""
         self._retained[topic] = payload
         self._client.publish(topic, payload, qos=1, retain=True)
 
@@ -149,7 +150,7 @@ class MqttTransport:
                 break
             except TransportError:
                 raise
-            except (OSError, ValueError) as error:  # ValueError: a host that can be no host's name
+            except (OSError, ValueError) as error:  # ValueError: a host that cannot be a host name
                 if isinstance(error, ValueError) or time.monotonic() > deadline:
                     raise TransportError(f"no MQTT broker answers at {host}:{port} ({error})") from error
                 self._waiting()
@@ -212,7 +213,7 @@ class MqttTransport:
 
 
 def _session_of(client: paho.Client) -> Properties | None:
-    """A session that outlives its connection as long as the will is delayed; without one there is no delay."""
+    """Properties of a session that outlives its connection for as long as the will is delayed; without it, no delay."""
     if client.protocol != paho.MQTTv5:
         return None
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]

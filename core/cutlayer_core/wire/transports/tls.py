@@ -1,4 +1,4 @@
-"""TLS with certificates on both ends: a folder with the authority's certificate, one's own, and its key."""
+"""TLS with certificates on both ends: a folder with the authority's certificate, our own, and its key."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ _ALERTS = {
 
 
 def load_tls(folder: Path) -> ssl.SSLContext:
-    """What a connection needs to prove who we are, and to check who the broker is.
+    """The TLS context with which a connection proves who we are, and checks who the broker is.
 
     Args:
         folder: ``ca.crt``, ``own.crt`` and ``own.key``, as `cutlayer certs` makes them.
@@ -35,7 +35,7 @@ def load_tls(folder: Path) -> ssl.SSLContext:
     for name in (AUTHORITY, CERTIFICATE, KEY):
         if not (folder / name).is_file():
             raise UserError(f"TLS folder {folder}: has no {name}: copy the whole folder that `cutlayer certs` made")
-    # systemd lets the service's user in by an access list, which looks like a right of the group.
+    # systemd admits the service's user by an access list, which looks like a group permission.
     handed_over = str(folder) == os.environ.get("CREDENTIALS_DIRECTORY")
     if not handed_over and (folder / KEY).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UserError(f"TLS folder {folder}: others can read {KEY}: chmod 600 {folder / KEY}")
@@ -50,11 +50,11 @@ def load_tls(folder: Path) -> ssl.SSLContext:
 
 
 def check_broker(host: str, port: int, context: ssl.SSLContext) -> None:
-    """Whether the broker is who it says.
+    """Check that the broker is who it claims to be.
 
     Raises:
         TransportError: its certificate is of another authority, another name, or expired; or it speaks no TLS.
-        OSError: it is not there.
+        OSError: it cannot be reached.
     """
     try:
         with _secured(host, port, context):
@@ -68,10 +68,10 @@ def check_broker(host: str, port: int, context: ssl.SSLContext) -> None:
 
 
 def refusal_of(host: str, port: int, context: ssl.SSLContext | None) -> str:
-    """What the broker has against our certificate; empty if that is not why it drops us.
+    """Why the broker rejects our certificate; empty if that is not why it drops us.
 
-    With TLS 1.3 a broker says so only after the handshake, when an MQTT client has long sent its first packet and sees
-    no more than a closed connection. So the handshake is done once more, to listen.
+    With TLS 1.3 a broker says so only after the handshake, when an MQTT client has already sent its first packet and
+    sees only a closed connection. So this does the handshake once more, and listens.
     """
     if context is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
