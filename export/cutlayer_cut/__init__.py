@@ -1,6 +1,6 @@
-"""Where a model is cut: the client-side and the server-side half of any module, and the models to try it on.
+"""Cuts any module into a client-side and a server-side half, and has models to try it on.
 
-`cutlayer_export` and `cutlayer_server` both stand on this package and never on each other.
+`cutlayer_export` and `cutlayer_server` both build on this package, and never on each other.
 """
 
 from cutlayer_cut.cut import Cutter, cut

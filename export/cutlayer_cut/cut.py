@@ -1,7 +1,7 @@
 """Cut a module in two at the output of one of its submodules.
 
-First only the containers on the way to the cut are traced, and every other module stays whole. Containers that compute
-with Python what such a trace cannot follow, as those of transformers do, are traced down to operations instead.
+The first attempt traces only the containers on the path to the cut and keeps every other module whole. If a container
+runs Python code that such a trace cannot follow, as transformers do, the model is traced down to operations instead.
 """
 
 import difflib
@@ -31,7 +31,7 @@ class Cutter:
     """A model, and the places where it can be cut.
 
     Args:
-        model: takes one tensor.
+        model: a module that takes one tensor.
         example: a batch of at least two inputs.
     """
 
@@ -45,9 +45,9 @@ class Cutter:
         """Cut the model at the output of its submodule ``name``; the halves have the model's train/eval mode.
 
         Raises:
-            UserError: no such module, one that is not called exactly once, code that cannot be traced, several
-                tensors that cross the cut (they and the nearest cuts with one are named), or parameters that both
-                halves would own.
+            UserError: there is no such module, it is not called exactly once, the code cannot be traced, several
+                tensors cross the cut (the text names them and the nearest cuts with only one), or both halves would
+                own the same parameter.
         """
         if name not in self._names:
             close = difflib.get_close_matches(name, self._names, 3, 0.4)
@@ -63,7 +63,7 @@ class Cutter:
         return halves
 
     def possible(self) -> dict[str, Halves]:
-        """Every cut that leaves parameters for the server, by module name, each after those of the module's parts."""
+        """Every cut that leaves parameters for the server, by module name; a module comes after its submodules."""
         found = ((name, self._possible(name)) for name in self._names)
         return {name: halves for name, halves in found if halves is not None}
 
@@ -86,17 +86,17 @@ class Cutter:
         return halves
 
     def _check(self, name: str, halves: Halves) -> None:
-        """The halves must compute what the model computes; only code that tracing misread makes them differ."""
+        """Check that both halves compute what the whole model does; if not, tracing has misread the code."""
         with unchanged(self._model), torch.no_grad(), mode(self._model, training=False):
             wanted = self._model(self._example)
         with unchanged(self._model), torch.no_grad(), mode(halves.client, False), mode(halves.server, False):
             found = halves.server(halves.client(self._example))
-        # Not to the last bit: transformers of torch have other kernels for eval mode than their parts have.
+        # Not bit by bit: in eval mode torch runs a whole transformer with other kernels than its parts.
         if isinstance(wanted, Tensor) and (found - wanted).abs().max() > _MISREAD * wanted.abs().max():
             raise Untraceable("both halves together compute otherwise than the whole model")
 
     def _halves_of_operations(self, name: str, first: "Untraceable | _SeveralCross") -> Halves:
-        """The second way. Where it fails too, what the first way found says it in the model's own words."""
+        """Fall back to a trace of operations; if that fails too, prefer the first error, which names modules."""
         try:
             traces = [self._operations(training).at(name) for training in (True, False)]
             return halves_of_operations(*map(_checked, traces))
@@ -121,7 +121,7 @@ class Cutter:
         return halves if any(True for _ in halves.server.parameters()) else None
 
     def _nearest(self, name: str) -> str:
-        """The nearest cuts before and after with one tensor."""
+        """Name the nearest cuts before and after this one that only one tensor crosses."""
         place = self._names.index(name)
         before = next(filter(self._possible, reversed(self._names[:place])), None)
         after = next(filter(self._possible, self._names[place + 1 :]), None)
@@ -131,14 +131,14 @@ class Cutter:
 
 
 class _SeveralCross(Exception):
-    """Not one tensor crosses the cut."""
+    """The cut is crossed by several tensors, or by none, instead of exactly one."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self._parts = parts
 
     def describe(self, name: str) -> str:
-        """What crosses, with shapes."""
+        """Name the tensors that cross, with their shapes."""
         if self._parts.smashed is None:
             return f"what {name!r} gives out is not used after it"
         crossing = [_describe(node, name) for node in self._parts.crossing]
@@ -146,7 +146,7 @@ class _SeveralCross(Exception):
 
 
 def _forget_constants(half: nn.Module, state: set[str]) -> None:
-    """Keep what tracing registered as buffers, though the model does not, out of the state dict."""
+    """Keep buffers that only tracing has registered, and not the model, out of the state dict."""
     for key in half.state_dict().keys() - state:
         owner, _, name = key.rpartition(".")
         module = half.get_submodule(owner)
@@ -160,7 +160,7 @@ def _in_order_of_output(module: nn.Module, prefix: str = "") -> Iterator[str]:
 
 
 def _checked(traced: Traced) -> tuple[Traced, Parts]:
-    """The trace with its parts, if one tensor crosses."""
+    """The trace with its parts; raises unless exactly one tensor crosses."""
     parts = part(traced)
     if any(not isinstance(node.meta.get("val"), Tensor) for node in parts.crossing):
         raise Untraceable("numbers that depend on the input are used on both sides of it")

@@ -12,9 +12,10 @@ __all__ = ["Halves", "halves_of_modules", "halves_of_operations"]
 class Halves(NamedTuple):
     """Both halves of a model; ``server(client(x))`` is bit-identical to ``model(x)``, in train and in eval mode.
 
-    Without gradients, torch has other kernels for a whole transformer encoder than for its parts: there the last bits
-    differ in eval mode.
-    They share their parameters with the model that was cut; together they own each of them once.
+    There is one exception: without gradients, torch runs a whole transformer encoder with other kernels than its parts,
+    so the last bits differ in eval mode.
+
+    The halves share their parameters with the model that was cut, and each parameter belongs to exactly one half.
     """
 
     client: nn.Module
@@ -22,13 +23,13 @@ class Halves(NamedTuple):
 
 
 def halves_of_modules(traced: Traced, parts: Parts) -> Halves:
-    """Halves whose modules are those of the model."""
+    """Halves made of the model's own modules."""
     client, server = parts.graphs()
     return Halves(fx.GraphModule(traced.root, client, "Client"), fx.GraphModule(traced.root, server, "Server"))
 
 
 def halves_of_operations(training: tuple[Traced, Parts], evaluating: tuple[Traced, Parts]) -> Halves:
-    """Halves that hold the model's parameters by its names, with the operations of either mode."""
+    """Halves made of traced operations, for train and for eval mode, with the model's parameters under its names."""
     (train_traced, train_parts), (eval_traced, eval_parts) = training, evaluating
     pairs = zip(train_parts.graphs(), eval_parts.graphs(), strict=True)
     return Halves(*(_TwoModes(train_traced, train_graph, eval_traced, eval_graph) for train_graph, eval_graph in pairs))
@@ -42,16 +43,16 @@ class _TwoModes(nn.Module):
         modules = [fx.GraphModule(train.root, train_graph), fx.GraphModule(evaluate.root, eval_graph)]
         for module in reversed(modules):
             _adopt(self, module)
-        # Functions of a class, not bound to the modules they came from: they find parameters by name in this one.
+        # Functions, not bound methods: called with this module, they find the parameters in it by name.
         self._train_forward, self._eval_forward = (type(module).forward for module in modules)
 
     def forward(self, x: Any) -> Any:
-        """What the half computes in the mode it is in."""
+        """Run the graph of the current mode."""
         return (self._train_forward if self.training else self._eval_forward)(self, x)
 
 
 def _adopt(target: nn.Module, source: nn.Module) -> None:
-    """Register what ``source`` holds in ``target`` too, under the same names."""
+    """Register the parameters and buffers of ``source`` in ``target`` too, under the same names."""
     for name, parameter in source.named_parameters(recurse=False):
         target.register_parameter(name, parameter)
     for name, buffer in source.named_buffers(recurse=False):

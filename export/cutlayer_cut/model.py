@@ -1,4 +1,4 @@
-"""The model that a recipe names: built with its seed, given its weights, cut, and described."""
+"""The model that a recipe names: built from its seed, loaded with its weights, cut, and described."""
 
 import importlib
 import sys
@@ -24,12 +24,12 @@ _BATCH = 3
 
 
 def build_model(model: Model, seed: int) -> nn.Module:
-    """The whole model in train mode, with the weights of ``model.weights``, or initial ones that ``seed`` decides.
+    """The whole model in train mode, with the weights in ``model.weights``, or else initial ones drawn from ``seed``.
 
-    The working directory may hold the factory's module.
+    The factory's module may lie in the working directory.
 
     Raises:
-        UserError: the factory cannot be found or fails, or the weights are not this model's.
+        UserError: the factory cannot be found or fails, or the weights belong to another model.
     """
     module_name, _, function = model.factory.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
@@ -62,7 +62,7 @@ def _call(model: Model, factory: Any) -> nn.Module:
 
 
 def _fill_in(built: nn.Module, model: Model, seed: int) -> None:
-    """Lazy modules take their sizes from the first batch."""
+    """Run a first batch, from which lazy modules take their sizes."""
     try:
         with torch.no_grad():
             built(examples(model.input, _BATCH, seed))
@@ -72,7 +72,7 @@ def _fill_in(built: nn.Module, model: Model, seed: int) -> None:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    """Load a state dict; a ``.pth`` is read with ``weights_only``, which runs nothing that it holds."""
+    """Load a state dict; a ``.pth`` is read with ``weights_only``, so that no code in it is run."""
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # an unpickler has no common base for what it refuses
@@ -88,7 +88,7 @@ def _load(model: nn.Module, path: Path) -> None:
 
 
 def examples(spec: InputSpec, batch: int, seed: int) -> Tensor:
-    """A batch of random inputs: normal, or whole numbers within the range."""
+    """A batch of random inputs: normally distributed floats, or integers within the range of ``spec``."""
     generator = torch.Generator().manual_seed(seed)
     if spec.dtype == "int64":
         return torch.randint(spec.low, spec.high + 1, (batch, *spec.shape), generator=generator)
@@ -96,10 +96,10 @@ def examples(spec: InputSpec, batch: int, seed: int) -> Tensor:
 
 
 def cut_model(recipe: Recipe) -> Halves:
-    """Both halves of the recipe's model; the whole model and nothing where the cut is "none".
+    """Both halves of the recipe's model; with the cut "none" the client has the whole model and the server nothing.
 
     Raises:
-        UserError: as `build_model` and `cut` do, or the model does not take the inputs that are described.
+        UserError: as in `build_model` and `cut`, or the model does not accept the inputs that the recipe describes.
     """
     model = build_model(recipe.model, recipe.seed)
     check_input(recipe, model)
@@ -109,7 +109,7 @@ def cut_model(recipe: Recipe) -> Halves:
 
 
 def check_input(recipe: Recipe, model: nn.Module) -> None:
-    """Raise `UserError` if the model does not take the inputs that are described."""
+    """Raise `UserError` if the model does not accept the inputs that the recipe describes."""
     try:
         with torch.no_grad(), mode(model, training=False):
             model(example_batch(recipe))
@@ -121,7 +121,7 @@ def check_input(recipe: Recipe, model: nn.Module) -> None:
 
 
 def client_of(recipe: Recipe, halves: Halves) -> tuple[Client, ClientState]:
-    """The description of the client-side half, whose fingerprint board and server compare, and its tensors.
+    """The client-side half's description, whose fingerprint board and server compare, and its tensors.
 
     Raises:
         UserError: there is nothing to train on the board, or on the server.
@@ -154,7 +154,7 @@ def client_of(recipe: Recipe, halves: Halves) -> tuple[Client, ClientState]:
 
 
 def example_batch(recipe: Recipe) -> Tensor:
-    """A small batch of inputs that the recipe describes."""
+    """A small batch of random inputs of the shape and type that the recipe describes."""
     return examples(recipe.model.input, _BATCH, recipe.seed)
 
 

@@ -1,4 +1,4 @@
-"""Train and eval mode of a whole module, and what else a pass through it may change."""
+"""Train and eval mode of a whole module, and its buffers, which a pass through it may change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ __all__ = ["mode", "remember_modes", "set_mode", "unchanged"]
 
 
 def remember_modes(half: nn.Module, whole: nn.Module) -> None:
-    """Let `set_mode` keep those modules of ``half`` in eval mode that ``whole`` keeps there when it is to train.
+    """Make `set_mode` keep modules of ``half`` in eval mode if ``whole`` keeps them there in train mode.
 
-    A model that overrides ``train`` to freeze its BatchNorm loses that when it is cut.
+    A model may override ``train`` to freeze its BatchNorm; without this, cutting it would lose the override.
     """
     with mode(whole, training=True):
         stay = {name for name, module in whole.named_modules() if not module.training}
@@ -19,7 +19,7 @@ def remember_modes(half: nn.Module, whole: nn.Module) -> None:
 
 
 def set_mode(module: nn.Module, training: bool) -> None:
-    """Put ``module`` and all that it holds into train or eval mode, but what stays in eval mode."""
+    """Put ``module`` and its submodules into train or eval mode, except those that always stay in eval mode."""
     module.train(training)
     if training:
         for name in getattr(module, "stays_in_eval", ()):
@@ -28,7 +28,7 @@ def set_mode(module: nn.Module, training: bool) -> None:
 
 @contextmanager
 def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """As `set_mode`; afterwards each module has its own mode again."""
+    """Set the mode as `set_mode` does, and give each module its previous mode back afterwards."""
     modes = {each: each.training for each in module.modules()}
     set_mode(module, training)
     try:
@@ -40,7 +40,7 @@ def mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers of a model that may change them while it is traced or run."""
+    """Restore the buffers of a model afterwards, which tracing or running it may change."""
     modules = list(model.modules())
     kept = [dict(module._buffers) for module in modules]  # noqa: SLF001 - as registered, None included
     values = [{name: value.clone() for name, value in each.items() if value is not None} for each in kept]

@@ -1,4 +1,4 @@
-"""A model traced down to the modules beside the cut: they stay whole, with their names and their train/eval behaviour."""
+"""Traces a model only as far as the cut needs: other modules stay whole, with their names and train/eval behaviour."""
 
 import operator
 from typing import Any
@@ -17,7 +17,7 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
     """Trace only the containers of the module ``name``; every other module is one node.
 
     Raises:
-        Untraceable: a container computes with Python what depends on its input, or does not call the module once.
+        Untraceable: a container's Python code depends on its input, or does not call the module exactly once.
     """
     tracer = _Tracer(name)
     try:
@@ -40,7 +40,7 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
 class _Tracer(fx.Tracer):
     """Traces into the containers of the cut and treats every other module as a leaf."""
 
-    proxy_buffer_attributes = True  # a buffer that a container changes is changed by the graph
+    proxy_buffer_attributes = True  # so that the graph updates the buffers that a container updates
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def _same_in_both_modes(model: nn.Module, tracer: fx.Tracer) -> fx.Graph:
 
 
 def _record(module: fx.GraphModule, example: Tensor) -> None:
-    """Note what each node computes, without computing; or with, if a module looks at its input's values."""
+    """Record each node's result, from fake tensors or, if a module looks at its input's values, from a real run."""
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             _Recorder(module).run(fake.from_tensor(example))
@@ -71,9 +71,9 @@ def _record(module: fx.GraphModule, example: Tensor) -> None:
 
 
 class _Recorder(fx.Interpreter):
-    """Notes in each node's ``meta["val"]`` what it computes for an example."""
+    """Stores what each node computes for an example in its ``meta["val"]``."""
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run and note."""
+        """Run a node and store its result."""
         n.meta["val"] = super().run_node(n)
         return n.meta["val"]

@@ -1,6 +1,6 @@
 """A model traced down to ATen operations, for containers that a trace of modules cannot follow.
 
-An operation such as dropout knows its mode when it is traced, so a model is traced in each.
+Tracing fixes whether an operation such as dropout is in train or eval mode, so a model is traced once in each.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ __all__ = ["OperationTrace"]
 
 @torch.library.custom_op("cutlayer::output_of", mutates_args=())
 def output_of(tensor: Tensor, name: str) -> Tensor:
-    """Mark a tensor that the module ``name`` gives out, while a model is traced."""
+    """Mark a tensor as an output of the module ``name`` while a model is traced."""
     return tensor.clone()
 
 
@@ -31,14 +31,14 @@ def _(tensor: Tensor, name: str) -> Tensor:
 
 
 class OperationTrace:
-    """The whole model as one graph, in the mode it is in, for a batch of any size.
+    """The whole model as one graph, in its current mode, for batches of any size.
 
     Args:
-        model: to be traced.
+        model: the model to trace.
         example: a batch of inputs.
 
     Raises:
-        Untraceable: the model computes with Python what depends on its input's values, or needs one batch size.
+        Untraceable: the model's Python code depends on the values of its input, or on one batch size.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
@@ -55,7 +55,7 @@ class OperationTrace:
         self._graph, self._outputs = _unmarked(module.graph)
 
     def at(self, name: str) -> Traced:
-        """The trace with the outputs of one module. Raises `Untraceable` if it is not called once."""
+        """The trace with the outputs of one module. Raises `Untraceable` if that is not called exactly once."""
         if self._calls[name] != 1:
             raise Untraceable(f"it is called {self._calls[name]} times")
         return Traced(self._graph, self._root, self._outputs.get(name, []))
@@ -63,7 +63,7 @@ class OperationTrace:
 
 @contextmanager
 def _marked(model: nn.Module, calls: Counter[str]) -> Iterator[None]:
-    """Make every module mark its outputs. No hooks, since some modules compute otherwise when they have any."""
+    """Make every module mark its outputs; without hooks, since some modules take another path when they have any."""
     with ExitStack() as stack:
         for name, module in list(model.named_modules())[1:]:
             stack.enter_context(_marking(module, name, calls))
@@ -88,7 +88,7 @@ def _marking(module: nn.Module, name: str, calls: Counter[str]) -> Iterator[None
 
 
 def _unmarked(graph: fx.Graph) -> tuple[fx.Graph, dict[str, list[fx.Node]]]:
-    """The graph without marks and wrappings, and the nodes that were marked, by the name of the module."""
+    """The graph without marks and with a lone output unwrapped, and the nodes that were marked, by module name."""
     outputs: dict[str, list[fx.Node]] = {}
     for mark in graph.find_nodes(op="call_function", target=torch.ops.cutlayer.output_of.default):
         tensor, name = mark.args
@@ -107,7 +107,7 @@ def _unmarked(graph: fx.Graph) -> tuple[fx.Graph, dict[str, list[fx.Node]]]:
 
 
 def _attribute(model: nn.Module, traced: nn.Module, node: fx.Node) -> Any:
-    """The model's own parameter or buffer; a constant that tracing found belongs to the traced module."""
+    """The model's own parameter or buffer, or a constant that tracing has put into the traced module."""
     for holder in (model, traced):
         try:
             return reduce(getattr, str(node.target).split("."), holder)

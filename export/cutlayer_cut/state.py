@@ -1,4 +1,4 @@
-"""What the tensors of a client-side half are: trained, changed by a forward pass, or constant."""
+"""Sorts the tensors of a client-side half: trained, changed by a forward pass, or constant."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 
 
 class ClientState(NamedTuple):
-    """The tensors of a client by name: copies.
+    """Copies of a client's tensors, by name.
 
     Attributes:
         params: trained by the optimizer.
@@ -41,7 +41,7 @@ class ClientState(NamedTuple):
 
 
 def client_state(client: nn.Module, example: Tensor, trainable: str) -> ClientState:
-    """Sort the tensors of ``client``, whose mode is restored.
+    """Sort the tensors of ``client``, which keeps its train/eval mode.
 
     Args:
         client: a client-side half.
@@ -50,7 +50,7 @@ def client_state(client: nn.Module, example: Tensor, trainable: str) -> ClientSt
             parameters of their own.
 
     Raises:
-        UserError: fewer than N such modules, or none of the trainable parameters has an influence on the output.
+        UserError: there are fewer than N such modules, or no trainable parameter influences the output.
     """
     tensors = {**dict(client.named_parameters()), **dict(client.named_buffers())}
     copies = {name: value.detach().clone() for name, value in tensors.items()}
@@ -67,7 +67,7 @@ def client_state(client: nn.Module, example: Tensor, trainable: str) -> ClientSt
 
 @contextmanager
 def training(client: nn.Module, trainable: str) -> Iterator[None]:
-    """Put ``client`` in train mode, but what "last:N" leaves frozen: its BatchNorm uses its running statistics."""
+    """Put ``client`` in train mode, except what "last:N" freezes: BatchNorm there uses its running statistics."""
     with mode(client, training=True):
         if trainable.startswith("last:"):
             chosen = _chosen(client, trainable)

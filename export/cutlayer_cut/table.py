@@ -16,7 +16,7 @@ __all__ = ["CutCosts", "list_cuts"]
 
 
 class CutCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """One cut; everything is for one sample. A multiplication with its addition counts as two operations (FLOP)."""
+    """The costs of one cut, all per sample. A multiplication with its addition counts as two operations (FLOP)."""
 
     cut: str
     smashed_shape: tuple[int, ...]
@@ -25,12 +25,12 @@ class CutCosts(msgspec.Struct, frozen=True, kw_only=True):
     fp8_bytes: int
     client_parameters: int
     forward_mflop: float
-    """Of the client, in convolutions and matrix products."""
+    """Of the client, counting convolutions and matrix products."""
     backward_mflop: float
 
 
 def list_cuts(model: nn.Module, example: Tensor) -> list[CutCosts]:
-    """All cuts with one tensor, in the order of their outputs; nothing is computed with real numbers."""
+    """All cuts that a single tensor crosses, in the order of their outputs; costs are counted on fake tensors."""
     return [_costs(name, halves.client, example) for name, halves in Cutter(model, example).possible().items()]
 
 

@@ -1,4 +1,4 @@
-"""The optimizers of `cutlayer_core.trial.optimizers` as torch has them."""
+"""The optimizers of `cutlayer_core.trial.optimizers` as torch optimizers."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ __all__ = ["clip", "torch_optimizer"]
 
 
 def torch_optimizer(params: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """The torch optimizer with these settings; `clip` goes before its steps."""
+    """The torch optimizer with these settings; call `clip` before each of its steps."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if isinstance(settings, Sgd):
         momentum, nesterov = settings.momentum, settings.nesterov

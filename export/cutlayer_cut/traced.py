@@ -1,4 +1,4 @@
-"""A model as a graph in which one module's output is known, and the graph parted there."""
+"""A model as a graph in which the output of the cut's module is known, and the graph split there."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ class Traced(NamedTuple):
 
     Attributes:
         graph: with one placeholder, the model's input.
-        root: where the targets of the graph's nodes are found.
-        outputs: the nodes that are the tensors which the cut's module gives out.
+        root: holds the modules and tensors that the graph's nodes refer to.
+        outputs: the nodes of the tensors that the cut's module returns.
     """
 
     graph: fx.Graph
@@ -32,13 +32,13 @@ class Traced(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A graph parted at its cut.
+    """A graph split at its cut.
 
     Attributes:
         client: the nodes before the cut, in order.
-        server: the nodes after it, in order, and what both sides compute for themselves.
-        crossing: nodes of the client, the input included, that the server reads.
-        smashed: the tensor of the cut's module that the server reads first; None if it reads none.
+        server: the nodes after it, in order, including those that both sides compute for themselves.
+        crossing: nodes of the client, including the model's input, that the server reads.
+        smashed: the first output of the cut's module that the server reads; None if it reads none.
     """
 
     client: list[fx.Node]
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
     smashed: fx.Node | None
 
     def graphs(self) -> tuple[fx.Graph, fx.Graph]:
-        """Client and server as graphs of their own, joined by the one tensor that crosses."""
+        """Client and server as separate graphs, joined by the one tensor that crosses."""
         assert self.smashed is not None
         assert self.crossing == [self.smashed], "not one tensor crosses"
         client, server = fx.Graph(), fx.Graph()
@@ -60,7 +60,7 @@ class Parts(NamedTuple):
 
 
 def prune(graph: fx.Graph) -> None:
-    """Drop what has no effect: checks of shapes, and results that nobody reads."""
+    """Drop nodes that have no effect: shape checks, and results that nobody reads."""
     for node in reversed(list(graph.nodes)):
         name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         check = name.startswith("_assert")
@@ -73,8 +73,8 @@ def prune(graph: fx.Graph) -> None:
 def part(traced: Traced) -> Parts:
     """Give the client everything that the cut needs, and the server everything else.
 
-    What does not depend on the input's values, such as a table of positions or the size of the batch, does not cross:
-    both sides compute it.
+    What does not depend on the input's values, such as a table of positions or the batch size, does not cross the cut:
+    both sides compute it for themselves.
     """
     nodes = list(traced.graph.nodes)
     inputs = {node for node in nodes if node.op == "placeholder"}
@@ -105,7 +105,7 @@ def _needed_by(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def _depending_on_values(nodes: list[fx.Node]) -> set[fx.Node]:
-    """The input, and what is computed from it; the size of its batch is not."""
+    """The input and everything computed from it, except the batch size."""
     dependent = set[fx.Node]()
     for node in nodes:
         computed = any(each in dependent for each in node.all_input_nodes) and not _is_batch_size(node)

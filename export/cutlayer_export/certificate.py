@@ -1,23 +1,24 @@
 """The certificate: how far the exported graphs, run by the stock runtime, are from torch.
 
-Both sides train the same client for ``STEPS`` steps, with the same random batches, cut gradients and seeds of dropout;
-torch does so in float64, so that what is measured is the export's error and not torch's own.
+The exported graphs and torch both train the same client-side model for ``STEPS`` steps, with the same random batches,
+cut gradients and dropout seeds. Torch computes in float64, so that the error of the export is measured and not torch's.
 
-* Smashed data and gradients are compared with torch autograd's in every step.
-* Parameters, buffers and optimizer state are compared after the last step with torch.optim's, which is given the
-  exported graph's gradients: an optimizer such as Adam would blow rounding noise in a gradient up to a whole step.
+* In every step, smashed data and gradients are compared with those of torch autograd.
+* After the last step, parameters, buffers and optimizer state are compared with those of torch.optim, which is given
+  the exported graph's gradients: an optimizer such as Adam would blow rounding noise in a gradient up to a whole step.
 
-The error of a tensor is the greatest absolute difference divided by the greatest absolute value of torch's tensor, or by
-a hundredth of the greatest of its kind if that is more: a gradient that is zero but for rounding is all noise. For the
-same reason an error of up to four times that of torch itself in float32, against float64, passes.
+The error of a tensor is the greatest absolute difference divided by the greatest absolute value of torch's tensor, or
+by a hundredth of the greatest value of any tensor of its kind if that is more: a gradient that is zero but for rounding
+is all noise. For the same reason an error passes that is at most four times the one that torch itself makes in float32,
+compared with float64.
 
-A ReLU whose input is within rounding of zero, or a maximum that is taken twice, may fall on either side in either
-arithmetic, and shifts gradients by whole entries. A step with too large an error is therefore repeated with other data,
-up to ``DRAWS`` times; a mistake in a graph shows in all of them. Large clients have such a place in every batch: if all
-draws fail, the errors of the last are held against the greatest of torch's own that any draw has shown, with its data as
-they are and nudged by a few units in the last place. That may be a hundredth of a gradient, so a mistake of such a size is
-looked for otherwise: what falls on either side has no direction, but a mistake has. The share by which a gradient is too long
-in the mean of all draws may be four times that of torch's own, and a thousandth.
+Where the input of a ReLU is zero up to rounding, or two entries tie for a maximum, rounding decides which way it goes,
+and that shifts gradients by whole entries. A step with too large an error is therefore repeated with other data, up to
+``DRAWS`` times; a mistake in a graph shows in every draw. Large models have such a place in every batch. If all draws
+fail, the errors of the last one are therefore compared with the greatest error that torch itself made in any draw, with
+the data as they are and nudged by a few units in the last place. That error may be a hundredth of a gradient, so
+mistakes of such a size have to be found in another way: rounding has no direction, but a mistake has. In the mean of
+all draws, a gradient may be too long by at most four times torch's own share, plus a thousandth.
 """
 
 import copy
@@ -53,14 +54,14 @@ class CertificateError(CutlayerError):
 
 
 def certify(module: nn.Module, trainable: str, client: Client, values: Arrays, graphs: Graphs) -> Certificate:
-    """Compare everything, at each of ``BATCH_SIZES``.
+    """Compare the exported graphs with torch, at each of ``BATCH_SIZES``.
 
     Args:
         module: the client-side half.
         trainable: as in `cutlayer_cut.client_state`.
         client: its description.
         values: initial values by graph input name.
-        graphs: what was exported.
+        graphs: the exported graphs.
 
     Raises:
         CertificateError: an error exceeds the tolerance; the text names the tensor.
@@ -90,11 +91,11 @@ class _References:
         self.exact = double
 
     def without_double(self) -> None:
-        """Code that asks for float32 runs in nothing else."""
+        """Use float32 for ``exact`` too: code that asks for float32 cannot run in float64."""
         self.exact = copy.deepcopy(self.single)
 
     def copies(self) -> tuple[nn.Module, nn.Module]:
-        """Fresh ones of both."""
+        """Fresh copies of both."""
         return copy.deepcopy(self.exact), copy.deepcopy(self.single)
 
 
@@ -115,7 +116,7 @@ def _infer(module: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Comparison:
-    """The client on both sides, step by step."""
+    """Trains the client with torch and with the exported graphs, step by step."""
 
     def __init__(self, references: _References, trainable: str, client: Client, values: Arrays, graphs: Graphs) -> None:
         assert client.optimizer is not None
@@ -130,7 +131,7 @@ class _Comparison:
         self._kept = {name: value.copy() for name, value in values.items()}
 
     def run(self, batch: int) -> Errors:
-        """All steps; the greatest error of each tensor."""
+        """Run all steps, and return the greatest error of each tensor."""
         errors: Errors = {}
         for step in range(1, STEPS + 1):
             for name, error in self._step(batch, step).items():
@@ -164,7 +165,7 @@ class _Comparison:
         return errors
 
     def _try(self, batch: int, step: int, seed: int) -> tuple[Arrays, dict[str, Tensor], dict[str, float]]:
-        """Forward and backward with the data that ``seed`` gives: the graphs' outputs, torch's, and torch's own error."""
+        """Run one step on the data of ``seed``: the outputs of the graphs, those of torch, and torch's own error."""
         x, g = self._data(batch, seed)
         with torch.no_grad():
             for ours, exact in zip(_tensors(self._single), _tensors(self._reference), strict=True):
@@ -181,17 +182,17 @@ class _Comparison:
     def _data(self, batch: int, seed: int) -> tuple[Tensor, Tensor]:
         """Samples and a cut gradient."""
         g = torch.randn(batch, *self._client.smashed.shape, generator=torch.Generator().manual_seed(seed))
-        # Of a mean loss: larger ones let training diverge.
+        # Scaled like the gradient of a mean loss; training diverges with larger ones.
         return examples(self._client.input, batch, seed), g / (batch * prod(self._client.smashed.shape) ** 0.5)
 
     def _nudged(self, batch: int, seed: int) -> dict[str, Tensor]:
-        """Torch in float32 where each sample is off by rounding, as a graph's tensors between layers are."""
+        """Torch's results in float32 for samples that are off by rounding, as tensors between layers of a graph are."""
         x, g = self._data(batch, seed)
         nudges = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) * _NUDGE
         return self._differentiate(self._single, x * (1 + nudges) if x.is_floating_point() else x, g, seed)
 
     def _differentiate(self, module: nn.Module, x: Tensor, g: Tensor, seed: int) -> dict[str, Tensor]:
-        """Smashed data and gradients of torch, by the names of the graphs' outputs."""
+        """Torch's smashed data and gradients, under the names of the graphs' outputs."""
         params = dict(module.named_parameters())
         chosen = [params[name] for name in self._params]
         with training(module, self._trainable), SeededDraws(seed), sdpa_kernel(SDPBackend.MATH):
@@ -213,14 +214,14 @@ class _Comparison:
 
 
 class _Drifts:
-    """By what share tensors are longer than torch's in float64, draw by draw."""
+    """The share by which each tensor is longer than torch's in float64, for each draw."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[float]] = {}
         self._own: dict[str, list[float]] = {}
 
     def add(self, found: Arrays, rough: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-        """One draw: of a graph, and of torch in float32."""
+        """Add a draw: what a graph gave, what torch gave in float32, and what torch gave in float64."""
         for name, value in wanted.items():
             exact = value.detach().double()
             squared = float((exact * exact).sum()) or 1.0
@@ -228,13 +229,13 @@ class _Drifts:
                 drifts.setdefault(name, []).append(float(((other.double() - exact) * exact).sum()) / squared)
 
     def excess(self, name: str) -> float:
-        """The share in the mean of all draws if it is more than is allowed, else 0."""
+        """The mean share over all draws if it is more than is allowed, else 0."""
         drift, own = abs(float(np.mean(self._found[name]))), max(map(abs, self._own[name]))
         return drift if drift > 4 * own + _DRIFT else 0.0
 
 
 def _cast(x: Tensor, module: nn.Module) -> Tensor:
-    """Inputs in the dtype of the module's parameters."""
+    """Floating-point inputs in the dtype of the module's parameters; others as they are."""
     dtype = next((each.dtype for each in _tensors(module) if each.is_floating_point()), x.dtype)
     return x.to(dtype) if x.is_floating_point() else x
 
@@ -244,12 +245,12 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _floor(rough: Tensor, exact: Tensor) -> float:
-    """What errors are at least relative to, so that one of up to four times torch's own in float32 passes."""
+    """The least value to divide errors by, so that an error of up to four times torch's own in float32 passes."""
     return 4 / TOLERANCE * float((rough.detach().double() - exact.detach().double()).abs().max())
 
 
 def _errors(found: Arrays, wanted: dict[str, Tensor], floors: dict[str, float] | None = None) -> Errors:
-    """The error of each of ``wanted``, whose names begin with their kind."""
+    """The error of each tensor in ``wanted``, whose names begin with their kind."""
     floors = floors or {}
     greatest: dict[str, float] = {}
     for name, value in wanted.items():
@@ -260,7 +261,7 @@ def _errors(found: Arrays, wanted: dict[str, Tensor], floors: dict[str, float] |
 
 
 def _error(found: NDArray[Any], wanted: Tensor, floor: float = 0.0) -> float:
-    """Relative to the greatest of ``wanted``, or to ``floor``; infinite if anything is not a number."""
+    """The error relative to the greatest value of ``wanted``, or to ``floor``; infinite if it is not a number."""
     reference = wanted.detach().double().numpy()
     scale = max(float(np.abs(reference).max(initial=0.0)), floor) or 1.0
     error = float(np.abs(found.astype(np.float64) - reference).max(initial=0.0) / scale)

@@ -1,4 +1,4 @@
-"""``cutlayer export``."""
+"""The command ``cutlayer export``."""
 
 import math
 import re
@@ -26,12 +26,12 @@ __all__ = ["Options", "export", "export_all"]
 
 _EXAMPLE = re.compile(r"(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<low>\d+)\.\.(?P<high>\d+))?)?")
 _CALIBRATION_SAMPLES = 200
-"""More change the ranges of activations little."""
+"""More samples hardly change the ranges of activations."""
 _OPTIMIZER = "sgd:learning_rate=0.01,momentum=0.9"
 
 
 class Options(NamedTuple):
-    """What may stand on the command line instead of in a trial file, as text; empty where it was not given."""
+    """What the command line may give instead of a trial file, as text; empty where an option was not given."""
 
     model: str
     cut: str
@@ -47,7 +47,7 @@ class Options(NamedTuple):
 
 
 def export(trial_file: Path | None, options: Options, out: Path | None, as_json: bool) -> None:
-    """Export and say what was written; without ``out``, list the cuts instead. Raises what `export_bundle` raises."""
+    """Export and print what was written; without ``out``, list the cuts instead. Raises what `export_bundle` raises."""
     console = Console(stderr=as_json, highlight=False)
     recipe = _recipe(trial_file, options, needs_cut=out is not None)
     if out is None:
@@ -69,9 +69,9 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
 
 
 def export_all(trial_file: Path | None, options: Options, folder: Path, as_json: bool) -> None:
-    """A bundle of every possible cut, numbered in the model's order; those that are there already stay.
+    """Export a bundle for every possible cut, numbered in the model's order; bundles that are there already are kept.
 
-    What cannot be exported is said, and left out. Raises `UserError` if the model or its input is wrong.
+    A cut that cannot be exported is reported and left out. Raises `UserError` if the model or its input is wrong.
     """
     console = Console(stderr=as_json, highlight=False)
     recipe = _recipe(trial_file, options, needs_cut=False)
@@ -92,7 +92,7 @@ def export_all(trial_file: Path | None, options: Options, folder: Path, as_json:
 
 
 def _exported(recipe: Recipe, path: Path, options: Options) -> str:
-    """Export one of many cuts, and say how it went."""
+    """Export one of many cuts, and return a line on how it went."""
     try:
         client, _ = client_of(recipe, cut_model(recipe))
         if _is_of(path, client, options):
@@ -105,7 +105,7 @@ def _exported(recipe: Recipe, path: Path, options: Options) -> str:
 
 
 def _is_of(path: Path, client: Client, options: Options) -> bool:
-    """Whether there is a whole bundle of this client in this form."""
+    """Whether ``path`` already holds a complete bundle of this client in this form."""
     try:
         bundle = read_bundle(path) if path.exists() else None
     except UserError:
@@ -154,7 +154,7 @@ def _list(recipe: Recipe, console: Console, as_json: bool) -> None:
 
 
 def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recipe:
-    """From the trial file, with what the options say instead; or from the options alone."""
+    """The recipe of the trial file, overridden by the options, or one made from the options alone."""
     changes = _model_changes(options)
     if trial_file is not None:
         recipe = read_trial(trial_file).recipe

@@ -1,4 +1,4 @@
-"""From a recipe to a bundle."""
+"""Exports the client-side model of a recipe as a bundle."""
 
 from collections.abc import Callable
 from importlib.metadata import version
@@ -30,9 +30,9 @@ def export_bundle(
     """Cut the recipe's model, export its client-side half, certify it, and write the bundle to ``path``.
 
     Args:
-        recipe: what to export.
-        path: a directory, or a ``.zip``.
-        tell: called with what is being done.
+        recipe: names the model to export.
+        path: where to write it: a directory, or a ``.zip``.
+        tell: called at the beginning of each stage, with a line about it.
         form: how the graphs are written.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From traced graphs to the graphs of a bundle, by the writer of the engine."""
+"""Writes traced graphs as the graphs of a bundle, with the writer of the chosen engine."""
 
 from importlib import import_module
 
@@ -9,7 +9,7 @@ __all__ = ["write_graphs"]
 
 
 def write_graphs(inference: Graph, training: Graph | None, form: Form) -> Written:
-    """Write graphs in a form that `Form.check` has accepted. The packages of a writer are imported when it is called.
+    """Write graphs in a form that `Form.check` has accepted. A writer's packages are imported only when it is called.
 
     Raises:
         UserError: an operation cannot be expressed by the engine, or a package that it needs is missing.

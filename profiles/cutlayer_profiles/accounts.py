@@ -1,4 +1,4 @@
-"""What devices said that they spent, in order, and what they draw when they do nothing."""
+"""What devices reported to have spent, in order, and what they draw when idle."""
 
 import itertools
 from collections import defaultdict
@@ -19,9 +19,9 @@ _MOST_DRIFT, _MOST_DRIFT_C = 0.03, 5.0
 
 
 class Account(NamedTuple):
-    """One report: of a pass and what came before it, or, with ``passed`` false, of what came outside of passes.
+    """One report: of a pass and the time before it or, if ``passed`` is false, of time outside of passes.
 
-    ``time_s`` is when it was closed, on the record's clock.
+    ``time_s`` is when the report was closed, on the record's clock.
     """
 
     time_s: float
@@ -32,14 +32,14 @@ class Account(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """Of one epoch: energies of all devices, and of the phases that every pass has."""
+    """The energy of one epoch: of all devices, and of the phases that every pass has."""
 
     whole: list[Energy]
     phases: dict[str, list[Energy]]
 
 
 class Baseline(NamedTuple):
-    """What a device drew in its rests before the first pass and after the last; None where it did not rest or has no meter."""
+    """What a device drew at rest before the first pass and after the last; None if it did not rest or has no meter."""
 
     device: str
     before: Usage | None
@@ -47,19 +47,19 @@ class Baseline(NamedTuple):
 
     @property
     def watts(self) -> tuple[float | None, float | None]:
-        """Before, and after."""
+        """Mean power of the rest before, and of the rest after."""
         return _watts(self.before), _watts(self.after)
 
     @property
     def drifted(self) -> bool:
-        """Whether it drew over 3 % more or less after than before, or was 5 C hotter or colder: then not the training alone changed it."""
+        """Whether power changed by over 3 %, or heat by over 5 C, between the rests: more than the training changed."""
         before, after = self.watts
         cold_c, hot_c = (rest.temperature_c if rest else None for rest in (self.before, self.after))
         hotter = cold_c is not None and hot_c is not None and abs(hot_c - cold_c) > _MOST_DRIFT_C
         return hotter or bool(before and after and abs(after - before) > _MOST_DRIFT * before)
 
     def over(self, seconds: float) -> Energy | None:
-        """Joules of doing nothing for so long, by the mean of both rests; None without a rest."""
+        """Joules that the device spends idle in this time, by the mean of both rests; None without a rest."""
         found = [rest.energy for rest in (self.before, self.after) if rest and rest.energy and rest.energy.energy_j > 0]
         watts = [each for each in self.watts if each]
         if not found or len({energy.column for energy in found}) > 1:
@@ -69,7 +69,7 @@ class Baseline(NamedTuple):
         return _scaled(whole, fmean(watts) * seconds / whole.energy_j)
 
     def added(self, usage: Usage) -> Energy | None:
-        """What was spent beyond doing nothing for as long; None without a rest, or of a meter that is not at the input."""
+        """What was spent beyond idling for as long; None without a rest, or if the meter is not at the input."""
         idle = self.over(usage.seconds)
         if usage.energy is None or idle is None or idle.column != usage.energy.column or idle.scope != "dc_input":
             return None
@@ -81,7 +81,7 @@ class Baseline(NamedTuple):
 
 
 def accounts_of(run: Run) -> list[Account]:
-    """Every report; one from outside of passes belongs to the epoch next to it that was finished."""
+    """Every report; one from outside of passes belongs to the next epoch that was finished, or else to the last."""
     accounts, finished, last = [], 0, len(run.all(EpochDone)) - 1
     for event in run.events:
         match event:
@@ -96,7 +96,7 @@ def accounts_of(run: Run) -> list[Account]:
 
 
 def began_s(run: Run) -> float:
-    """When the training began, on the record's clock: after the devices had joined, and rested if they were to."""
+    """When the training began, on the record's clock: after the devices had joined and, if they were to, rested."""
     moments = [0.0]
     for event in run.events:
         if isinstance(event, EpochDone):
@@ -107,7 +107,7 @@ def began_s(run: Run) -> float:
 
 
 def baselines_of(run: Run) -> list[Baseline]:
-    """Of each device that rested, by name."""
+    """The baseline of each device that rested, sorted by name."""
     rests: defaultdict[str, dict[bool, Usage]] = defaultdict(dict)
     trained = False
     for event in run.events:
@@ -118,7 +118,7 @@ def baselines_of(run: Run) -> list[Baseline]:
 
 
 def spent_by_epoch(accounts: Sequence[Account], rests: Mapping[str, Baseline], edges_s: Sequence[float]) -> list[Spent]:
-    """The energy of each epoch, which lasts from one edge to the next; ``dc_active`` too, if every device has a rest for it."""
+    """The energy of each epoch, from one edge to the next, also as ``dc_active`` if every device has rested for it."""
     metered = [account for account in accounts if account.usage.energy is not None]
     added = [rests[each.device].added(each.usage) if each.device in rests else None for each in metered]
     everywhere = set.intersection(*(set(each.usage.phases) for each in metered if each.passed)) if metered else set()
@@ -137,7 +137,7 @@ def spent_by_epoch(accounts: Sequence[Account], rests: Mapping[str, Baseline], e
 
 
 def _shares(account: Account, edges_s: Sequence[float]) -> list[float]:
-    """Which part of an account's energy belongs to each epoch: by its trace of power, or evenly."""
+    """The share of an account's energy that belongs to each epoch, by its power trace or, without one, by time."""
     slots = [slot.power_w for slot in account.usage.trace] or [1.0]
     length_s = account.usage.seconds / len(slots)
     starts_s = [account.time_s - account.usage.seconds + number * length_s for number in range(len(slots))]
@@ -151,7 +151,7 @@ def _shares(account: Account, edges_s: Sequence[float]) -> list[float]:
     whole = sum(weights)
     if whole > 0:
         return [weight / whole for weight in weights]
-    return [float(number == account.epoch) for number in range(len(edges_s) - 1)]  # of no time, or of none of the run's
+    return [float(number == account.epoch) for number in range(len(edges_s) - 1)]  # no duration, or outside the run
 
 
 def _scaled(energy: Energy, share: float) -> Energy:
@@ -160,9 +160,9 @@ def _scaled(energy: Energy, share: float) -> Energy:
 
 
 def _watts(rest: Usage | None) -> float | None:
-    """The mean power of a rest: of its trace, which is of the very time in which the meter was read."""
+    """The mean power of a rest, from its trace, which covers exactly the time in which the meter was read."""
     if rest is None or rest.energy is None or not rest.seconds:
         return None
-    # The first slot may still have something of what came before: a slow meter's reading is as old as its period.
+    # The first slot may still contain what came before the rest: a slow meter's reading is as old as its period.
     slots = rest.trace[1:] or rest.trace
     return fmean(slot.power_w for slot in slots) if slots else rest.energy.energy_j / rest.seconds

@@ -26,7 +26,7 @@ class Stretch(NamedTuple):
 
 
 class Load(NamedTuple):
-    """So many busy cores, and whether bytes are sent besides."""
+    """How many cores are busy, and whether bytes are sent as well."""
 
     name: str
     busy_cores: int
@@ -40,13 +40,13 @@ def plan_of(cores: int, *, sends: bool) -> list[Load]:
 
 
 def fit(stretches: Sequence[Stretch], prior: Board, name: str, source: str) -> Board:
-    """Coefficients by least squares, with bounds of two standard errors; those that nothing was measured for stay the prior's.
+    """Coefficients by least squares, with bounds of two standard errors; those not measured are the prior's.
 
     Args:
         stretches: at least four, of different activity.
         prior: gives what cannot be fitted.
-        name: of the board.
-        source: what to say of where the numbers are from.
+        name: name of the board.
+        source: says where the numbers come from.
 
     Raises:
         UserError: there are too few stretches, or their activity was the same, or the board draws less when it is busy.
@@ -89,17 +89,17 @@ def calibrate(
     send: Callable[[], None] | None = None,
     show: Callable[[str], None] = lambda text: None,
 ) -> list[Stretch]:
-    """Do each load for so long, and take what the profiler reports.
+    """Run each load for some time, and take what the profiler reports.
 
     Args:
         loads: from `plan_of`.
-        seconds: of each; a minute is good.
-        report: of a profiler with a meter; called before and after each.
-        send: sends some bytes, again and again.
-        show: told of each load when it is over.
+        seconds: duration of each load; a minute is good.
+        report: report of a profiler with a meter; called before and after each load.
+        send: sends some bytes; called again and again.
+        show: called after each load, with a line about it.
 
     Raises:
-        UserError: the meter told nothing.
+        UserError: the meter gave no energy.
     """
     found = []
     for load in loads:
@@ -124,7 +124,7 @@ def calibrate(
 
 @contextmanager
 def _busy(cores: int) -> Iterator[None]:
-    """Keep so many cores busy."""
+    """Keep this many cores busy."""
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_work, args=(os.getpid(),), daemon=True) for _ in range(cores)]
     for worker in workers:

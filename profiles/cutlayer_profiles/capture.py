@@ -1,4 +1,4 @@
-"""A copy of what a board shows, from which its meters can be tested elsewhere: without what is its owner's alone."""
+"""Copies what a board shows, without its owner's private data, so that its meters can be tested elsewhere."""
 
 import contextlib
 import re
@@ -54,14 +54,14 @@ _SECRETS = (
 
 
 def scrubbed(text: str) -> str:
-    """Without addresses of networks and hardware, names of networks, and serial numbers."""
+    """The text without network and hardware addresses, network names and serial numbers."""
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
 
 
 def capture(root: Root, folder: Path) -> int:
-    """Write the copy; what is not there or may not be read is left out. Returns how many files it has.
+    """Write the copy, without what is missing or may not be read. Returns how many files it has.
 
     Raises:
         UserError: the folder is there already.

@@ -1,4 +1,4 @@
-"""Which joules a device reports: those of its best meter, or an estimate, or none, as the user will have it."""
+"""Chooses which joules a device reports: those of its best meter, an estimate, or none, as the user wants it."""
 
 import re
 from typing import get_args
@@ -15,12 +15,12 @@ _CHOICES = "auto, none, require=measured, require=estimated_calibrated, require=
 
 
 def choose_profiler(root: Root, settings: Settings, energy: str) -> tuple[Profiler, str]:
-    """A profiler of this machine, and what it takes joules from, for people.
+    """A profiler of this machine, and a text that tells people where its joules come from.
 
     Args:
-        root: of the machine.
-        settings: what the user knows of its meters.
-        energy: ``auto`` for the best that there is, ``none``, or ``require=KIND`` to have that or fail.
+        root: where the machine is read.
+        settings: what the user says of its meters.
+        energy: ``auto`` for the best there is, ``none``, or ``require=KIND`` to have that kind or fail.
 
     Raises:
         UserError: ``energy`` is none of these, or what it requires is not there; the text says what was looked for.
@@ -47,7 +47,7 @@ def _best(meters: list[Meter], kind: str) -> Meter | None:
 
 
 def _board(root: Root, settings: Settings, findings: list[Finding], *, asked: bool) -> Board | None:
-    """None where a meter is there and cannot be used: an estimate in its place would go unnoticed, unless it is asked for."""
+    """The board to estimate by; None if there is an unusable meter, which an estimate may replace only if asked for."""
     if settings.board:
         return board_named(settings.board)
     if not asked and any(found.status in ("denied", "unfit") for found in findings):
@@ -56,6 +56,6 @@ def _board(root: Root, settings: Settings, findings: list[Finding], *, asked: bo
 
 
 def _reasons(findings: list[Finding]) -> str:
-    """What stands in the way; or that there is nothing at all."""
+    """Why no meter can be used, or that there is none at all."""
     found = "; ".join(f"{each.probe}: {each.detail}" for each in findings if each.status in ("denied", "unfit"))
     return f"{found or 'no meter, and no coefficients of this machine'}; `cutlayer doctor` says more"

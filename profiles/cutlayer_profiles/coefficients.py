@@ -1,4 +1,4 @@
-"""What a board draws, by coefficients: for boards without a meter, and always with bounds."""
+"""Estimates what a board without a meter draws, by coefficients and always with bounds."""
 
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -20,11 +20,11 @@ _WIDER = 1.5
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Keys that are not named here are an error."""
+    """A TOML table in which unknown keys are an error."""
 
 
 class Coefficient(_Table, frozen=True):
-    """A number with its bounds, and who says so."""
+    """A number with its bounds and its source."""
 
     value: _NotNegative
     low: _NotNegative
@@ -33,11 +33,11 @@ class Coefficient(_Table, frozen=True):
 
 
 class Board(_Table, frozen=True):
-    """A file of coefficients, at the 5 V input."""
+    """A board's file of coefficients, at its 5 V input."""
 
     name: str
     models: tuple[str, ...]
-    """How ``/proc/device-tree/model`` begins."""
+    """What ``/proc/device-tree/model`` of such boards begins with."""
     cores: int
     idle_w: Coefficient
     core_w: Coefficient
@@ -64,7 +64,7 @@ def boards() -> dict[str, Board]:
 
 
 def board_named(name: str) -> Board:
-    """By its file's name, or from a file of the user's own. Raises `UserError`."""
+    """The board whose file has this name, or that of a file of the user's own. Raises `UserError`."""
     known = boards()
     if name in known:
         return known[name]
@@ -74,7 +74,7 @@ def board_named(name: str) -> Board:
 
 
 def board_of(root: Root) -> Board | None:
-    """The coefficients of the machine that we run on; None if nobody has given some."""
+    """The coefficients of the machine that we run on; None if there are none for it."""
     try:
         model = root.read("proc/device-tree/model")
     except OSError:
@@ -83,7 +83,7 @@ def board_of(root: Root) -> Board | None:
 
 
 def corners(board: Board) -> Iterator[Board]:
-    """The boards whose coefficients are each at one of their bounds; whatever is monotonic in each is worst at one of these."""
+    """Boards with every coefficient at one of its bounds: whatever is monotonic in each is worst at one of these."""
     names = ("idle_w", "core_w", "sent_j_mb", "received_j_mb")
     for bounds in product(("low", "high"), repeat=len(names)):
         ends = {name: getattr(getattr(board, name), bound) for name, bound in zip(names, bounds, strict=True)}
@@ -95,15 +95,15 @@ def corners(board: Board) -> Iterator[Board]:
 def estimate(
     board: Board, activity: Activity, *, throttled: bool = False, simulated: bool = False
 ) -> tuple[Energy, Energy]:
-    """Joules of all the time at the input, and of those what the activity added to an idle board.
+    """Joules of the whole time at the input, and the part of them that the activity added to an idle board.
 
-    E = P_idle t + P_core t_busy + e_sent MB_sent + e_received MB_received. Bounds are those of the worst case, since nothing says
-    that coefficients err independently.
+    E = P_idle t + P_core t_busy + e_sent MB_sent + e_received MB_received. The bounds are those of the worst case,
+    since nothing says that the errors of the coefficients are independent.
 
     Args:
-        board: whose coefficients.
+        board: gives the coefficients.
         activity: what was measured.
-        throttled: whether the clock changed; the bounds are half as wide again then.
+        throttled: whether the clock changed; the bounds are then half as wide again.
         simulated: whether the activity was read from copied files.
     """
     parts = (

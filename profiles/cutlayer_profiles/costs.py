@@ -22,16 +22,16 @@ _LEAST_REPORTED = 0.95
 
 
 class Cost(NamedTuple):
-    """Of one epoch over all devices, or of several epochs together.
+    """The cost of one epoch over all devices, or of several epochs together.
 
     Attributes:
-        epochs: how many.
-        seconds: of training, without the evaluations.
+        epochs: how many epochs.
+        seconds: training time, without the evaluations.
         client_cpu_s: core seconds of the devices' processes.
         sent_bytes, received_bytes: whole MQTT packets, as counted at the server.
-        samples_forward, samples_backward: that the devices passed through their models.
-        energy: by column, which says kind and scope.
-        phases: likewise, of each phase.
+        samples_forward, samples_backward: samples that the devices passed through their models.
+        energy: energies by column, which says kind and scope.
+        phases: the same for each phase.
     """
 
     epochs: int
@@ -45,7 +45,7 @@ class Cost(NamedTuple):
     phases: dict[str, dict[str, Energy]]
 
     def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
-        """Both, one after the other."""
+        """The cost of both, one after the other."""
         names = sorted(self.phases.keys() | other.phases.keys())
         return Cost(
             epochs=self.epochs + other.epochs,
@@ -61,7 +61,7 @@ class Cost(NamedTuple):
 
     @property
     def passes_of_3(self) -> float:
-        """Client compute by the book: a backward pass is two forward ones (Chen et al., arXiv 2107.09786)."""
+        """Client compute in forward passes, of which a backward pass counts as two (Chen et al., arXiv 2107.09786)."""
         return self.samples_forward + 2.0 * self.samples_backward
 
 
@@ -76,14 +76,14 @@ def repeats(path: Path) -> list[Run]:
 
 
 def costs_of(run: Run, board: Board | None = None, slower: float = 1.0) -> list[Cost]:
-    """One a finished epoch.
+    """The cost of each finished epoch.
 
-    Core seconds are those of the epoch's passes. Joules are of all the time from the end of the epoch before to its own end, with the
-    evaluation, in which devices wait: a report that covers several epochs is shared out among them.
+    Core seconds are those of the epoch's passes. Joules cover all the time from the end of the epoch before to its own
+    end, including the evaluation, in which devices wait; a report that covers several epochs is divided among them.
 
     Args:
-        run: with devices that reported what they spent.
-        board: to estimate joules by its coefficients; without one they are those that the devices reported.
+        run: a run whose devices reported what they spent.
+        board: gives coefficients to estimate joules by; without it the joules are those that the devices reported.
         slower: how many core seconds that board needs for one of the machine where the run was recorded.
 
     Raises:
@@ -124,7 +124,7 @@ def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
     """As `costs_of`, with the joules of a recording, from the end of one epoch to the end of the next.
 
     Raises:
-        UserError: as `costs_of`; or the recording is not of all the time that the run took.
+        UserError: as in `costs_of`, the recording does not cover the whole run, or the server was away in between.
     """
     if any(isinstance(fault, Resumed) and "server" in fault.reason for fault in run.faults):
         raise UserError(
@@ -139,7 +139,7 @@ def recorded_costs(run: Run, recording: Recording) -> list[Cost]:
 
 
 def doubts_of(run: Run) -> list[str]:
-    """Why its joules, or all of its costs, are not what the devices spent."""
+    """The reasons why a run's joules, or all of its costs, may not be what the devices spent."""
     usages = [account.usage for account in accounts_of(run)]
     doubts = [_metering_problem(run)] if any(usage.energy for usage in usages) else []
     if flags := {flag for usage in usages for flag in usage.flags}:
@@ -164,7 +164,7 @@ def doubts_of(run: Run) -> list[str]:
 
 
 def _metering_problem(run: Run) -> str:
-    """Why the joules that were reported are not those of the whole run and of all devices alike; empty if they are."""
+    """Why the reported joules do not cover the whole run and all devices alike; empty if they do."""
     usages: defaultdict[str, list[Usage]] = defaultdict(list)
     for account in accounts_of(run):
         usages[account.device].append(account.usage)
@@ -191,7 +191,7 @@ def _metering_problem(run: Run) -> str:
 
 
 def _worked(epoch: EpochDone, own: list[Account], samples: Counter[tuple[int, str]]) -> Cost:
-    """What an epoch's passes took, without joules."""
+    """The cost of an epoch's passes, without joules."""
     modes = {each.device: epoch.modes.get(each.device, epoch.mode) for each in own if each.passed}
     return Cost(
         epochs=1,
@@ -207,14 +207,14 @@ def _worked(epoch: EpochDone, own: list[Account], samples: Counter[tuple[int, st
 
 
 def _estimated(cost: Cost, seconds: float, board: Board, slower: float, own: list[Account]) -> list[Energy]:
-    """By coefficients; what is computed longer, on one core."""
+    """Joules by coefficients; a slower board is taken to spend the extra computing time on one core."""
     seconds += max(slower - 1.0, 0.0) * cost.client_cpu_s
     activity = Activity(seconds, slower * cost.client_cpu_s, cost.sent_bytes, cost.received_bytes)
     return list(estimate(board, activity, throttled=any(each.usage.throttled for each in own)))
 
 
 def _by_column(energies: list[Energy]) -> dict[str, Energy]:
-    """Sums of those that are alike."""
+    """The sums of energies of the same column."""
     columns = sorted({energy.column for energy in energies})
     sums = {column: total(energy for energy in energies if energy.column == column) for column in columns}
     return {column: whole for column, whole in sums.items() if whole is not None}

@@ -1,4 +1,4 @@
-"""A power over time, from samples of a meter, and the energy between any two moments."""
+"""Power over time, from a meter's samples, and the energy between any two moments."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ _GAP_PERIODS = 3.0
 
 
 class Samples(NamedTuple):
-    """What a meter said.
+    """The readings of a meter.
 
     Attributes:
-        at_s: (n,) moments, rising, on one clock.
+        at_s: (n,) moments, increasing, on one clock.
         values: (n,) watts, or joules counted so far.
         counts: whether they are joules.
     """
@@ -29,16 +29,16 @@ class Samples(NamedTuple):
 class Curve:
     """The energy since the first sample as a function of time.
 
-    Between two samples the power is a line, so energies are trapezoids, also up to a moment between samples; a counter's
-    energy is a line. Nothing is said of times beyond the first and the last sample.
+    Between two samples the power is interpolated linearly, so energies are trapezoids, also up to a moment between
+    samples; of a counter, the energy is interpolated linearly. The curve ends at the first and the last sample.
 
     Args:
         samples: at least two.
         period_s: how far apart they should be.
-        window_s: each power is the mean over so long before it was read, so it belongs half of that earlier.
+        window_s: each power is the mean over this time before it was read, so it is dated half of that earlier.
 
     Raises:
-        UserError: there are fewer than two samples, or their times do not rise, or a counter went back.
+        UserError: there are fewer than two samples, their times do not increase, or a counter went back.
     """
 
     def __init__(self, samples: Samples, period_s: float, window_s: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class Curve:
         self._joules = np.concatenate([[0.0], np.cumsum(steps)])
 
     def power_w(self, begin_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What was read inside of intervals, which are in order: of a counter, between two readings in one interval."""
+        """The power read inside of sorted intervals; of a counter, the power between two readings in one interval."""
         place = np.searchsorted(begin_s, self._at_s, "right") - 1
         inside = (
             (place >= 0) & (self._at_s <= end_s[np.maximum(place, 0)]) if len(begin_s) else np.zeros(len(place), bool)
@@ -70,7 +70,7 @@ class Curve:
         return float(self._at_s[0]), float(self._at_s[-1])
 
     def energy_j(self, begin_s: ArrayLike, end_s: ArrayLike) -> NDArray[np.float64]:
-        """Joules in each of these intervals; edges up to a period outside are moved inside.
+        """Joules in each of these intervals; edges up to one period outside the samples are moved inside.
 
         Raises:
             UserError: an interval begins or ends more than a period before the first or after the last sample.

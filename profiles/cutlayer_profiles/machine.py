@@ -1,4 +1,4 @@
-"""What the kernel and the firmware tell of a machine at a moment: processor, memory, network, radio, heat."""
+"""What kernel and firmware tell about a machine at one moment: processor, memory, network, radio, heat."""
 
 import hmac
 import os
@@ -39,7 +39,7 @@ _DISCONNECTED_C = -200.0
 
 
 class Traffic(NamedTuple):
-    """Of an interface, or of several, since the machine was started."""
+    """The traffic of one or several interfaces since the machine was started."""
 
     sent_bytes: int
     received_bytes: int
@@ -48,7 +48,7 @@ class Traffic(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """At one moment; what grows does so since the machine, or the process, was started.
+    """A machine at one moment; counters run since the machine, or the process, was started.
 
     Attributes:
         at_s: on the monotonic clock.
@@ -59,7 +59,7 @@ class Machine(NamedTuple):
         residency_s: seconds by clock in MHz, over all cores.
         temperature_c: the hottest zone.
         throttled: what holds the processor back now.
-        throttled_ever: what has since the firmware was started.
+        throttled_ever: what has held it back since the firmware was started.
         wifi: of the first wireless interface; its retries since that was set up.
     """
 
@@ -76,7 +76,7 @@ class Machine(NamedTuple):
 
 
 def parse_busy_s(text: str) -> float:
-    """Of ``/proc/stat``: user, nice, system, irq, softirq and steal of all cores. Raises `ValueError`."""
+    """Core seconds by ``/proc/stat``: user, nice, system, irq, softirq and steal of all cores. Raises `ValueError`."""
     words = text.split("\n", 1)[0].split()
     if len(words) < 8 or words[0] != "cpu":
         raise ValueError("no line 'cpu'")
@@ -85,7 +85,7 @@ def parse_busy_s(text: str) -> float:
 
 
 def parse_net_dev(text: str) -> dict[str, Traffic]:
-    """By interface, of ``/proc/net/dev``."""
+    """The traffic in ``/proc/net/dev``, by interface."""
     found = {}
     for line in text.splitlines()[2:]:
         name, _, counts = line.partition(":")
@@ -95,7 +95,7 @@ def parse_net_dev(text: str) -> dict[str, Traffic]:
 
 
 def parse_peak_bytes(text: str) -> int:
-    """Of ``/proc/self/status``: the most memory that this program had; what rusage says is also of who started it.
+    """The most memory that this program had, in ``/proc/self/status``; rusage also counts the program that started it.
 
     Raises `ValueError`.
     """
@@ -106,7 +106,7 @@ def parse_peak_bytes(text: str) -> int:
 
 
 def parse_pss_bytes(text: str) -> int:
-    """Of ``/proc/self/smaps_rollup``: pages that several processes have count as their share. Raises `ValueError`."""
+    """The memory in ``/proc/self/smaps_rollup``, with a share of pages that others use too. Raises `ValueError`."""
     match = re.search(r"^Pss:\s*(\d+) kB", text, re.MULTILINE)
     if match is None:
         raise ValueError("no line 'Pss'")
@@ -114,18 +114,21 @@ def parse_pss_bytes(text: str) -> int:
 
 
 def read_pss_bytes() -> int | None:
-    """The memory that this process has now, with its share of what it shares with others; None where the kernel does not tell."""
+    """The memory of this process now, with its share of shared pages; None where the kernel does not tell."""
     return _try(lambda: parse_pss_bytes(Path("/proc/self/smaps_rollup").read_text()))
 
 
 def parse_residency_s(text: str) -> dict[float, float]:
-    """Seconds by MHz, of ``cpufreq/stats/time_in_state``, which has kHz and 10 ms."""
+    """Seconds by MHz, from ``cpufreq/stats/time_in_state``, which is in kHz and units of 10 ms."""
     pairs = (line.split() for line in text.splitlines() if line.strip())
     return {int(khz) / 1e3: int(ticks) * _RESIDENCY_TICK_S for khz, ticks in pairs}
 
 
 def parse_throttled(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """What holds a Raspberry Pi back now, and what did since its start, of ``vcgencmd get_throttled``. Raises `ValueError`."""
+    """What holds a Raspberry Pi back now, and what has since its start, by ``vcgencmd get_throttled``.
+
+    Raises `ValueError`.
+    """
     match = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", text.strip())
     if match is None:
         raise ValueError(f"{text.strip()[:80]!r} is no answer to get_throttled")
@@ -135,7 +138,7 @@ def parse_throttled(text: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def parse_iw_link(text: str, secret: str = "") -> Wifi:
-    """Of ``iw dev IFACE link``; the network's name leaves only as a hash with a secret of this machine."""
+    """The link by ``iw dev IFACE link``; the network's name leaves only as a hash with a secret of this machine."""
 
     def find(pattern: str) -> float | None:
         match = re.search(pattern, text)
@@ -151,13 +154,13 @@ def parse_iw_link(text: str, secret: str = "") -> Wifi:
 
 
 def parse_iw_station(text: str) -> int | None:
-    """``tx retries`` of ``iw dev IFACE station dump``; None where the driver has none."""
+    """``tx retries`` in ``iw dev IFACE station dump``; None if the driver does not count them."""
     match = re.search(r"tx retries:\s*(\d+)", text)
     return int(match[1]) if match else None
 
 
 def read_machine(root: Root) -> Machine:
-    """Now. Whatever cannot be read is None, or empty."""
+    """Read the machine now. Whatever cannot be read is None, or empty."""
     throttled, throttled_ever = _throttled(root)
     return Machine(
         at_s=time.monotonic(),
@@ -174,7 +177,7 @@ def read_machine(root: Root) -> Machine:
 
 
 def _try(read: Callable[[], _T]) -> _T | None:
-    """None where the machine does not tell, or tells something else."""
+    """The reading; None where the machine does not tell, or tells something unexpected."""
     try:
         return read()
     except (OSError, ValueError, IndexError, TypeError):
@@ -199,14 +202,14 @@ def _temperature(root: Root) -> float | None:
 
 
 def _traffic(root: Root) -> Traffic | None:
-    """Over interfaces that are hardware: what goes through a tunnel or a bridge goes through one of these, too."""
+    """The traffic of hardware interfaces: what goes through a tunnel or a bridge goes through one of these, too."""
     counts = parse_net_dev(root.read("proc/net/dev"))
     own = [each for name, each in counts.items() if root.exists(f"sys/class/net/{name}/device")]
     return Traffic(*(sum(column) for column in zip(*own, strict=True))) if own else None
 
 
 def _throttled(root: Root) -> tuple[frozenset[str], frozenset[str]]:
-    """Now, and since the start."""
+    """What holds the processor back now, and what has since the start."""
     nothing: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
     if not root.exists("dev/vcio") and not root.exists("dev/vcio_gencmd") and not root.replaced:
         return nothing
@@ -214,7 +217,7 @@ def _throttled(root: Root) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _wifi(root: Root) -> Wifi | None:
-    """Of the first wireless interface, through ``iw``."""
+    """The link of the first wireless interface, by ``iw``."""
     interfaces = [name.split("/")[3] for name in root.glob("sys/class/net/*/wireless")]
     if not interfaces:
         return None

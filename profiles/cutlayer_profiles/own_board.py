@@ -1,4 +1,4 @@
-"""``cutlayer profile calibrate``."""
+"""The command ``cutlayer profile calibrate``."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def calibrate_board(out: Path, seconds: float, broker: str, meters: Path | None,
     """Measure this board and write its coefficients.
 
     Raises:
-        UserError: there is no meter, or the numbers decide nothing.
+        UserError: there is no meter, or the measurements do not determine the coefficients.
         TransportError: there is no broker.
         OSError: the file cannot be written.
     """
@@ -69,7 +69,7 @@ def _name(root: Root, prior: Board) -> str:
 
 
 def toml_of(board: Board) -> str:
-    """As the files of boards are; what JSON writes of texts, numbers and lists is TOML, too."""
+    """A board as a TOML file like the others; texts, numbers and lists as JSON writes them are valid TOML, too."""
     plain = msgspec.to_builtins(board)
     tables = {key: value for key, value in plain.items() if isinstance(value, dict)}
     lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items() if key not in tables]
@@ -88,7 +88,7 @@ def _sender(stack: ExitStack, broker: str) -> Callable[[], None]:
     def send() -> None:
         for _ in range(_PACKETS):
             transport.publish("cutlayer/1/calibrate/sink", _PACKET)
-        transport.publish(echo, b"")  # which comes back after all of them have left
+        transport.publish(echo, b"")  # it comes back after all packets have left
         if transport.receive(_ECHO_S) is None:
             raise UserError(f"--broker {broker}: a megabyte did not get through in {_ECHO_S:g} s")
 

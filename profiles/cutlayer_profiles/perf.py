@@ -16,18 +16,18 @@ _HARDWARE, _CYCLES, _INSTRUCTIONS = 0, 0, 1
 _ATTRIBUTE = struct.Struct("<IIQQQQQ")
 _ATTRIBUTE_BYTES = 128
 _INHERIT_USER_ONLY = 1 << 1 | 1 << 5 | 1 << 6
-"""Threads that begin later are counted, the kernel and the hypervisor are not."""
+"""Threads that start later are counted; the kernel and the hypervisor are not."""
 
 
 class Counts(NamedTuple):
-    """Since the counters were opened."""
+    """What was counted since the counters were opened."""
 
     cycles: int
     instructions: int
 
 
 class PerfCounters:
-    """Counts from when it is made, also in threads that are started after that.
+    """Counts from its creation on, also in threads that are started later.
 
     Raises:
         OSError: the kernel has no such counters, as in most virtual machines, or /proc/sys/kernel/perf_event_paranoid forbids it.
@@ -42,7 +42,7 @@ class PerfCounters:
             raise
 
     def read(self) -> Counts:
-        """Raises `OSError`."""
+        """The counts so far. Raises `OSError`."""
         cycles, instructions = (struct.unpack("<Q", os.read(file, 8))[0] for file in self._files)
         return Counts(cycles, instructions)
 

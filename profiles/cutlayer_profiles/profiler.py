@@ -21,16 +21,16 @@ __all__ = ["Profiler"]
 _DRIFT_C = 5.0
 _MOST_FLAGS = 16
 _WEIGHED_S = 1.0
-"""Between two readings of the memory, which take a millisecond."""
+"""Time between two readings of the memory, each of which takes a millisecond."""
 
 
 class Profiler:
-    """Collects marks of phases and what the machine and its meter tell, and reports both.
+    """Collects marks of phases and readings of the machine and its meter, and reports both.
 
     Args:
-        root: of the machine.
-        meter: if it has one.
-        board: whose coefficients an estimate takes where it has none; None for no energy at all.
+        root: where the machine is read.
+        meter: its meter, if it has one.
+        board: gives the coefficients for an estimate without a meter; None for no energy at all.
     """
 
     def __init__(self, root: Root, meter: Meter | None = None, board: Board | None = None) -> None:
@@ -49,13 +49,13 @@ class Profiler:
         self._metered_until_s: float | None = None
 
     def mark(self, phase: str, begin_s: float, end_s: float) -> None:
-        """Something was done between these moments of the monotonic clock; phases do not overlap."""
+        """Mark a phase between two moments of the monotonic clock; phases do not overlap."""
         self._marks[phase].append((begin_s, end_s))
         if end_s - self._weighed_at_s >= _WEIGHED_S:
             self._weigh(end_s)
 
     def report(self) -> Usage:
-        """Of the time since the last report, or since the start."""
+        """What was spent since the last report, or since the start."""
         now, counted = read_machine(self._root), self._count()
         usage = _usage(self._before, now, self._counted, counted)
         if self._sampler is not None:
@@ -93,7 +93,7 @@ class Profiler:
         trace: tuple[Slot, ...] = ()
         try:
             curve = Curve(samples, self._meter.period_s, self._meter.accuracy.window_s)
-            # From where the last report ended to the last reading, so that reports follow each other without a hole.
+            # From where the last report ended to the last reading, so that there is no gap between reports.
             first, last = curve.span_s
             begin_s = first if self._metered_until_s is None else max(first, self._metered_until_s)
             self._metered_until_s = last
@@ -162,7 +162,7 @@ def _usage(before: Machine, now: Machine, counted: Counts | None, counted_now: C
 
 
 def _traffic_since(before: Traffic | None, now: Traffic | None) -> Traffic | None:
-    """None where it is not told, or an interface was set up anew."""
+    """The traffic in between; None if it is not known, or an interface was set up anew."""
     if before is None or now is None or any(later < earlier for earlier, later in zip(before, now, strict=True)):
         return None
     return Traffic(*(later - earlier for earlier, later in zip(before, now, strict=True)))

@@ -1,4 +1,4 @@
-"""Powers that another program recorded: a lab instrument's CSV, or the log of ``tegrastats``."""
+"""Power recorded by another program: the CSV file of a lab instrument, or a log of ``tegrastats``."""
 
 import csv
 import re
@@ -40,7 +40,7 @@ _STAMP = re.compile(r"^(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d) ")
 class Recording(NamedTuple):
     """The power of one device over a run, on the run record's clock, as another program recorded it.
 
-    It is `Source` of its energies: measured, to a percent.
+    It serves as the `Source` of its energies: measured, with an error of one percent.
     """
 
     curve: Curve
@@ -51,15 +51,15 @@ class Recording(NamedTuple):
 
 
 def read_recording(path: Path, offset_s: float, interval_s: float | None = None) -> Recording:
-    """A log of ``tegrastats``, or else a CSV.
+    """Read a log of ``tegrastats``, or else a CSV file.
 
     Args:
-        path: of the file.
-        offset_s: added to its times, or to the beginning of a log without times, to make them seconds since the run began.
-        interval_s: between the lines of a log without times.
+        path: the file to read.
+        offset_s: added to the times of a CSV file, or where a log begins, to get seconds since the run began.
+        interval_s: time between the lines of a log without times.
 
     Raises:
-        UserError: as `read_csv`, `read_tegrastats` and `Curve`.
+        UserError: as in `read_csv`, `read_tegrastats` and `Curve`.
     """
     try:
         text = path.read_text("utf-8", "replace")
@@ -79,13 +79,13 @@ def _period_s(samples: Samples) -> float:
 
 
 def read_csv(path: Path, offset_s: float = 0.0) -> Samples:
-    """Time and watts, or volts and amperes, as Joulescope, Otii and Monsoon's tools export them.
+    """Read time and watts, or volts and amperes, as the tools of Joulescope, Otii and Monsoon export them.
 
-    Columns are known by their heads, in which a unit may stand: ``time (s)``, ``t_ms``, ``Main Current (mA)``; without one it is s, V,
-    A, W. Times may be ISO 8601, taken as UTC without a zone.
+    Columns are recognised by their headers, which may contain a unit: ``time (s)``, ``t_ms``, ``Main Current (mA)``;
+    without one it is s, V, A, W. Times may be ISO 8601, and are taken as UTC if they have no zone.
 
     Args:
-        path: with one line of heads.
+        path: a file with one header line.
         offset_s: added to the times, to make them those of the board's clock.
 
     Raises:
@@ -119,7 +119,7 @@ def read_csv(path: Path, offset_s: float = 0.0) -> Samples:
 
 
 def _column(heads: list[str], names: tuple[str, ...]) -> tuple[int, float] | None:
-    """Place and factor to the unit without a prefix, of the first head that fits."""
+    """The index of the first column whose header fits, and the factor from its unit to that without a prefix."""
     for place, head in enumerate(heads):
         match = _HEAD.match(head)
         assert match is not None
@@ -140,13 +140,13 @@ def _moment(text: str) -> float:
 
 
 def read_tegrastats(lines: Iterable[str], interval_s: float | None = None) -> Samples:
-    """The module's rail from a log of ``tegrastats``, in all its dialects.
+    """Read the module's rail from a log of ``tegrastats``, in any of its dialects.
 
-    Of ``VDD_IN 5704mW/5704mW`` the first number is now; the second is a mean since the program started.
+    In ``VDD_IN 5704mW/5704mW`` the first number is the power now, and the second its mean since the program started.
 
     Args:
-        lines: of the log.
-        interval_s: how far apart they are, for logs without times (JetPack 4); those with times have whole seconds.
+        lines: lines of the log.
+        interval_s: time between them, for logs without times (JetPack 4); those with times have whole seconds.
 
     Raises:
         UserError: no line has such a rail, or there are neither times nor an interval.

@@ -20,15 +20,15 @@ _MOST_LETTERS = 200
 
 
 class Sampler:
-    """Reads a meter until it is stopped; what goes wrong with a reading is kept, and the reading left out.
+    """Reads a meter until it is stopped; a reading that fails is left out, and its problem noted.
 
-    The moment of a reading is the middle of the time that it took, or when it was told, of a meter that speaks by itself. One that took more than half a period says too little
-    about when it was.
+    The moment of a reading is the middle of the time that it took or, for a meter that reports by itself, when it did
+    so. A reading that took more than half a period is left out, since its moment is too uncertain.
 
     Args:
         meter: is read in this thread only, and once more for each `take`.
-        clock: the one on which phases are marked.
-        wait: until the next reading, given seconds; returns True to end.
+        clock: the clock on which phases are marked.
+        wait: waits so many seconds for the next reading; returns True to end.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
 
     def start(self) -> None:
-        """Begin to read, once before this returns."""
+        """Start reading; the first reading is taken before this returns."""
         self._insist()
         self._thread.start()
 
@@ -58,10 +58,10 @@ class Sampler:
         self._thread.join()
 
     def take(self) -> tuple[Samples, dict[str, int], float]:
-        """What was read since the last call, with the last reading of that call and one of now.
+        """The readings since the last call, from the last one of that call to a new one.
 
         Returns:
-            The samples; how often each problem was met; and the core seconds that reading took.
+            The samples, how often each problem occurred, and the core seconds that reading took.
         """
         self._insist()
         with self._lock:
@@ -75,16 +75,16 @@ class Sampler:
         due = self._clock()
         while True:
             self._sample()
-            due = max(due + self._meter.period_s, self._clock())  # what was missed is not made up for
+            due = max(due + self._meter.period_s, self._clock())  # missed readings are not made up for
             if self._wait(due - self._clock()):
                 return
 
     def _insist(self) -> None:
-        """A reading of now, on which the edge of an interval depends."""
+        """Take a reading now, trying several times: the edge of an interval depends on it."""
         any(self._sample() for _ in range(_TRIES))
 
     def _sample(self) -> bool:
-        """Whether there is a reading of now."""
+        """Read once; returns whether there is a new reading."""
         with self._lock:
             spent = time.thread_time()
             began = self._clock()
@@ -101,7 +101,7 @@ class Sampler:
                 if not self._at_s or at_s > self._at_s[-1]:
                     self._at_s.append(at_s)
                     self._values.append(value)
-                    if len(self._at_s) > _MOST_SAMPLES:  # of hours without a report
+                    if len(self._at_s) > _MOST_SAMPLES:  # after hours without a report
                         self._at_s, self._values = self._at_s[::2], self._values[::2]
                     return True
             finally:
@@ -109,6 +109,6 @@ class Sampler:
         return False
 
     def _note(self, problem: str) -> None:
-        """Counted without the numbers in it, which differ each time."""
+        """Count a problem by its text without numbers, which differ each time."""
         kind = _NUMBER.sub("#", problem)[:_MOST_LETTERS]
         self._problems[kind] = self._problems.get(kind, 0) + 1

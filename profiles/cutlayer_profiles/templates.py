@@ -1,4 +1,4 @@
-"""Pages from templates: whatever came over a network, such as device names, is escaped, and nothing is left out unnoticed."""
+"""Pages from templates: what came over a network, such as device names, is escaped, and a missing value is an error."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ __all__ = ["render_page"]
 
 
 def render_page(package: str, name: str, **content: Any) -> str:
-    """The template ``name`` of a package's folder ``templates``, filled in. Raises `jinja2.UndefinedError` if something lacks."""
+    """Fill in the template ``name`` in a package's folder ``templates``.
+
+    Raises `jinja2.UndefinedError` if a value is missing.
+    """
     environment = Environment(
         loader=PackageLoader(package),
         autoescape=select_autoescape(default=True, default_for_string=True),

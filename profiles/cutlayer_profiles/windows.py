@@ -1,4 +1,4 @@
-"""The energy of stretches of time: of a whole one, and of the phases in it."""
+"""The energy of a stretch of time, and of the phases in it."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,39 +15,40 @@ from cutlayer_profiles.meters import Meter, Source
 __all__ = ["IDLE", "Intervals", "energy_by_phase", "energy_of", "trace_of"]
 
 IDLE = "idle"
-"""The phase between all others."""
+"""The phase of all time between the others."""
 _LEAST_SAMPLES = 10
-"""In a phase, or its energy says more about when the meter was read than about the phase."""
+"""With fewer readings in a phase, its energy says more about when the meter was read than about the phase."""
 _MOST_GAPS = 0.02
 _SLOW_S = 1.0
 _MOST_SLOTS = 60
 
 
 class Intervals(NamedTuple):
-    """(n,) begins and ends on one clock, in order, which do not overlap."""
+    """Begins and ends, (n,) each, of intervals on one clock, in order and without overlap."""
 
     begin_s: NDArray[np.float64]
     end_s: NDArray[np.float64]
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, float]]) -> "Intervals":
-        """From (begin, end) each."""
+        """From pairs of (begin, end)."""
         both = np.array(pairs, np.float64).reshape(-1, 2)
         return cls(both[:, 0], both[:, 1])
 
     @property
     def seconds(self) -> float:
-        """Of all together."""
+        """The length of all intervals together."""
         return float((self.end_s - self.begin_s).sum())
 
 
 def energy_of(curve: Curve, begin_s: float, end_s: float, meter: Source) -> Energy:
-    """Of all the time between two moments, with bounds of two standard deviations.
+    """The energy of all the time between two moments, with bounds of two standard deviations.
 
-    u^2 = (gain E)^2 + (what the meter's steps add)^2; a step's error is even over its width, and a counter has one at both ends.
+    u^2 = (gain E)^2 + (what the meter's steps add)^2. The error of a step is uniform over its width, and a counter has
+    one at both ends.
 
     Raises:
-        UserError: as `Curve.energy_j`; or the meter was silent for too much of it.
+        UserError: as in `Curve.energy_j`, or the meter was silent for too much of the time.
     """
     if float(curve.gap_s(begin_s, end_s)) > _MOST_GAPS * (end_s - begin_s):
         raise UserError(f"the meter was silent for more than {_MOST_GAPS:.0%} of the time")
@@ -62,11 +63,12 @@ def energy_of(curve: Curve, begin_s: float, end_s: float, meter: Source) -> Ener
 def energy_by_phase(
     curve: Curve, marks: Mapping[str, Intervals], begin_s: float, end_s: float, meter: Meter
 ) -> dict[str, Energy]:
-    """Of each phase between two moments in which the meter was read often enough; what is left between phases is `IDLE`.
+    """The energy of each phase between two moments that was read often enough; the time between phases is `IDLE`.
 
-    A phase's power is the mean of the readings that fell into it, over all its intervals, since a line between readings would
-    smear it over its neighbours; bounds have the scatter of these readings. So phases add up to the whole only roughly. Phases
-    shorter than a reading's own window, and meters that are read once a second, tell nothing of phases.
+    A phase's power is the mean of the readings that fell into it, over all its intervals, since interpolating between
+    readings would smear it over its neighbours; the bounds include the scatter of these readings. So phases add up to
+    the whole only roughly. There is no energy for phases shorter than twice a reading's own window, and none with a
+    meter that is read only once a second.
     """
     found: dict[str, Energy] = {}
     if meter.period_s >= _SLOW_S:
@@ -89,7 +91,7 @@ def _energy(joules: float, half: float, meter: Source) -> Energy:
 
 
 def trace_of(curve: Curve, marks: Mapping[str, Intervals], begin_s: float, end_s: float) -> tuple[Slot, ...]:
-    """The mean power of up to `_MOST_SLOTS` stretches with a sample each, and the phase that took most of each."""
+    """The mean power of up to `_MOST_SLOTS` even stretches, at most one per sample, and the main phase of each."""
     number = min(_MOST_SLOTS, int(curve.samples_in(begin_s, end_s)))
     if number < 2:
         return ()
@@ -105,7 +107,7 @@ def trace_of(curve: Curve, marks: Mapping[str, Intervals], begin_s: float, end_s
 
 
 def _spent_until(intervals: Intervals, moments_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Seconds of the intervals before each moment."""
+    """How many seconds of the intervals lie before each moment."""
     edges = np.stack([intervals.begin_s, intervals.end_s], axis=1).reshape(-1)
     lengths = np.repeat(np.cumsum(intervals.end_s - intervals.begin_s), 2)
     lengths[::2] -= intervals.end_s - intervals.begin_s
@@ -113,7 +115,7 @@ def _spent_until(intervals: Intervals, moments_s: NDArray[np.float64]) -> NDArra
 
 
 def _between(marks: Mapping[str, Intervals], begin_s: float, end_s: float) -> Intervals:
-    """The time that no interval has."""
+    """The time that no interval covers."""
     starts = np.concatenate([*(each.begin_s for each in marks.values()), [end_s]])
     ends = np.concatenate([[begin_s], *(each.end_s for each in marks.values())])
     starts, ends = np.sort(starts), np.sort(ends)

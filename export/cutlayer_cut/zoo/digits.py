@@ -6,11 +6,11 @@ __all__ = ["DigitsNet"]
 
 
 class DigitsNet(nn.Module):
-    """Two stages and a classifier; cut after ``stem``, 1,248 of its 14,794 parameters are on the board.
+    """Two stages and a classifier; with the cut after ``stem``, 1,248 of its 14,794 parameters are on the board.
 
     Args:
         width: channels after the first stage.
-        classes: what the classifier tells apart.
+        classes: number of classes.
     """
 
     def __init__(self, width: int = 16, classes: int = 10) -> None:

@@ -9,7 +9,7 @@ class LeNet(nn.Module):
     """Two convolutions and three linear layers, 61,706 parameters.
 
     Args:
-        classes: what the classifier tells apart.
+        classes: number of classes.
     """
 
     def __init__(self, classes: int = 10) -> None:

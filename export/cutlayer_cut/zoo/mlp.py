@@ -1,4 +1,4 @@
-"""A multilayer perceptron, the smallest thing that can be cut."""
+"""A multilayer perceptron, the simplest model to cut."""
 
 import math
 
@@ -13,7 +13,7 @@ class Mlp(nn.Module):
     Args:
         inputs: shape or size of one sample, which is flattened.
         width: features of both hidden layers.
-        classes: what the classifier tells apart.
+        classes: number of classes.
     """
 
     def __init__(self, inputs: int | tuple[int, ...] = 784, width: int = 256, classes: int = 10) -> None:

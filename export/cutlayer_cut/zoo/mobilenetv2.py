@@ -36,7 +36,7 @@ class MobileNetV2(nn.Module):
 
     Args:
         stem: "cifar" (the stem and the first stage of stride 2 keep the resolution) or "imagenet".
-        classes: what the classifier tells apart.
+        classes: number of classes.
     """
 
     def __init__(self, stem: Literal["cifar", "imagenet"] = "cifar", classes: int = 10) -> None:

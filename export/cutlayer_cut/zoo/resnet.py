@@ -34,8 +34,8 @@ class ResNet18(nn.Module):
 
     Args:
         stem: "cifar" (3x3, stride 1, no pooling) or "imagenet" (7x7, stride 2, max pooling).
-        classes: what the classifier tells apart.
-        width: channels of the first stage; each other has twice those of the one before.
+        classes: number of classes.
+        width: channels of the first stage; each later stage has twice as many as the one before.
     """
 
     def __init__(self, stem: Literal["cifar", "imagenet"] = "cifar", classes: int = 10, width: int = 64) -> None:

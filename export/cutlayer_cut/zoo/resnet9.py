@@ -6,7 +6,7 @@ __all__ = ["ResNet9"]
 
 
 class Residual(nn.Module):
-    """Two convolutions around which the input is added."""
+    """Two convolutions and a shortcut around both."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ResNet9(nn.Module):
     """Eight convolutions and a linear layer, 6.6 million parameters.
 
     Args:
-        classes: what the classifier tells apart.
+        classes: number of classes.
     """
 
     def __init__(self, classes: int = 10) -> None:

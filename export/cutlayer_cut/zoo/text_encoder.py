@@ -8,7 +8,7 @@ __all__ = ["TextEncoder"]
 
 
 class Embedding(nn.Module):
-    """Token plus position."""
+    """Token embedding plus position embedding."""
 
     def __init__(self, vocabulary: int, width: int, length: int) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class TextEncoder(nn.Module):
     """Embedding, layers, mean over the tokens, classifier; 1.7 million parameters by default, 1.3 in the embedding.
 
     Args:
-        vocabulary: tokens are whole numbers below it.
+        vocabulary: number of tokens, which are integers below it.
         width: features of a token; a multiple of ``heads``.
-        heads: of the attention.
+        heads: attention heads.
         hidden: features inside the feed-forward networks.
-        length: the longest sequence.
-        depth: layers.
-        classes: what the classifier tells apart.
+        length: length of the longest sequence.
+        depth: number of layers.
+        classes: number of classes.
         dropout: share of features set to zero during training.
     """
 

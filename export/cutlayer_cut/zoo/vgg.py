@@ -28,7 +28,7 @@ class VGG11(_VGG):
 
     Args:
         batch_norm: BatchNorm after each convolution, which then has no bias.
-        classes: what the classifier tells apart.
+        classes: number of classes.
         width: channels of each layer, relative to the original.
     """
 

@@ -1,4 +1,4 @@
-"""Decompositions for tracing: torch's own to core ATen operations, and ours to the operators of `operators`."""
+"""Decompositions for tracing: torch's own into core ATen operations, and ours into the operators of `operators`."""
 
 from collections.abc import Callable, Sequence
 from math import pi, prod, sqrt
@@ -20,14 +20,14 @@ _KEPT = {
     aten._log_softmax.default,  # noqa: SLF001
     aten._native_batch_norm_legit_no_training.default,  # noqa: SLF001
 }
-"""Operations that runtimes have whole, and faster than their parts."""
+"""Operations that runtimes have as a whole, which is faster than their parts."""
 
 
 _MANY = 16
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """The table for `make_fx`."""
+    """The decomposition table for `make_fx`."""
     backward = {op: rule for op, rule in decomposition_table.items() if "backward" in str(op)}
     table: dict[Any, Callable[..., Any]] = {**backward, **core_aten_decompositions(), **_OURS}
     return {op: rule for op, rule in table.items() if op not in _KEPT}
@@ -39,7 +39,7 @@ def _convolution_backward(
     *arguments, (for_input, for_weight, for_bias) = geometry
     stride, padding, dilation, transposed, output_padding, groups = arguments
     arguments = [list(stride), list(padding), list(dilation), transposed, list(output_padding), groups]
-    # The input's last: until then its memory is free for what the weights' needs meanwhile.
+    # The input's gradient comes last: until then its memory is free for what the weight's gradient needs.
     db = operators.channel_sum(dy) if for_bias else None
     dw = operators.convolution_grad_weight(x, dy, list(weight.shape), *arguments) if for_weight else None
     dx = operators.convolution_grad_input(dy, weight, list(x.shape[2:]), *arguments) if for_input else None
@@ -56,7 +56,7 @@ def _batch_norm(
     momentum: float,
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The result, the batch's mean and inverse deviation, and the running statistics after it."""
+    """The result, the batch's mean and inverse deviation, and the updated running statistics."""
     channels = x.shape[1]
     ones, zeros = x.new_ones(channels), x.new_zeros(channels)
     weight, bias = ones if weight is None else weight, zeros if bias is None else bias
@@ -86,7 +86,7 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tupl
 
 
 def _native_batch_norm(x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any) -> Any:
-    """The form that changes its running statistics in place."""
+    """BatchNorm in the form that updates its running statistics in place."""
     y, batch_mean, deviation, new_mean, new_variance = _batch_norm(x, weight, bias, mean, variance, *rest)
     if mean is not None and new_mean is not mean:
         mean.copy_(new_mean)
@@ -106,10 +106,10 @@ def _batch_norm_backward(
     epsilon: float,
     mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Ioffe & Szegedy, arXiv 1502.03167, section 3, with what is constant in a channel taken together.
+    """Ioffe & Szegedy, arXiv 1502.03167, section 3, with all factors that are constant within a channel combined.
 
-    dx = a (dy + b x + c) with three numbers a channel, so that no normalised copy of x is made, and the scale a can be
-    left to the convolution before (see `rewrites`).
+    dx = a (dy + b x + c) with three numbers per channel, so that no normalised copy of x is made, and the scale a can
+    be left to the convolution before (see `rewrites`).
     """
     if not isinstance(x.shape[1], int):
         rule = decomposition_table[aten.native_batch_norm_backward.default]
@@ -123,7 +123,7 @@ def _batch_norm_backward(
         return operators.scale_channels(dy, a), None, operators.channel_sum(dy) if mask[2] else None
     share = x.shape[1] / x.numel()
     db = operators.channel_sum(dy)
-    if prod(x.shape[2:]) < _MANY:  # of few values the mean may be far greater than the deviation
+    if prod(x.shape[2:]) < _MANY:  # with few values the mean may be far greater than the deviation
         axes = [1, -1] + [1] * (x.dim() - 2)
         x = (x - mean.view(axes)) * deviation.view(axes)
         dw = operators.channel_sum(dy * x)
@@ -152,7 +152,7 @@ def _weight_norm_backward(dw: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: 
 
 
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """Hendrycks & Gimpel, arXiv 1606.08415. The backward pass has the same factor in it, which is computed once."""
+    """Hendrycks & Gimpel, arXiv 1606.08415. The backward pass contains the same factor, which is computed only once."""
     if approximate != "none":
         y: Tensor = decomposition_table[aten.gelu.default](x, approximate=approximate)
         return y
@@ -173,7 +173,7 @@ def _gelu_factor(x: Tensor) -> Tensor:
 
 
 def _roll(x: Tensor, shifts: Sequence[int], axes: Sequence[int] = ()) -> Tensor:
-    """Torch's own one chooses entries by numbers that it computes."""
+    """Roll by slicing and joining; torch's own decomposition indexes with computed numbers."""
     if not axes:
         return _roll(x.flatten(), shifts, [0]).view(x.shape)
     for shift, axis in zip(shifts, axes, strict=True):
@@ -203,6 +203,6 @@ _OURS: dict[Any, Callable[..., Any]] = {
     aten.roll.default: _roll,
     aten.threshold_backward.default: _threshold_backward,
     aten.hardtanh_backward.default: operators.between_grad,
-    # Where a kernel asks for memory to write to (SiLU's backward does), what it holds before does not matter.
+    # A kernel may ask for memory to write to (SiLU's backward does); what that holds beforehand does not matter.
     aten.empty_permuted.default: lambda size, _layout, **_options: torch.zeros(size),
 }

@@ -1,4 +1,4 @@
-"""Random draws that a seed alone decides: what dropout multiplies with is the same in torch and in an exported graph."""
+"""Random draws that depend on a seed alone: dropout has the same masks in torch and in an exported graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ _UNSUPPORTED = (
 
 
 class Draws:
-    """The draws of one pass, numbered in their order.
+    """The random draws of one pass, numbered in their order.
 
     Args:
         seed: scalar int64, from 0 to 2**31 - 1; may be set later, but before the first draw.
@@ -30,7 +30,7 @@ class Draws:
         self.seed, self._count = seed, 0
 
     def table(self) -> dict[Any, Callable[..., Any]]:
-        """What to compute instead of torch's random operations, each by its overload."""
+        """What to compute instead of torch's random operations, by overload."""
         rules: dict[Any, Callable[..., Any]] = {
             aten.bernoulli.p: lambda x, p=0.5, **_: self._bernoulli(x, p),
             aten.bernoulli.default: lambda x, **_: _refuse(aten.bernoulli.default),
@@ -50,7 +50,7 @@ class Draws:
 
 
 class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, torch draws what an exported graph draws with the same seed."""
+    """Inside this context, torch draws the same random numbers as an exported graph with the same seed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""In which form graphs are written, and what a writer gives back: the same for every engine."""
+"""The form in which graphs are written, and what a writer returns: the same for every engine."""
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -18,24 +18,24 @@ Run = Callable[[Arrays], Arrays]
 TARGETS = ("xnnpack", "generic")
 """What graphs are made for.
 
-* xnnpack: runtimes that hand operations to XNNPACK, as those of 64-bit boards do. Weights of convolutions stand in the
-  files, and masks are products instead of comparisons, which XNNPACK does not have.
+* xnnpack: runtimes that delegate operations to XNNPACK, as those of 64-bit boards do. Convolution weights are stored in
+  the files, and masks are products instead of comparisons, which XNNPACK does not have.
 * generic: any runtime. Parameters are inputs of every graph.
 """
 
 
 PRECISIONS = ("float32", "float16", "int8")
-"""Of what is not trained; see `tflite.precision`."""
+"""Precisions of graphs that are not trained; see `tflite.precision`."""
 
 
 class Form(NamedTuple):
     """How graphs are written.
 
     Attributes:
-        engine: of `cutlayer_core.engines.ENGINES`.
-        target: of `TARGETS`, for TFLite.
-        precision: of `PRECISIONS`.
-        samples: representative ones for int8, (N, *input).
+        engine: one of `cutlayer_core.engines.ENGINES`.
+        target: one of `TARGETS`, for TFLite.
+        precision: one of `PRECISIONS`.
+        samples: representative inputs for int8, (N, *input).
     """
 
     engine: str = "onnx"
@@ -61,13 +61,13 @@ class Form(NamedTuple):
 
 
 FLOAT32_ONNX = Form()
-"""What is written if nothing else is wanted."""
+"""The default form."""
 
 
 class Graphs(NamedTuple):
-    """Exported graphs as functions from the values that they may want to their outputs, computed by the stock runtime.
+    """Exported graphs as functions that the stock runtime computes; each picks its inputs from the values it is given.
 
-    ``backward`` gives ``gradients.*`` as well. The last two are None for a frozen client.
+    ``backward`` returns ``gradients.*`` as well. ``forward`` and ``backward`` are None for a frozen client.
     """
 
     inference: Run
@@ -79,10 +79,10 @@ class Written(NamedTuple):
     """The graphs of a bundle.
 
     Attributes:
-        files: by graph name.
-        graphs: the same as functions, in float32; that of backward gives gradients too.
+        files: contents by graph name.
+        graphs: the same graphs as functions, in float32; backward returns gradients too.
         opset: see `cutlayer_core.bundles.bundle.Manifest`.
-        versions: of the packages that wrote and ran them.
+        versions: versions of the packages that wrote and ran them.
         precision_error: see `cutlayer_core.bundles.bundle.Certificate`.
     """
 

@@ -1,8 +1,8 @@
-"""Operators of a training graph that no inference runtime has, each with its meaning in torch.
+"""Operators of a training graph that no inference runtime has, each defined by what torch computes for it.
 
-Backward operations are kept whole while a graph is traced, since how one is best computed depends on shapes and on the
-runtime: each writer has its own translation (for ONNX `onnx_convolution` and `onnx_operators`). What torch computes for
-them here is what tests hold the translations against.
+Backward operations are kept whole while a graph is traced, since the best way to compute one depends on shapes and on
+the runtime. Each writer has its own translation (for ONNX in `onnx.convolution` and `onnx.operators`), and tests
+compare the translations with what torch computes here.
 
 Shapes: images (B, C, *size), convolution weights (O, I / groups, *kernel); transposed ones (I, O / groups, *kernel).
 """
@@ -49,7 +49,7 @@ def convolution_grad_input(
     output_padding: list[int],
     groups: int,
 ) -> Tensor:
-    """Gradient of a convolution for its input, whose spatial ``size`` is given."""
+    """Gradient of a convolution with respect to its input, whose spatial ``size`` is given."""
     x = dy.new_zeros(_input_shape(dy, weight, size, transposed, groups))
     arguments = (stride, padding, dilation, transposed, output_padding, groups)
     dx: Tensor = aten.convolution_backward(dy, x, weight, None, *arguments, [True, False, False])[0]
@@ -78,7 +78,7 @@ def convolution_grad_weight(
     output_padding: list[int],
     groups: int,
 ) -> Tensor:
-    """Gradient of a convolution for its weight, whose ``shape`` is given."""
+    """Gradient of a convolution with respect to its weight, whose ``shape`` is given."""
     arguments = (stride, padding, dilation, transposed, output_padding, groups)
     dw: Tensor = aten.convolution_backward(dy, x, dy.new_zeros(shape), None, *arguments, [False, True, False])[1]
     return dw
@@ -124,7 +124,7 @@ def _(x: Tensor) -> Tensor:
 
 @custom_op("cutlayer::scale_shift", mutates_args=())
 def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``scale * x + shift`` with a scale and a shift a channel: (B, C, ...), (C,), (C,) to (B, C, ...)."""
+    """``scale * x + shift`` with one scale and shift per channel: (B, C, ...), (C,), (C,) to (B, C, ...)."""
     broadcast = [1, -1] + [1] * (x.dim() - 2)
     return x * scale.view(broadcast) + shift.view(broadcast)
 
@@ -136,7 +136,7 @@ def _(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 @custom_op("cutlayer::scale_channels", mutates_args=())
 def scale_channels(x: Tensor, scale: Tensor) -> Tensor:
-    """``scale * x`` with a scale a channel: (B, C, ...), (C,) to (B, C, ...)."""
+    """``scale * x`` with one scale per channel: (B, C, ...), (C,) to (B, C, ...)."""
     return x * scale.view([1, -1] + [1] * (x.dim() - 2))
 
 
@@ -147,7 +147,7 @@ def _(x: Tensor, scale: Tensor) -> Tensor:
 
 @custom_op("cutlayer::batch_norm_train", mutates_args=())
 def batch_norm_train(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """BatchNorm with the batch's own statistics: the result, and mean and biased variance a channel."""
+    """BatchNorm with the batch's own statistics: the result, and the mean and biased variance of each channel."""
     axes = [0, *range(2, x.dim())]
     mean, variance = x.mean(axes), x.var(axes, unbiased=False)
     return torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, epsilon), mean, variance
@@ -186,7 +186,7 @@ def max_pool_grad(
     dilation: list[int],
     ceil_mode: bool,
 ) -> Tensor:
-    """Gradient of `max_pool` for x, given its result y: each entry of dy goes to the first maximum of its window."""
+    """Gradient of `max_pool` for x, given the result y: each entry of dy goes to the first maximum of its window."""
     dims = len(kernel)
     positions = _pooled(x, kernel, stride, padding, dilation, ceil_mode)[1].flatten(-dims)
     return torch.zeros_like(x).flatten(-dims).scatter_add(-1, positions, dy.flatten(-dims)).reshape(x.shape)
@@ -207,10 +207,10 @@ def _pooled(
 
 @custom_op("cutlayer::average_pool_grad", mutates_args=())
 def average_pool_grad(dy: Tensor, size: list[int], shares: list[float]) -> Tensor:
-    """Gradient of any average pooling of the trailing dimensions for its input, whose pooled ``size`` is given.
+    """Gradient of any average pooling over trailing dimensions, with respect to its input of spatial ``size``.
 
-    ``shares`` holds for each pooled dimension a matrix (output size, input size), row by row, one after the other: the
-    share that an input has in an output. dx is dy multiplied by each.
+    ``shares`` holds one matrix (output size, input size) per pooled dimension, row by row, one after the other: the
+    share that each input has in each output. dx is dy multiplied by all of these matrices.
     """
     for axis, matrix in zip(range(dy.dim() - len(size), dy.dim()), pooling_matrices(dy, size, shares), strict=True):
         dy = torch.movedim(torch.movedim(dy, axis, -1) @ dy.new_tensor(matrix), -1, axis)
@@ -223,7 +223,7 @@ def _(dy: Tensor, size: list[int], shares: list[float]) -> Tensor:
 
 
 def pooling_matrices(dy: Any, size: Sequence[int], shares: Sequence[float]) -> list[list[list[float]]]:
-    """The matrices (output size, input size) that `average_pool_grad` is given; of dy only the shape is used."""
+    """The matrices (output size, input size) that `average_pool_grad` is given; only the shape of dy is used."""
     matrices, at = [], 0
     for full, out in zip(size, dy.shape[-len(size) :], strict=True):
         matrices.append([list(shares[at + row * full : at + (row + 1) * full]) for row in range(out)])
@@ -233,7 +233,7 @@ def pooling_matrices(dy: Any, size: Sequence[int], shares: Sequence[float]) -> l
 
 @custom_op("cutlayer::embedding_grad", mutates_args=())
 def embedding_grad(dy: Tensor, indices: Tensor, rows: int, padding_index: int) -> Tensor:
-    """Gradient of an embedding for its table of ``rows``: (..., W) and (...) to (rows, W)."""
+    """Gradient of an embedding with respect to its table of ``rows``: (..., W) and (...) to (rows, W)."""
     table: Tensor = aten.embedding_dense_backward(dy, indices, rows, padding_index, False)
     return table
 
@@ -275,9 +275,9 @@ def _(seed: Tensor, like: Tensor, probability: float, stream: int) -> Tensor:
 
 @custom_op("cutlayer::one_minus_power", mutates_args=())
 def one_minus_power(base: float, exponent: Tensor) -> Tensor:
-    """``1 - base ** exponent`` in float32: what Adam divides its moments by, of a scalar int64 exponent.
+    """``1 - base ** exponent`` in float32, for a scalar int64 exponent: what Adam divides its moments by.
 
-    In float32 alone it would lose most of its digits where base is near 1 and the exponent is small.
+    Computed in float32 alone, it would lose most of its digits where base is near 1 and the exponent is small.
     """
     count = exponent.to(torch.float64)
     return (1.0 - torch.pow(torch.full_like(count, base), count)).to(torch.float32)

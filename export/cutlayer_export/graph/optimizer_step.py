@@ -16,7 +16,7 @@ _Rule = Callable[..., tuple[Tensors, Tensors]]
 
 
 def initial_state(params: Tensors, settings: Optimizer) -> Tensors:
-    """State before the first step: zeros, a tensor a parameter for each moment that the optimizer keeps."""
+    """The state before the first step: one tensor of zeros per parameter for each moment that the optimizer keeps."""
     moments = {Sgd: ["momentum"], Adam: ["mean", "variance"], AdamW: ["mean", "variance"]}[type(settings)]
     if isinstance(settings, Sgd) and settings.momentum == 0.0:
         moments = []
@@ -24,7 +24,7 @@ def initial_state(params: Tensors, settings: Optimizer) -> Tensors:
 
 
 def needs_step(settings: Optimizer) -> bool:
-    """Whether `optimizer_step` reads the number of the step."""
+    """Whether `optimizer_step` reads the step number."""
     return not isinstance(settings, Sgd)
 
 
@@ -34,12 +34,12 @@ def optimizer_step(
     """New parameters and new state.
 
     Args:
-        params: by name.
-        gradients: by the same names.
+        params: parameters by name.
+        gradients: gradients by the same names.
         state: from `initial_state` or the step before.
         learning_rate: scalar float32, so that a schedule may vary it.
         step: scalar int64, 1 in the first step.
-        settings: their learning rate is not used.
+        settings: of the optimizer; the learning rate in them is not used.
     """
     if settings.clip_norm is not None:
         gradients = _clipped(gradients, settings.clip_norm)
@@ -50,7 +50,7 @@ def optimizer_step(
 
 
 def _clipped(gradients: Tensors, limit: float) -> Tensors:
-    """As torch.nn.utils.clip_grad_norm_."""
+    """Clip gradients as torch.nn.utils.clip_grad_norm_ does."""
     norm = torch.stack([(value * value).sum() for value in gradients.values()]).sum().sqrt()
     factor = torch.clamp(limit / (norm + _CLIP_EPSILON), max=1.0)
     return {name: value * factor for name, value in gradients.items()}

@@ -1,4 +1,4 @@
-"""Whose operation is it? Names the module of the user's model from which an operation comes."""
+"""Finds the module of the user's model that an operation comes from, so that an error can name it."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["owner_of"]
 
 
 def owner_of(text: str, client: nn.Module, x: Tensor) -> str:
-    """`` (in the module 'layer.0')`` for the operation that ``text`` names, or nothing if it cannot be told."""
+    """`` (in the module 'layer.0')`` for the operation that ``text`` names; empty if the module cannot be found."""
     names = [each.removesuffix("_backward").strip("_") for each in re.findall(r"(?:aten|prims)(?:::|\.)(\w+)", text)]
     if not names:
         return ""
@@ -29,7 +29,7 @@ def owner_of(text: str, client: nn.Module, x: Tensor) -> str:
 
 
 class _Owners(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes for each operation the innermost module that called it first."""
+    """Records for each operation the innermost module that called it first."""
 
     def __init__(self, client: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -41,7 +41,7 @@ class _Owners(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._hooks.append(module.register_forward_hook(self._leave))
 
     def _leave(self, *_: object) -> None:
-        """A hook's result would take the place of the module's, so there is none."""
+        """Leave a module; returns nothing, since a hook's result would replace the module's output."""
         self._stack.pop()
 
     def __exit__(self, *args: object) -> None:

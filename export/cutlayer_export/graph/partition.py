@@ -1,7 +1,7 @@
-"""The training graph in two: what runs before the cut gradient is known, and what runs after.
+"""Splits the training graph in two: forward runs before the cut gradient is known, backward after that.
 
-Backward takes what it needs from forward as saved tensors. Recomputing them instead was measured too
-(benchmarks/results/client_step.txt): once saved tensors stay where they are from step to step, saving them is faster.
+Backward gets what it needs from forward as saved tensors. Recomputing them instead was measured too
+(benchmarks/results/client_step.txt): saving is faster once the saved tensors stay in the same memory from step to step.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto
 __all__ = ["Partition", "partition"]
 
 _FREE = {"Constant", "ConstantOfShape", "Identity", "Range", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"}
-"""Operations that cost next to nothing: done again rather than saved."""
+"""Operations that cost next to nothing: their results are computed again rather than saved."""
 
 
 _READ, _MADE = "read.", "made."
@@ -27,9 +27,9 @@ class Partition(NamedTuple):
 
 
 def partition(model: ModelProto, with_gradients: bool = False) -> Partition:
-    """Part a training graph, see `training_graph.trace_training` for its inputs and outputs.
+    """Split a training graph; see `training_graph.trace_training` for its inputs and outputs.
 
-    ``with_gradients`` leaves ``gradients.*`` among the outputs of backward, for the certificate.
+    ``with_gradients`` keeps ``gradients.*`` among the outputs of backward, for the certificate.
     """
     model = _batch_size_from_x(onnx.shape_inference.infer_shapes(model, data_prop=True))
     _read_buffers_once(model)
@@ -54,8 +54,8 @@ def partition(model: ModelProto, with_gradients: bool = False) -> Partition:
 def _kept_values(
     wanted: Iterable[str], producers: dict[str, NodeProto], before: set[str], graph: onnx.GraphProto
 ) -> list[str]:
-    """Results of forward that backward reads; what follows from weights alone, or costs nothing, is done again."""
-    # What follows from buffers too: when backward runs, forward has replaced them.
+    """Results of forward that backward reads; what depends on weights alone, or costs nothing, is computed again."""
+    # Those that depend on buffers are kept too: by the time backward runs, forward has replaced the buffers.
     from_x = {"x", "seed", *(each.name for each in graph.input if each.name.startswith("buffers."))}
     for node in graph.node:
         if node.op_type != "Shape" and any(name in from_x for name in _inputs(node)):
@@ -76,7 +76,7 @@ def _kept_values(
 
 
 def _read_buffers_once(model: ModelProto) -> None:
-    """Put a node between each buffer and its readers, whose result can be saved like any other."""
+    """Put a node between each buffer and its readers, so that the buffer can be saved like any other result."""
     types = {each.name: each for each in model.graph.input if each.name.startswith("buffers.")}
     for node in model.graph.node:
         node.input[:] = [_READ + name if name in types else name for name in node.input]
@@ -86,7 +86,7 @@ def _read_buffers_once(model: ModelProto) -> None:
 
 
 def _give_buffers_once(model: ModelProto) -> None:
-    """Put a node before each new buffer, so that what backward reads of it is another value, with a name of its own."""
+    """Put a node before each new buffer, so that backward reads a separate value with a name of its own."""
     names = [each.name for each in model.graph.output if each.name.startswith("new_buffers.")]
     made = {name: _MADE + name for name in names}
     for node in model.graph.node:
@@ -108,7 +108,7 @@ def _needed(names: Iterable[str], producers: dict[str, NodeProto]) -> set[str]:
 
 
 def _inputs(node: NodeProto) -> Iterator[str]:
-    """Names that a node reads, those that its inner graphs read from outside included."""
+    """Names that a node reads, including those that its inner graphs read from outside."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
@@ -153,7 +153,7 @@ def _renamed(value: onnx.ValueInfoProto, names: dict[str, str]) -> onnx.ValueInf
 
 
 def _batch_size_from_x(model: ModelProto) -> ModelProto:
-    """Read the size of the batch off x wherever it is read off g, which forward does not have."""
+    """Take the batch size from x wherever it is taken from g, which forward does not have."""
     for node in model.graph.node:
         ends = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type == "Shape" and node.input[0] == "g" and ends.get("start", 0) == 0 and ends.get("end") == 1:

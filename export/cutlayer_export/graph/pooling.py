@@ -1,4 +1,4 @@
-"""Decompositions of pooling and of its backward passes to the operators of `operators`: a table for tracing."""
+"""Decompositions of pooling and of its backward passes into the operators of `operators`: a table for tracing."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -26,7 +26,7 @@ def _max_pool(dims: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return window, _each(stride or window, dims), _each(padding, dims), _each(dilation, dims), ceil_mode
 
     def forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        # Autograd keeps the second result for the backward pass; ours wants the first, and no positions.
+        # Autograd keeps the second result for the backward pass; ours wants the pooled values there, not positions.
         y = operators.max_pool(x, *geometry(*arguments))
         return y, y
 
@@ -63,7 +63,7 @@ def _average_pool(
     count_padding: bool = True,
     divisor: int | None = None,
 ) -> Any:
-    """ONNX has no divisor of one's own; everything else of average pooling it has whole."""
+    """Decompose average pooling with a divisor of its own, which ONNX lacks; the rest stays a single operation."""
     if divisor is None:
         return NotImplemented
     if ceil_mode:

@@ -13,11 +13,11 @@ _PRODUCTS = {aten.bmm.default, aten.mm.default, aten.matmul.default}
 _SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.detach_copy.default}
 
 _OF_TENSORS = {aten.mul.Scalar: aten.mul.Tensor, aten.div.Scalar: aten.div.Tensor}
-"""For numbers that depend on the batch, which the exporter to ONNX takes for tensors."""
+"""Overloads for numbers that depend on the batch, which the ONNX exporter treats as tensors."""
 
 
 def simplify(module: fx.GraphModule) -> None:
-    """Apply what helps on every runtime, in place."""
+    """Apply the rewrites that help on every runtime, in place."""
     for node in list(module.graph.nodes):
         if node.target in _OF_TENSORS and isinstance(node.args[1], fx.Node):
             node.target = _OF_TENSORS[node.target]
@@ -33,10 +33,10 @@ def simplify(module: fx.GraphModule) -> None:
 
 
 def scale_weights_instead(module: fx.GraphModule) -> None:
-    """A convolution's backward pass is linear in dy: scale its weights, and its weights' gradients, which are small.
+    """Instead of dy, scale a convolution's weights and their gradients, which are small; its backward pass is linear.
 
-    This is what BatchNorm's backward pass ends with where a convolution comes before it. It helps only where weights that
-    depend on samples are as good as others.
+    BatchNorm's backward pass ends with such a scale, and a convolution may come before it. The rewrite helps only on
+    runtimes that are as fast with weights that depend on samples as with others.
     """
     for node in module.graph.find_nodes(op="call_function", target=ours.scale_channels.default):
         _scale_weights(module.graph, node)
@@ -69,15 +69,16 @@ def _scale_weights(graph: fx.Graph, scaled: fx.Node) -> None:
 
 
 def _times(graph: fx.Graph, weight: Any, scale: Any, dims: int) -> fx.Node:
-    """A weight (O, ...) with each of its outputs scaled."""
+    """A weight (O, ...) with each of its O outputs scaled."""
     factors = graph.call_function(aten.view.default, (scale, [-1] + [1] * (dims - 1)))
     return graph.call_function(aten.mul.Tensor, (weight, factors))
 
 
 def _scatter_onto(graph: fx.Graph, add: fx.Node) -> None:
-    """What an optimizer adds to an embedding's gradient becomes the table that the few rows are scattered onto.
+    """Scatter the few rows of an embedding's gradient straight onto what an optimizer adds to it.
 
-    add(base, gradient) is gradient onto base, and add(other, gradient onto base) is gradient onto add(other, base).
+    add(base, gradient) becomes gradient onto base, and add(other, gradient onto base) becomes gradient onto
+    add(other, base).
     """
     for gradient, other in (add.args[:2], add.args[1::-1]):
         if not isinstance(gradient, fx.Node) or not isinstance(other, fx.Node) or add.kwargs:
@@ -100,9 +101,9 @@ def _scatter_onto(graph: fx.Graph, add: fx.Node) -> None:
 
 
 def use_plain_softmax(module: fx.GraphModule) -> None:
-    """Attention guards its softmax against rows that are masked altogether; scores without a mask have none.
+    """Drop the guard of attention's softmax against rows that are masked completely, where there is no mask.
 
-    Scores are such if they come from a matrix product by views alone.
+    There is none if the scores come from a matrix product through views alone.
     """
     for node in module.graph.find_nodes(op="call_function", target=aten._safe_softmax.default):  # noqa: SLF001
         source = node.all_input_nodes[0]
@@ -117,7 +118,7 @@ def use_plain_softmax(module: fx.GraphModule) -> None:
 
 
 def use_reshape(module: fx.GraphModule) -> None:
-    """A view depends on how a tensor lies in memory, which our operators do not keep; a reshape does not."""
+    """Turn views into reshapes: a view depends on a tensor's memory layout, which our operators do not keep."""
     for view in (aten.view.default, aten._unsafe_view.default):  # noqa: SLF001
         for node in module.graph.find_nodes(op="call_function", target=view):
             node.target = aten.reshape.default
@@ -125,9 +126,9 @@ def use_reshape(module: fx.GraphModule) -> None:
 
 
 def _mask_before_unpooling(graph: fx.Graph, relu_grad: fx.Node) -> None:
-    """relu_grad(max_pool_grad(dy, x, y), x) is max_pool_grad(relu_grad(dy, y), x, y), on a fraction of the entries.
+    """Turn relu_grad(max_pool_grad(dy, x, y), x) into max_pool_grad(relu_grad(dy, y), x, y), which masks fewer entries.
 
-    What a window gives back goes to its maximum, whose sign is the sign of y.
+    Both are equal: a window's gradient goes to its maximum, whose sign is the sign of y.
     """
     pooled: Any
     dy: Any

@@ -1,7 +1,7 @@
-"""What the board computes, as torch functions, and their traces as graphs of ordinary operations.
+"""What the board computes, as torch functions and as graphs of ordinary operations traced from them.
 
-One training graph holds the forward pass, its backward pass and the optimizer; a writer parts it where the cut gradient
-comes in. The optimizer is torch code like the rest, so it is traced, exported and checked like the rest.
+One training graph holds the forward pass, the backward pass and the optimizer; a writer splits it where the cut
+gradient comes in. The optimizer is torch code like the rest, so it is traced, exported and checked like the rest.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,10 +37,10 @@ class Graph(NamedTuple):
     """A traced function of named tensors.
 
     Attributes:
-        module: takes ``inputs`` and gives ``outputs``, by position.
+        module: takes ``inputs`` and returns ``outputs``, by position.
         inputs: examples by name; axis 0 of ``x`` and ``g`` is the batch. ``constants.*`` never change.
-        outputs: names.
-        owner: tells to which module of the client an operation that a text names belongs; see `owners.owner_of`.
+        outputs: names of the outputs.
+        owner: finds the client's module that an operation named in a text belongs to; see `owners.owner_of`.
     """
 
     module: fx.GraphModule
@@ -50,7 +50,7 @@ class Graph(NamedTuple):
 
 
 def initial_values(state: ClientState, optimizer: Optimizer | None) -> Tensors:
-    """Everything that the board keeps from step to step, by the name of the graph input; copies."""
+    """Copies of everything that the board keeps from step to step, by the name of the graph input."""
     moments = initial_state(state.params, optimizer) if optimizer else {}
     kinds = {"params": state.params, "buffers": state.buffers, "state": moments}
     return {f"{kind}.{name}": value.clone() for kind, values in kinds.items() for name, value in values.items()}
@@ -59,14 +59,14 @@ def initial_values(state: ClientState, optimizer: Optimizer | None) -> Tensors:
 def trace_training(
     client: nn.Module, state: ClientState, example: Tensor, trainable: str, optimizer: Optimizer
 ) -> Graph:
-    """One step of training.
+    """Trace one training step.
 
-    Inputs: ``x``, ``g`` (the cut gradient), ``learning_rate``, ``step`` for optimizers that count, ``seed`` for clients
-    that draw random numbers, ``params.*``, ``buffers.*``, ``state.*``, ``constants.*``.
-    Outputs: ``z``, ``new_buffers.*``, ``new_params.*``, ``new_state.*``, ``gradients.*`` (not clipped, not decayed).
+    Inputs: ``x``, ``g`` (the cut gradient), ``learning_rate``, ``step`` for optimizers that count steps, ``seed`` for
+    clients that draw random numbers, ``params.*``, ``buffers.*``, ``state.*``, ``constants.*``.
+    Outputs: ``z``, ``new_buffers.*``, ``new_params.*``, ``new_state.*``, ``gradients.*`` (before clipping and decay).
 
     Raises:
-        UserError: an operation that cannot be differentiated or exported, with the module it belongs to.
+        UserError: an operation cannot be differentiated or exported; the text names the module it belongs to.
     """
 
     def step(inputs: Tensors) -> Tensors:
@@ -91,10 +91,10 @@ def trace_training(
 
 
 def trace_inference(client: nn.Module, state: ClientState, example: Tensor) -> Graph:
-    """The forward pass in eval mode: ``x``, ``params.*``, ``buffers.*``, ``constants.*`` to ``z``.
+    """Trace the forward pass in eval mode: ``x``, ``params.*``, ``buffers.*``, ``constants.*`` to ``z``.
 
     Raises:
-        UserError: as `trace_training` does.
+        UserError: as in `trace_training`.
     """
 
     def infer(inputs: Tensors) -> Tensors:
@@ -136,7 +136,7 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
         with sdpa_kernel(SDPBackend.MATH), _without_onednn():
             fakes = _fakes(inputs)
             options: dict[str, Any] = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
-            joint = make_fx(flat, **options)(*fakes)  # differentiated; then decomposed, and nothing changed in place
+            joint = make_fx(flat, **options)(*fakes)  # differentiates; the next one decomposes
             use_plain_softmax(joint)
             use_reshape(joint)
             module = make_fx(with_draws, {**decompositions(), **draws.table()}, **options)(*fakes)
@@ -159,7 +159,7 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """Its recurrent layers are one operation each, without parts that could be exported."""
+    """Switch oneDNN off: each of its recurrent layers is one operation, without parts that could be exported."""
     enabled = torch._C._get_mkldnn_enabled()  # noqa: SLF001 - torch.backends.mkldnn.flags warns about GPUs
     torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
     try:
@@ -169,7 +169,7 @@ def _without_onednn() -> Iterator[None]:
 
 
 def _fakes(inputs: Tensors) -> list[Tensor]:
-    """Stand-ins without values, whose batch is a symbol and whose other sizes are numbers."""
+    """Fake tensors whose batch size is a symbol and whose other sizes are numbers."""
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     stand_ins = list[Tensor]()
     for name, value in inputs.items():

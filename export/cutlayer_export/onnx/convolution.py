@@ -1,7 +1,7 @@
 """Backward passes of convolutions in ONNX.
 
-onnxruntime has no backward operations, so they are put together from what it is fast at. Which way is fastest depends
-on the shape; `benchmarks/convolutions.py` measures what is chosen below.
+onnxruntime has no backward operations, so they are composed of operations that it runs fast. Which way is fastest
+depends on the shape; `benchmarks/convolutions.py` measures the choices made below.
 
 Shapes: x (B, I, *size), dy (B, O, *out), weight (O, I / groups, *kernel).
 """
@@ -18,7 +18,7 @@ from onnxscript import opset18
 
 __all__ = ["grad_input", "grad_weight", "integers", "sizes"]
 
-op: Any = opset18  # its types know no numpy arrays
+op: Any = opset18  # its type hints do not know numpy arrays
 
 
 def integers(values: Any) -> Any:
@@ -27,7 +27,7 @@ def integers(values: Any) -> Any:
 
 
 def sizes(value: Any) -> list[int]:
-    """The sizes of a tensor whose batch alone is unknown; -1 for it."""
+    """The sizes of a tensor; -1 for the batch, which alone is unknown."""
     return [size if isinstance(size, int) else -1 for size in value.shape]
 
 
@@ -50,7 +50,7 @@ def grad_input(
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     depthwise = shape[0] == groups and shape[1] == 1
     if (groups == 1 or depthwise) and max(stride) == 1 and all(r >= p for r, p in zip(reach, padding, strict=True)):
-        # A convolution with the kernel turned by 180 degrees and its channels exchanged.
+        # A convolution with the kernel rotated by 180 degrees and its input and output channels swapped.
         turned = _turned(weight, shape)
         turned = turned if depthwise else op.Transpose(turned, perm=[1, 0, *range(2, 2 + dims)])
         margin = [r - p for r, p in zip(reach, padding, strict=True)]
@@ -64,7 +64,7 @@ def grad_input(
 
 
 def _turned(weight: Any, shape: Sequence[int]) -> Any:
-    """The kernel turned by 180 degrees: a product with a permutation, which is faster than slicing backwards."""
+    """The kernel rotated by 180 degrees: a product with a permutation matrix is faster than slicing backwards."""
     taps = math.prod(shape[2:])
     if taps == 1:
         return weight
@@ -73,7 +73,7 @@ def _turned(weight: Any, shape: Sequence[int]) -> Any:
 
 
 class _Geometry(NamedTuple):
-    """One convolution without groups; ``size``, ``out``, ``kernel`` and the rest hold a number a dimension."""
+    """One convolution without groups; ``size``, ``out``, ``kernel`` and the rest hold one number per dimension."""
 
     inputs: int
     outputs: int
@@ -90,7 +90,7 @@ class _Geometry(NamedTuple):
 
     @property
     def after(self) -> list[int]:
-        """Padding that is needed behind the input, so that every window is whole."""
+        """Padding needed after the input, so that every window is complete."""
         ends = zip(self.out, self.stride, self.dilation, self.kernel, self.size, self.padding, strict=True)
         return [max(0, (o - 1) * s + d * (k - 1) + 1 - size - p) for o, s, d, k, size, p in ends]
 
@@ -107,7 +107,7 @@ def grad_weight(
     groups: int,
 ) -> Any:
     """See `operators.convolution_grad_weight`."""
-    if transposed:  # the convolution backwards: what was its output is now its input
+    if transposed:  # it is a convolution backwards, so input and output change places
         x, dy = dy, x
     size, out, kernel = sizes(x)[2:], sizes(dy)[2:], list(shape[2:])
     lists = (size, out, kernel, list(stride), list(padding), list(dilation))
@@ -134,7 +134,7 @@ def _dense(x: Any, dy: Any, of: _Geometry) -> Any:
 
 
 def _by_columns(x: Any, dy: Any, of: _Geometry) -> Any:
-    """Few inputs or taps: one product a sample with all windows side by side, summed over the batch."""
+    """For few inputs or taps: one product per sample with all windows side by side, summed over the batch."""
     columns = _windows(x, of)[0] if of.taps == 1 else _columns(x, of)
     columns = op.Reshape(columns, integers([-1, of.inputs * of.taps, math.prod(of.out)]))
     flat = op.Reshape(dy, integers([-1, of.outputs, math.prod(of.out)]))
@@ -150,7 +150,7 @@ def _columns(x: Any, of: _Geometry) -> Any:
 
 
 def _by_shifts(x: Any, dy: Any, of: _Geometry) -> Any:
-    """Large images: x shifted by each column of the kernel, dy by each of its rows, and one product for each column."""
+    """For large images: x shifted by each kernel column, dy shifted by each kernel row, and one product per column."""
     (height, width), (rows, columns), (top, left) = of.size, of.kernel, of.padding
     tall = height + rows - 1
     margin = op.Pad(dy, integers([0, 0, rows - 1, 0, 0, 0, rows - 1, 0]))
@@ -168,7 +168,7 @@ def _by_shifts(x: Any, dy: Any, of: _Geometry) -> Any:
 
 
 def _by_taps(x: Any, dy: Any, of: _Geometry) -> Any:
-    """Many inputs: one product over the whole batch for each tap of the kernel."""
+    """For many inputs: one product over the whole batch per kernel tap."""
     exchange = [1, 0, *range(2, 2 + len(of.kernel))]
     flat = op.Reshape(op.Transpose(dy, perm=exchange), integers([of.outputs, -1]))
     parts = []
@@ -179,7 +179,7 @@ def _by_taps(x: Any, dy: Any, of: _Geometry) -> Any:
 
 
 def _windows(x: Any, of: _Geometry) -> list[Any]:
-    """For each tap of the kernel, the entries of x that it meets: (..., *out)."""
+    """For each kernel tap, the entries of x that it is multiplied with: (..., *out)."""
     dims = len(of.kernel)
     if any(of.padding) or any(of.after):
         x = op.Pad(x, integers([0, 0, *of.padding, 0, 0, *of.after]))
@@ -195,7 +195,7 @@ def _windows(x: Any, of: _Geometry) -> list[Any]:
 
 
 def _depthwise(x: Any, dy: Any, of: _Geometry) -> Any:
-    """One product a channel and row of the kernel, between whole rows of x and dy; its diagonals hold the sums."""
+    """One product per channel and kernel row, between whole rows of x and dy; its diagonals hold the terms to add."""
     (rows, columns), (_, out_width) = of.kernel, of.out
     pads = [0, 0, *of.padding, 0, 0, *of.after]
     padded = op.Pad(op.Transpose(x, perm=[1, 0, 2, 3]), integers(pads))
@@ -215,7 +215,7 @@ def _depthwise(x: Any, dy: Any, of: _Geometry) -> Any:
 
 
 def _diagonals(of: _Geometry, columns: int, out_width: int) -> NDArray[np.int64]:
-    """Where in a (width, out_width) product the entries of each column of the kernel stand."""
+    """The flat indices in a (width, out_width) product of the entries that belong to each kernel column."""
     at = np.arange(out_width)
     starts = of.dilation[1] * np.arange(columns)
     return (of.stride[1] * at + starts[:, None]) * out_width + at

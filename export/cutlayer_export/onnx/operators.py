@@ -1,4 +1,4 @@
-"""The operators of `operators` in ONNX, for `torch.onnx.export`: the table of translations."""
+"""The operators of `graph.operators` in ONNX: the table of translations for `torch.onnx.export`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ def _channel_sum(x: Any) -> Any:
 
 
 def _scale_shift(x: Any, scale: Any, shift: Any) -> Any:
-    # The one operation that does both in a single pass over x.
+    # The only operation that scales and shifts in a single pass over x.
     channels = sizes(scale)[0]
     return op.BatchNormalization(x, scale, shift, _floats(np.zeros(channels)), _floats(np.ones(channels)), epsilon=0.0)
 
@@ -49,8 +49,8 @@ def _scale_channels(x: Any, scale: Any) -> Any:
 
 
 def _batch_norm_train(x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
-    # The runtime writes the statistics where it found the running ones, so it is given tensors that nobody else reads.
-    # With a momentum of 0 their values do not matter.
+    # The runtime overwrites the running statistics that it is given, so it gets tensors that nobody else reads. With a
+    # momentum of 0 their values do not matter.
     scratch = op.Neg(weight), op.Neg(bias)
     return op.BatchNormalization(x, weight, bias, *scratch, training_mode=1, momentum=0.0, epsilon=epsilon)
 
@@ -78,7 +78,7 @@ def _max_pool_grad(
     if tiled and list(kernel) == [2, 2]:
         return op.MaxUnpool(dy, _first_of_four(x, y), kernel_shape=kernel, strides=stride)
     _, positions = op.MaxPool(x, **geometry, ceil_mode=int(ceil))
-    # Positions count through the whole tensor.
+    # Positions are indices into the whole flattened tensor.
     zeros = op.Mul(op.Reshape(x, integers([-1])), _floats(0.0))
     flat = op.ScatterElements(
         zeros, op.Reshape(positions, integers([-1])), op.Reshape(dy, integers([-1])), axis=0, reduction="add"
@@ -87,10 +87,10 @@ def _max_pool_grad(
 
 
 def _first_of_four(x: Any, y: Any) -> Any:
-    """Where in x (B, C, H, W) the first greatest entry of each 2x2 window stands, counted through the whole tensor.
+    """The index in the flattened x (B, C, H, W) of the first greatest entry of each 2x2 window.
 
-    The runtime's pooling is slow where it has to find positions, so they are found from values: those of the
-    whole window, of its first place, its first row and its first column.
+    The runtime's pooling is slow when it has to return positions, so they are derived from the greatest values of the
+    whole window, its first place, its first row and its first column.
     """
     channels, height, width = sizes(x)[1:]
     first, row, column = (op.MaxPool(x, kernel_shape=part, strides=[2, 2])[0] for part in ([1, 1], [1, 2], [2, 1]))

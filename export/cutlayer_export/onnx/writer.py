@@ -31,7 +31,7 @@ OPSET = 18
 
 
 def write(inference: Graph, training: Graph | None, form: Form) -> Written:
-    """See `cutlayer_core.engines`. Raises `UserError` as `to_onnx`."""
+    """Write the graphs of a bundle; see `cutlayer_core.engines`. Raises `UserError` as `to_onnx` does."""
     files, graphs = onnx_files(inference, training)
     return Written(files, graphs, OPSET, versions_of("onnx", "onnxruntime"))
 
@@ -40,7 +40,7 @@ def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, byte
     """The files of a bundle by graph name, and the same graphs as functions.
 
     Raises:
-        UserError: as `to_onnx`.
+        UserError: as in `to_onnx`.
     """
     files = {"inference": to_onnx(inference).SerializeToString(deterministic=True)}
     if training is None:
@@ -53,7 +53,7 @@ def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, byte
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
-    """ONNX model of ``graph``. Constants are initializers; everything else is an input, so new values can be given.
+    """The ONNX model of ``graph``. Constants become initializers; everything else is an input that can change.
 
     Raises:
         UserError: the graph has an operation that ONNX does not have.
@@ -87,10 +87,10 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
 
 
 def _optimized(model: onnx_ir.Model) -> onnx_ir.Model:
-    """Fold constants, and compute nothing twice or for nobody.
+    """Fold constants, and remove duplicate and unused computations.
 
-    The exporter's own optimization is more than that: among its rules is one that drops the addition of a constant of
-    up to 1e-8 as if it were zero, which is the epsilon that keeps Adam from dividing by zero.
+    The exporter's own optimization does more than that: one of its rules drops the addition of a constant of up to 1e-8
+    as if it were zero, and that would remove the epsilon that keeps Adam from dividing by zero.
     """
     result: onnx_ir.Model = onnx_ir.passes.Sequential(
         common.InlinePass(),
@@ -113,7 +113,7 @@ def _optimized(model: onnx_ir.Model) -> onnx_ir.Model:
 
 
 class _Positional(nn.Module):
-    """Takes the graph's inputs one by one; `torch.export` wants a module of its own kind."""
+    """Wraps the graph in a plain module that takes its inputs one by one, as `torch.export` wants it."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _Positional(nn.Module):
 
 
 def _culprit(error: BaseException | None) -> str:
-    """The operation that an exporter's error is about: it stands in the innermost of its causes."""
+    """The operation that an exporter's error is about, taken from the innermost cause that names one."""
     operation = None
     while error is not None:
         operation = re.search(r"op='([\w.]+)'", str(error)) or operation
@@ -151,7 +151,7 @@ def _rename(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> No
 
 
 def _drop_unused_outputs(model: onnx.ModelProto) -> None:
-    """The exporter names every output that an operation may have; one that nobody reads costs time (max pooling)."""
+    """Drop unused outputs: the exporter names all that an operation may have, and they cost time (max pooling)."""
     used = {name for node in model.graph.node for name in node.input} | {each.name for each in model.graph.output}
     for node in model.graph.node:
         while node.op_type in ("LayerNormalization", "MaxPool") and node.output[-1] not in used:
@@ -159,7 +159,7 @@ def _drop_unused_outputs(model: onnx.ModelProto) -> None:
 
 
 def _freeze(model: onnx.ModelProto, graph: Graph) -> None:
-    """Turn inputs that never change into initializers, which a runtime may prepare once and for all."""
+    """Turn inputs that never change into initializers, which a runtime can prepare once and for all."""
     for value in [each for each in model.graph.input if each.name.startswith("constants.")]:
         model.graph.input.remove(value)
         model.graph.initializer.append(onnx.numpy_helper.from_array(graph.inputs[value.name].numpy(), value.name))
@@ -182,7 +182,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _session(graph: bytes) -> Callable[[Arrays], Arrays]:
-    """A function from the values that a graph may want to its outputs."""
+    """A function that runs a graph: it picks the graph's inputs from the values given, and returns the outputs."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     names, wanted = [each.name for each in session.get_outputs()], [each.name for each in session.get_inputs()]
 

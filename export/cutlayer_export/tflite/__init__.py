@@ -1,1 +1,1 @@
-"""Traced graphs as TFLite files of builtin operations."""
+"""Writes the traced training step as TFLite files of builtin operations."""

@@ -1,9 +1,10 @@
 """Convolutions and their backward passes.
 
-The runtime has no backward operations. Gradients for the input are convolutions with turned kernels, and gradients for
-the weights matrix products or convolutions of images with images. `benchmarks/client_step.py` measures what is chosen.
+The runtime has no backward operations. Gradients of the input are convolutions with rotated kernels, and gradients of
+the weights are matrix products or convolutions of images with images. `benchmarks/client_step.py` measures the choices.
 
-Shapes as in `operators`, with images as (B, H, W, C) and kernels as (O, kh, kw, I) inside. Signals are images of height 1.
+Shapes are as in `operators`; internally images are (B, H, W, C) and kernels (O, kh, kw, I). Signals are images of
+height 1.
 """
 
 import itertools
@@ -23,7 +24,7 @@ aten, ours = torch.ops.aten, torch.ops.cutlayer
 _KERNEL, _KERNEL_BACK, _DEPTHWISE, _EXCHANGED = (0, 2, 3, 1), (0, 3, 1, 2), (1, 2, 3, 0), (3, 1, 2, 0)
 
 _FEW = 16
-"""Inputs of a kernel for which a product of its own a tap does not pay."""
+"""With fewer input channels than this, a separate product per kernel tap does not pay."""
 
 
 class _Sweep(NamedTuple):
@@ -51,7 +52,7 @@ class _Sweep(NamedTuple):
 
 
 def _flat(graph: Graph, value: Value) -> tuple[Tensor, Callable[[Tensor], Value]]:
-    """Images or signals as images with channels last, and the way back."""
+    """Images or signals as images with channels last, and a function that turns them back."""
     if len(value.shape) == 3:
         batch, channels, length = value.shape
         x = graph.reshape(graph.transpose(plain(graph, value), (0, 2, 1)), (batch, 1, length, channels))
@@ -60,7 +61,7 @@ def _flat(graph: Graph, value: Value) -> tuple[Tensor, Callable[[Tensor], Value]
 
 
 def _kernel(graph: Graph, weight: Value) -> Tensor:
-    """(O, I, kh, kw), also that of signals."""
+    """The kernel as (O, I, kh, kw), also for signals."""
     tensor = plain(graph, weight)
     return tensor if len(tensor.shape) == 4 else graph.reshape(tensor, (*tensor.shape[:2], 1, tensor.shape[2]))
 
@@ -106,7 +107,7 @@ def _convolved(
     graph: Graph, kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
     dilation: Sequence[int], same: bool,
 ) -> Tensor:  # fmt: skip
-    """CONV_2D with a weight (O, kh, kw, I), or DEPTHWISE_CONV_2D with one (1, kh, kw, O); ``same``: the size stays."""
+    """CONV_2D with a weight (O, kh, kw, I), or DEPTHWISE_CONV_2D with one (1, kh, kw, O); ``same`` keeps the size."""
     depthwise = kind == "DEPTHWISE_CONV_2D"
     outputs = weight.shape[3 if depthwise else 0]
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[1:3], strict=True)]
@@ -119,7 +120,7 @@ def _convolved(
 
 
 def _parts(graph: Graph, x: Tensor, axis: int, groups: int) -> list[Tensor]:
-    """Equal parts of an axis."""
+    """Split an axis into equal parts."""
     width, rank = x.shape[axis] // groups, len(x.shape)
     return [
         graph.slice(
@@ -145,7 +146,7 @@ def _grad_input(
 
 
 def _spread_back(graph: Graph, dy: Tensor, kernel: Tensor, size: Sequence[int], sweep: _Sweep) -> Tensor:
-    """The transpose of a convolution: dy with zeros between its entries, swept with turned kernels."""
+    """The transpose of a convolution: dy with zeros between its entries, convolved with rotated kernels."""
     reach = sweep.reach(kernel.shape[2:])
     spaced = spread(graph, dy, sweep.stride)
     before = [r - p for r, p in zip(reach, sweep.padding, strict=True)]
@@ -168,7 +169,7 @@ def _spread_back(graph: Graph, dy: Tensor, kernel: Tensor, size: Sequence[int], 
 
 
 def _fitted(graph: Graph, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
-    """Margins of height and width; negative ones crop."""
+    """Pad height and width; negative margins crop."""
     starts = [0, *(max(-each, 0) for each in before), 0]
     ends = [max(-each, 0) for each in after]
     stops = [None, *(size - end if end else None for size, end in zip(x.shape[1:3], ends, strict=True)), None]
@@ -177,7 +178,7 @@ def _fitted(graph: Graph, x: Tensor, before: Sequence[int], after: Sequence[int]
 
 
 def _turned(graph: Graph, kernel: Tensor) -> Tensor:
-    """(O, I, kh, kw) turned by 180 degrees: one axis reversed, since version 2.14 cannot reverse two."""
+    """A kernel (O, I, kh, kw) rotated by 180 degrees: one axis reversed, since version 2.14 cannot reverse two."""
     taps = kernel.shape[2] * kernel.shape[3]
     if taps == 1:
         return kernel
@@ -190,7 +191,7 @@ def _grad_weight(
     transposed: bool, _output_padding: Any, groups: int,
 ) -> Value:  # fmt: skip
     sweep = _Sweep.of(len(shape) - 2, stride, padding, dilation, groups)
-    if transposed:  # the convolution backwards: what was its output is now its input
+    if transposed:  # it is a convolution backwards, so input and output change places
         x, dy = dy, x
     rows, gradient = _flat(graph, x)[0], _flat(graph, dy)[0]
     kernel = shape[2:] if len(shape) == 4 else (1, shape[2])
@@ -204,7 +205,7 @@ def _grad_weight(
 
 
 def _windows(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int], sweep: _Sweep) -> Iterator[Tensor]:
-    """For each tap of the kernel, the entries of x that it meets: (B, *out, C). One at a time, so that each can be done with."""
+    """For each kernel tap, the entries of x it is multiplied with: (B, *out, C); one by one, to finish with each."""
     x = _whole(graph, x, out, kernel, sweep)
     for tap in itertools.product(*map(range, kernel)):
         starts = [at * d for at, d in zip(tap, sweep.dilation, strict=True)]
@@ -213,19 +214,19 @@ def _windows(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int],
 
 
 def _whole(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int], sweep: _Sweep) -> Tensor:
-    """Padded so that every window is whole."""
+    """Pad x so that every window is complete."""
     needed = [(o - 1) * s + r + 1 for o, s, r in zip(out, sweep.stride, sweep.reach(kernel), strict=True)]
     after = [max(n - p - size, 0) for n, p, size in zip(needed, sweep.padding, x.shape[1:3], strict=True)]
     return graph.pad(x, [(0, 0), *zip(sweep.padding, after, strict=True), (0, 0)])
 
 
 def _dense_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
-    """(O, I, kh, kw): for each tap a product over all places of all samples; of few inputs, one product of all taps."""
+    """(O, I, kh, kw): one product per tap over all places of all samples; with few inputs, one product for all taps."""
     outputs, inputs = dy.shape[3], x.shape[3]
     windows = _windows(graph, x, dy.shape[1:3], kernel, sweep)
     if inputs < _FEW:
         found = _products(graph, dy, [graph.concatenate(list(windows), 3)])
-    elif tuple(kernel) == (1, 1) and inputs > outputs:  # the wider one is what a product is best transposed of
+    elif tuple(kernel) == (1, 1) and inputs > outputs:  # a product is best if the wider one is transposed
         found = graph.transpose(_products(graph, next(windows), [dy]), (1, 0))
     else:
         found = _products(graph, dy, windows)
@@ -233,14 +234,14 @@ def _dense_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sw
 
 
 def _products(graph: Graph, a: Tensor, others: Iterable[Tensor]) -> Tensor:
-    """Rows of a (..., M), transposed, times each of the others (..., N), side by side: (M, all N)."""
+    """The rows of a (..., M), transposed, times those of each other tensor (..., N), side by side: (M, all N)."""
     rank = len(a.shape)
     turned = graph.reshape(graph.transpose(a, (rank - 1, *range(rank - 1))), (a.shape[-1], None))
     return graph.concatenate([graph.product(turned, graph.reshape(b, (None, b.shape[-1]))) for b in others], 1)
 
 
 def _dense_weight_by_convolution(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
-    """The same as one convolution of x with dy, channels as batch and batch as channels, stride and dilation exchanged."""
+    """Like `_dense_weight`, as one convolution of x with dy: channels swapped with batch, stride with dilation."""
     whole = graph.transpose(_whole(graph, x, dy.shape[1:3], kernel, sweep), _EXCHANGED)
     weight = graph.transpose(dy, _EXCHANGED)
     found = _convolved(graph, "CONV_2D", whole, weight, None, sweep.dilation, sweep.stride, same=False)
@@ -249,7 +250,7 @@ def _dense_weight_by_convolution(graph: Graph, x: Tensor, dy: Tensor, kernel: Se
 
 
 def _depthwise_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
-    """(O, 1, kh, kw): for each tap the sum of products of entries."""
+    """(O, 1, kh, kw): for each tap the sum of elementwise products."""
     channels, outputs = x.shape[3], dy.shape[3]
     if outputs != channels:
         copies = [at // (outputs // channels) for at in range(outputs)]

@@ -1,4 +1,4 @@
-"""Random draws of dropout: `operators.bernoulli` in 32-bit numbers with a sign, which alone all runtimes multiply."""
+"""Random draws for dropout: `operators.bernoulli` in signed 32-bit integers, the only ones all runtimes multiply."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def _folded(graph: Graph, bits: Tensor, shift: int) -> Tensor:
 
 
 def _shifted(graph: Graph, bits: Tensor, shift: int) -> Tensor:
-    """To the right, with zeros coming in: a shift brings ones in where the number is below zero, which are taken off."""
+    """Shift right and bring zeros in: the runtime brings ones in where a number is negative, so they are removed."""
     moved = graph.add(
         "RIGHT_SHIFT", [bits, graph.constant(np.full([1] * len(bits.shape), shift), "int32")], bits.shape, "int32"
     )

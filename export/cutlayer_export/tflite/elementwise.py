@@ -1,4 +1,4 @@
-"""Operations entry by entry."""
+"""Elementwise operations."""
 
 import math
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def _floating(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _composed(function: Callable[..., Tensor]) -> Callable[..., Value]:
-    """A rule from a function of a tensor and of numbers."""
+    """Make a rule of a function of a tensor and numbers."""
     return lambda graph, x, *numbers: Value(function(graph, x.tensor, *numbers), x.images)
 
 
 def _pair(graph: Graph, a: Any, b: Any) -> tuple[Tensor, Tensor, bool]:
-    """Both as tensors of one type: numbers take that of tensors, whole numbers that of others."""
+    """Both as tensors of one type: float32 if either is a float, else the type of the first tensor."""
     dtypes = [each.tensor.dtype for each in (a, b) if isinstance(each, Value)]
     fractions = [each for each in (a, b) if not isinstance(each, Value | int)]
     dtype = "float32" if "float32" in dtypes or fractions else dtypes[0]
@@ -119,7 +119,7 @@ def _erf(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _log1p(graph: Graph, x: Tensor) -> Tensor:
-    """Goldberg, What Every Computer Scientist Should Know About Floating-Point Arithmetic, theorem 4."""
+    """log(1 + x) by Goldberg, What Every Computer Scientist Should Know About Floating-Point Arithmetic, theorem 4."""
     if len(x.shape) > 4:  # 32-bit ARM gets it wrong
         raise NotImplementedError(f"a logarithm of entries of shape {x.shape}")
     one = graph.constant(1.0)
@@ -132,7 +132,7 @@ def _log1p(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _expm1(graph: Graph, x: Tensor) -> Tensor:
-    """2 tanh(x/2) / (1 - tanh(x/2)) keeps its digits near zero and below, exp(x) - 1 above."""
+    """exp(x) - 1: below 1 as 2 tanh(x/2) / (1 - tanh(x/2)), which keeps its digits near zero; directly from 1 on."""
     one = graph.constant(1.0)
     half = graph.unary("TANH", graph.scaled(graph.binary("MINIMUM", x, one), 0.5))
     near = graph.binary("DIV", graph.scaled(half, 2.0), graph.minus(one, half))
@@ -141,7 +141,7 @@ def _expm1(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _one_minus_power(graph: Graph, base: float, exponent: Value) -> Value:
-    """1 - exp(-y) = 2 tanh(y/2) / (1 + tanh(y/2)) with y = -log(base) exponent."""
+    """1 - base ** exponent = 1 - exp(-y) = 2 tanh(y/2) / (1 + tanh(y/2)) with y = -log(base) exponent."""
     if base == 0:
         return Value(graph.constant(1.0))
     half = graph.unary("TANH", graph.scaled(graph.cast(exponent.tensor, "float32"), -0.5 * math.log(base)))
@@ -157,13 +157,13 @@ def _sign(graph: Graph, x: Tensor) -> Tensor:
 
 def _relu_grad(graph: Graph, dy: Value, y: Value) -> Value:
     (gradient, result), last = aligned(graph, [dy, y])
-    if graph.delegated and not _from_relu(graph, result):  # nn.Threshold gives what it was given
+    if graph.delegated and not _from_relu(graph, result):  # nn.Threshold passes its input here
         result = graph.unary("RELU", result)
     return Value(graph.times(gradient, positive(graph, result)), last)
 
 
 def _from_relu(graph: Graph, x: Tensor | None) -> bool:
-    """Whether a tensor is the result of a ReLU, or of one that was pooled."""
+    """Whether a tensor is the result of a ReLU, or of max pooling after one."""
     made = next((operation for operation in graph.operations if operation.output is x), None)
     if made is not None and made.kind == "MAX_POOL_2D":
         return _from_relu(graph, made.inputs[0])
@@ -171,7 +171,7 @@ def _from_relu(graph: Graph, x: Tensor | None) -> bool:
 
 
 def _between_grad(graph: Graph, dy: Value, x: Value, low: float, high: float) -> Value:
-    """Of what was clamped: it is nearer to the limits than they are, so that its distances to them are not below zero."""
+    """Gradient of clamping, from the clamped entries: their distances to the limits are never below zero."""
     (gradient, entries), last = aligned(graph, [dy, x])
     clamped = _hardtanh(graph, entries, low, high)
     above = positive(graph, graph.minus(clamped, graph.constant(low)) if low else clamped)
@@ -180,7 +180,7 @@ def _between_grad(graph: Graph, dy: Value, x: Value, low: float, high: float) ->
 
 
 def positive(graph: Graph, x: Tensor) -> Tensor:
-    """1 where x > 0, 0 where it is 0, which it may be at least. XNNPACK compares nothing, but multiplies."""
+    """1 where x > 0, and 0 where it is 0; x must not be negative. XNNPACK cannot compare, so it multiplies."""
     if not graph.delegated:
         return graph.cast(graph.binary("GREATER", x, graph.constant(0.0), "bool"), "float32")
     huge = graph.scaled(graph.scaled(x, _HUGE), _HUGE)

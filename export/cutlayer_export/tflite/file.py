@@ -1,8 +1,8 @@
 """TFLite files: a graph as the flatbuffer that a runtime loads.
 
-Numbers are those of the schema (tensorflow/lite/schema/schema.fbs, version 3), to which fields and operations are only
-ever added, so the tables that are needed are written down here. Every operation is of version 1, which the oldest
-runtimes have.
+Numbers are those of the schema (tensorflow/lite/schema/schema.fbs, version 3). Fields and operations are only ever
+added to it, so the tables needed are simply written down here. Every operation has version 1, which the oldest runtimes
+know.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ _TYPES = {"float32": 0, "float16": 1, "int32": 2, "int64": 4, "bool": 6}
 SCHEMA_VERSION = 3
 _IDENTIFIER, _ALIGNMENT = b"TFL3", 16
 _LAST_OLD_CODE = 127
-"""Older runtimes read a code of one byte, which holds this where the code is greater."""
+"""Older runtimes read a one-byte code, which holds this value if the real code is greater."""
 
 
 class Kind(NamedTuple):
     """An operation of the runtime.
 
     Attributes:
-        code: in the schema's BuiltinOperator.
-        options: of its table in the schema's union BuiltinOptions, 0 if there is none.
-        fields: of that table: our name, slot, and type (B: bool, b: byte, f: float32, i: int32, t: a type of tensors).
+        code: its number in the schema's BuiltinOperator.
+        options: the number of its options table in the schema's union BuiltinOptions, 0 if it has none.
+        fields: of that table: our name, slot, and type (B: bool, b: byte, f: float32, i: int32, t: a tensor type).
     """
 
     code: int
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
 
 ACTIVATIONS = {"RELU": 1, "RELU6": 3}
-"""What some operations can do to their result, by its number in the schema's ActivationFunctionType."""
+"""Activations that some operations can apply to their result, with numbers of the schema's ActivationFunctionType."""
 _SWEEP = (("padding", 0, "b"), ("stride_width", 1, "i"), ("stride_height", 2, "i"))
 _POOL = Kind(17, 5, (*_SWEEP, ("window_width", 3, "i"), ("window_height", 4, "i"), ("activation", 5, "b")))
 _ENTRIES = (("activation", 0, "b"),)
@@ -114,18 +114,18 @@ KINDS: dict[str, Kind] = {
     "TANH": Kind(28),
     "TRANSPOSE": Kind(39),
 }
-"""Those that graphs may have, by the schema's names."""
+"""The operations that graphs may have, by the schema's names."""
 
 
 class File(NamedTuple):
-    """A file, and where in it the data of each constant stand: an offset in bytes."""
+    """A file, and the offset in bytes at which the data of each constant begin in it."""
 
     content: bytes
     offsets: dict[Tensor, int]
 
 
 def to_file(graph: Graph, name: str) -> File:
-    """The file of ``graph``."""
+    """Write ``graph`` as a file."""
     return _Writer(graph, name).write()
 
 
@@ -164,7 +164,7 @@ class _Writer:
         return File(content, {tensor: len(content) - end for tensor, end in self._ends.items()})
 
     def _signature(self) -> int:
-        """Names of inputs and outputs for those who call the graph as a function. The engine goes by those of tensors."""
+        """Input and output names for callers that use the graph as a function; our engine goes by tensor names."""
         inputs, outputs = (
             self._offsets(
                 self._table([(0, "o", self._builder.CreateString(name)), (1, "u", self._tensors[tensor])])
@@ -188,7 +188,7 @@ class _Writer:
         name = self._builder.CreateString(tensor.name or f"{'c' if buffer else 't'}{self._tensors[tensor]}")
         fields = [(0, "o", self._vector([abs(size) for size in tensor.shape])), (1, "b", _TYPES[tensor.dtype])]
         fields += [(2, "u", buffer), (3, "o", name)]
-        # On inputs alone: of tensors in between, version 2.14 would take it that their shapes are known at run time only.
+        # For inputs only: version 2.14 would conclude that other tensors have shapes that are known at run time only.
         if tensor.name in self._graph.inputs and min(tensor.shape, default=0) < 0:
             fields.append((7, "o", self._vector([max(size, -1) for size in tensor.shape])))
         return self._table([*fields, (8, "B", True)])
@@ -224,7 +224,7 @@ class _Writer:
         return result
 
     def _table(self, fields: Sequence[tuple[int, str, Any]]) -> int:
-        """A table with these fields: slot, type, value. Zero is the default of all that may be zero."""
+        """A table with these fields (slot, type, value); all that may be zero have zero as their default."""
         builder = self._builder
         put = {
             "o": builder.PrependUOffsetTRelativeSlot,

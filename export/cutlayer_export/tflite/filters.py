@@ -1,8 +1,8 @@
-"""Weights of convolutions as constants of a file, for runtimes that are fast with nothing else.
+"""Convolution weights as constants of a file, for runtimes that are fast only with constant weights.
 
-XNNPACK takes a convolution only if its weights stand in the file. They change with every step, so a device writes them
-there, and loads the file again. What it writes a graph of its own computes from parameters and buffers: turned,
-transposed or scaled, as each convolution wants them. Its outputs are named after the byte at which a tensor stands.
+XNNPACK takes a convolution only if its weights are stored in the file. They change with every step, so a device writes
+them into the file and loads it again. A separate graph computes what to write from parameters and buffers: rotated,
+transposed or scaled, as each convolution wants it. Each of its outputs is named after the byte at which it is written.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _KERNEL, _BIAS = 1, 2
 
 
 def with_filters(graphs: Mapping[str, Graph]) -> dict[str, bytes]:
-    """The files of ``graphs`` by name, and of what computes the weights of each that has convolutions whose weights change."""
+    """The files of ``graphs`` by name, and one that computes the weights for each graph with changing convolutions."""
     files = {}
     for name, graph in graphs.items():
         held = _held(graph)
@@ -34,7 +34,7 @@ def with_filters(graphs: Mapping[str, Graph]) -> dict[str, bytes]:
 
 
 def _copied(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
-    """The same operations on other tensors, which can have other names; and for each tensor what stands for it there."""
+    """The same operations on new tensors, which can get other names, and the new tensor for each old one."""
     copied = Graph(graph.delegated)
     known = {each: copied.input(name, each.shape, each.dtype) for name, each in graph.inputs.items()}
     for operation in graph.operations:
@@ -47,7 +47,7 @@ def _copied(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
 
 
 def _held(graph: Graph) -> dict[Tensor, Tensor]:
-    """Weights that convolutions read and that parameters and buffers alone decide, with constants in their place."""
+    """Convolution weights that depend on parameters and buffers alone, each with the constant to put in its place."""
     producers = {operation.output: operation for operation in graph.operations}
     held = dict[Tensor, Tensor]()
     for operation in graph.operations:

@@ -1,4 +1,4 @@
-"""Operations on constants, done while a graph is built."""
+"""Operations on constants, computed while a graph is built."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _KNOWN: dict[str, Callable[..., Any]] = {
 
 
 def folded(kind: str, inputs: Sequence[Any], options: dict[str, Any]) -> NDArray[Any] | None:
-    """What an operation gives if all that it reads is known and it is one that is done here."""
+    """The result of an operation if all its inputs are constants and it is one that is computed here, else None."""
     values: list[Any] = [None if each is None else each.data for each in inputs]
     if any(value is None for value in values):
         return None

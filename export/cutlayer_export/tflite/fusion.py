@@ -1,7 +1,7 @@
-"""Operations that another does on the way: activations, and scales and shifts of channels after a convolution.
+"""Fuses operations into the one before them: activations, and scales and shifts of channels after a convolution.
 
-A convolution can end with an activation, and one that is followed by BatchNorm with running statistics is a convolution
-with other weights (Krishnamoorthi, arXiv 1806.08342, section 3.2.2).
+A convolution can include an activation, and a convolution followed by BatchNorm with running statistics is the same as
+one convolution with other weights (Krishnamoorthi, arXiv 1806.08342, section 3.2.2).
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from cutlayer_export.tflite.graph import Graph, Operation, Tensor
 __all__ = ["fused"]
 
 _CONVOLUTIONS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
-"""With the axis of their kernel that holds the channels of the result."""
+"""Each with the axis of its kernel that holds the output channels."""
 
 
 def fused(graph: Graph) -> Graph:
@@ -21,7 +21,7 @@ def fused(graph: Graph) -> Graph:
 
 
 def _with_channels(graph: Graph) -> Graph:
-    """Scales and shifts that do not depend on samples become part of the convolution before them."""
+    """Fold scales and shifts that do not depend on samples into the convolution before them."""
     result = _Rewritten(graph)
     fixed = _fixed(graph)
     for operation in graph.operations:
@@ -60,7 +60,7 @@ def _with_activations(graph: Graph) -> Graph:
 
 
 def _fixed(graph: Graph) -> set[Tensor]:
-    """What does not depend on samples: constants, weights, buffers, and what follows from them."""
+    """Tensors that do not depend on samples: constants, weights, buffers, and what is computed from them."""
     varying = {each for name, each in graph.inputs.items() if not name.startswith(("params.", "buffers."))}
     for operation in graph.operations:
         if any(each in varying for each in operation.inputs):
@@ -70,7 +70,7 @@ def _fixed(graph: Graph) -> set[Tensor]:
 
 
 class _Rewritten:
-    """A copy of a graph in the making, whose tensors are the same."""
+    """A copy of a graph under construction, on the same tensors."""
 
     def __init__(self, original: Graph) -> None:
         self.graph = original.like()
@@ -79,17 +79,17 @@ class _Rewritten:
         self._producers: dict[Tensor, Operation] = {}
 
     def single_source(self, operation: Operation) -> tuple[Operation | None, Tensor | None]:
-        """What makes the first input, if nobody else reads that, and the second input."""
+        """The operation that makes the first input, if nobody else reads that, and the second input."""
         first, *others = operation.inputs
         source = self._producers.get(first) if first is not None and self._readers[first] == 1 else None
         return source, others[0] if others else None
 
     def keep(self, operation: Operation) -> None:
-        """As it is."""
+        """Add an operation unchanged."""
         self.graph.operations.append(operation)
         self._producers[operation.output] = operation
 
     def replace(self, source: Operation, operation: Operation, both: Operation) -> None:
-        """One operation where there were two."""
+        """Put ``both`` in the place of two operations."""
         self.graph.operations.remove(source)
         self.keep(both._replace(output=operation.output))

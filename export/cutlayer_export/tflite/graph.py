@@ -1,11 +1,11 @@
 """A TFLite graph under construction: tensors, and operations on them that know the shapes of their results.
 
-A size is a whole number; the size of a dimension that holds the batch is the negative of how many entries it has a
-sample: (-1, 3, 32, 32) is a batch of images, (-64, 128) a batch of 64 tokens each with its dimensions merged.
-Images lie as the runtime wants them: (B, H, W, C).
+A size is a whole number. For the dimension that holds the batch it is negative: minus the number of entries per sample.
+So (-1, 3, 32, 32) is a batch of images, and (-64, 128) a batch of 64 tokens each with batch and tokens merged into one
+dimension. Images are stored as the runtime wants them: (B, H, W, C).
 
-Equal operations on equal inputs are the same tensor, so nothing is computed twice, and operations on constants that only
-move their entries are done here.
+Equal operations on equal inputs give the same tensor, so nothing is computed twice, and operations on constants that
+only move their entries are done here.
 """
 
 import math
@@ -21,7 +21,7 @@ __all__ = ["Graph", "Operation", "Tensor", "broadcast", "entries"]
 
 Shape = tuple[int, ...]
 _AXES, _JOINED = 4, 5
-"""Of a tensor that all runtimes broadcast; tensors that XNNPACK concatenates at once."""
+"""Most axes of a tensor that all runtimes broadcast; most tensors that XNNPACK concatenates at once."""
 
 
 class Tensor:
@@ -29,8 +29,8 @@ class Tensor:
 
     Attributes:
         shape: its sizes.
-        dtype: by numpy's name.
-        data: what it holds if it is a constant.
+        dtype: its type, by numpy's name.
+        data: its values if it is a constant, else None.
         name: of an input or output of the graph, else empty.
     """
 
@@ -50,14 +50,14 @@ class Operation(NamedTuple):
 
 
 def entries(shape: Sequence[int]) -> int:
-    """How many entries a tensor has; negative if that is a number a sample."""
+    """How many entries a tensor of this shape has; negative if that is a number per sample."""
     if sum(size < 0 for size in shape) > 1:
         raise NotImplementedError(f"a tensor with the batch in two of its dimensions, {tuple(shape)}")
     return math.prod(shape)
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """The shape of an operation entry by entry on tensors of these shapes."""
+    """The shape of an elementwise operation on tensors of these shapes."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
     return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
@@ -67,7 +67,7 @@ class Graph:
     """Operations in the order in which they were added.
 
     Args:
-        delegated: whether what runs it hands operations to XNNPACK, and the graph is to be of those that it is fast at.
+        delegated: whether the runtime hands operations to XNNPACK, so that the graph should use those it is fast at.
 
     Attributes:
         delegated: the same.
@@ -84,20 +84,20 @@ class Graph:
         self._known: dict[Any, Tensor] = {}
 
     def like(self) -> "Graph":
-        """One with the same inputs and outputs and no operations."""
+        """A graph with the same inputs and outputs and no operations."""
         other = Graph(self.delegated)
         other.inputs, other.outputs = dict(self.inputs), dict(self.outputs)
         return other
 
     def input(self, name: str, shape: Sequence[int], dtype: str) -> Tensor:
-        """A new input."""
+        """Add an input."""
         self.inputs[name] = tensor = Tensor(shape, dtype, name=name)
         return tensor
 
     def add(
         self, kind: str, inputs: Iterable[Tensor | None], shape: Sequence[int], dtype: str = "float32", **options: Any
     ) -> Tensor:
-        """The result of an operation."""
+        """Add an operation, unless there is an equal one, and return its result."""
         taken = tuple(inputs)
         key = (kind, tuple(map(id, taken)), tuple(options.items()), dtype)
         if key not in self._known and (known := folded(kind, taken, options)) is not None:
@@ -108,7 +108,7 @@ class Graph:
         return self._known[key]
 
     def constant(self, values: Any, dtype: str = "float32") -> Tensor:
-        """Numbers that are known now."""
+        """A tensor of values that are known now."""
         array = np.ascontiguousarray(values, dtype)
         array = array.reshape(np.shape(values))  # numpy gives a scalar an axis
         key = (array.tobytes(), array.shape, dtype)
@@ -118,21 +118,21 @@ class Graph:
         """A constant vector of int32."""
         return self.constant(values, "int32")
 
-    # Entry by entry.
+    # Elementwise operations.
 
     def unary(self, kind: str, x: Tensor, **options: Any) -> Tensor:
-        """Such as EXP or RELU."""
+        """An elementwise operation on one tensor, such as EXP or RELU."""
         return self.add(kind, [x], x.shape, x.dtype, **options)
 
     def binary(self, kind: str, a: Tensor, b: Tensor, dtype: str = "") -> Tensor:
-        """Such as MAXIMUM or GREATER, with broadcasting.
+        """An elementwise operation on two tensors, such as MAXIMUM or GREATER, with broadcasting.
 
-        Of more than four axes as of two: version 2.14 ends its process where it has to broadcast along a fifth.
+        More than four axes are merged into two: version 2.14 ends its process where it has to broadcast along a fifth.
         """
         return self._entries(kind, [a, b], dtype or a.dtype)
 
     def choose(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """What a holds where the condition is true, else what b holds, with broadcasting as in `binary`."""
+        """The entries of a where the condition is true, else those of b, with broadcasting as in `binary`."""
         return self._entries("SELECT_V2", [condition, a, b], a.dtype)
 
     def _entries(self, kind: str, inputs: Sequence[Tensor], dtype: str) -> Tensor:
@@ -143,17 +143,17 @@ class Graph:
         return self.add(kind, inputs, shape, dtype)
 
     def plus(self, a: Tensor, b: Tensor) -> Tensor:
-        """Their sum."""
+        """The sum."""
         return self.binary("ADD", a, b)
 
     def minus(self, a: Tensor, b: Tensor) -> Tensor:
-        """Their difference: where b is the smaller, a plus -b, for which version 2.14 has a faster kernel."""
+        """The difference; where b is broadcast, computed as a plus -b, for which version 2.14 has a faster kernel."""
         if b.dtype == "float32" and b.shape != a.shape and broadcast(a.shape, b.shape) == a.shape and b.data is None:
             return self.plus(a, self.unary("NEG", b))
         return self.binary("SUB", a, b)
 
     def times(self, a: Tensor, b: Tensor) -> Tensor:
-        """Their product."""
+        """The elementwise product."""
         return self.binary("MUL", a, b)
 
     def scaled(self, a: Tensor, factor: float) -> Tensor:
@@ -161,10 +161,10 @@ class Graph:
         return a if factor == 1 else self.times(a, self.constant(factor))
 
     def cast(self, x: Tensor, dtype: str) -> Tensor:
-        """In another type."""
+        """The tensor converted to another type."""
         return x if x.dtype == dtype else self.add("CAST", [x], x.shape, dtype, source=x.dtype, target=dtype)
 
-    # Entries that move.
+    # Operations that move entries.
 
     def reshape(self, x: Tensor, wanted: Sequence[int | None]) -> Tensor:
         """The same entries in another shape, of which one size may be None."""
@@ -179,7 +179,7 @@ class Graph:
         return self.add("RESHAPE", [x, self.integers(*(max(size, -1) for size in shape))], shape, x.dtype)
 
     def copy(self, x: Tensor) -> Tensor:
-        """The same entries, as a tensor of its own."""
+        """The same entries as a new tensor."""
         result = Tensor(x.shape, x.dtype)
         sizes = self.integers(*(max(size, -1) for size in x.shape))
         self.operations.append(Operation("RESHAPE", (x, sizes), result, {}))
@@ -196,7 +196,7 @@ class Graph:
         return self.add("TRANSPOSE", [x, self.integers(*order)], shape, x.dtype)
 
     def pad(self, x: Tensor, margins: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-        """Margins before and after, an axis each."""
+        """Pad with a margin before and after along each axis."""
         if not any(map(any, margins)):
             return x
         shape = [size + sum(margin) if any(margin) else size for size, margin in zip(x.shape, margins, strict=True)]
@@ -208,9 +208,9 @@ class Graph:
     def slice(
         self, x: Tensor, starts: Sequence[int], stops: Sequence[int | None], steps: Sequence[int] | None = None
     ) -> Tensor:
-        """From starts to before stops; None is the end, which alone may stand for a dimension that holds the batch.
+        """The entries from starts up to, but without, stops; None is the end, and the only stop for the batch.
 
-        Never SLICE, which keeps the size of the batch with which it was first prepared.
+        Never by SLICE, which keeps the batch size with which it was first prepared.
         """
         for axis, step in enumerate(steps or []):
             if step > 1:
@@ -227,7 +227,7 @@ class Graph:
         return self.add("STRIDED_SLICE", [x, *bounds], shape, x.dtype, ends=ends)
 
     def _every(self, x: Tensor, axis: int, start: int, stop: int, step: int) -> Tensor:
-        """Every so many entries of an axis: one of each group, since XNNPACK slices without steps only."""
+        """Every step-th entry of an axis, taken from groups of that size, since XNNPACK slices only without steps."""
         groups, place = -(-(stop - start) // step), start % step
         first, behind, before = start - place, x.shape[axis + 1 :], x.shape[:axis]
         missing = max(first + groups * step - x.shape[axis], 0)
@@ -239,7 +239,7 @@ class Graph:
         return self.reshape(chosen, (*before, groups, *behind))
 
     def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
-        """One after the other; a few at a time, since XNNPACK takes no more, and what it does not take parts a graph in two."""
+        """Concatenate a few at a time: XNNPACK takes no more, and an operation it does not take splits the graph."""
         if len(parts) == 1:
             return parts[0]
         if len(parts) > _JOINED:
@@ -250,7 +250,7 @@ class Graph:
         shape[axis] = sum(part.shape[axis] for part in parts)
         return self.add("CONCATENATION", parts, shape, parts[0].dtype, axis=axis)
 
-    # Sums.
+    # Reductions and products.
 
     def reduce(self, kind: str, x: Tensor, axes: Sequence[int], keep: bool = True) -> Tensor:
         """SUM, MEAN or REDUCE_MAX over axes."""
@@ -261,8 +261,8 @@ class Graph:
     def batch(self) -> Tensor:
         """How many samples x holds, as a float32 scalar.
 
-        XNNPACK asks no tensor for its sizes, and would run first whatever does not depend on the answer, and keep all of it;
-        it counts samples instead.
+        XNNPACK cannot ask a tensor for its size. Left to the runtime, that question would make everything that does not
+        depend on the answer run first and stay in memory, so for XNNPACK the samples are counted by a sum of ones.
         """
         x = self.inputs["x"]
         if self.delegated and x.dtype == "float32":
@@ -273,7 +273,7 @@ class Graph:
         return self.reshape(self.cast(self.slice(sizes, [0], [1]), "float32"), ())
 
     def product(self, a: Tensor, b: Tensor, turn_b: bool = False) -> Tensor:
-        """Matrix product of the last two dimensions, with b transposed where so wanted."""
+        """Matrix product of the last two dimensions; ``turn_b`` transposes b."""
         rows, columns = a.shape[-2], b.shape[-2 if turn_b else -1]
         shape = (*broadcast(a.shape[:-2], b.shape[:-2]), rows, columns) if len(a.shape) > 2 else (rows, columns)
         return self.add("BATCH_MATMUL", [a, b], shape, turn_b=turn_b)
@@ -281,7 +281,7 @@ class Graph:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A linear layer: (rows, I) times a weight (O, I) transposed, plus a bias (O,).
 
-        A fully connected layer whose weights do not stand in the file runs on none of XNNPACK's kernels, a product does.
+        XNNPACK has no kernel for a fully connected layer whose weights are not in the file, but has one for a product.
         """
         if weight.data is not None or not self.delegated:
             return self.add("FULLY_CONNECTED", [x, weight, bias], (x.shape[0], weight.shape[0]))

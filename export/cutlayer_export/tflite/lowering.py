@@ -1,4 +1,4 @@
-"""A traced graph of torch, operation by operation, as a TFLite graph."""
+"""Translates a traced torch graph into a TFLite graph, operation by operation."""
 
 import operator
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def _argument(argument: Any, values: dict[fx.Node, Any]) -> Any:
 
 
 def _give(graph: Graph, results: dict[str, Any]) -> None:
-    """Outputs, each a tensor of its own."""
+    """Set the graph's outputs, each a tensor of its own."""
     taken: set[Tensor] = set(graph.inputs.values())
     for name, value in results.items():
         tensor = plain(graph, value)

@@ -1,4 +1,4 @@
-"""Matrix products, and tables of embeddings."""
+"""Matrix products, softmax and embeddings."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def _product(graph: Graph, a: Value, b: Value) -> Value:
 
 
 def _multiplied(graph: Graph, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A (M, K) times b (K, N): a fully connected layer with b transposed, which b mostly is already."""
+    """Multiply a (M, K) by b (K, N): a fully connected layer with b transposed, which it mostly is already."""
     return graph.linear(a, graph.transpose(b, (1, 0)), bias)
 
 
@@ -69,7 +69,7 @@ def _log_softmax(graph: Graph, x: Value, axis: int, _half: bool) -> Value:
 
 
 def _along(graph: Graph, x: Value, axis: int, function: Callable[[Tensor], Tensor]) -> Value:
-    """A function of the last axis, of another one."""
+    """Apply a function of the last axis along another axis."""
     rank = len(x.shape)
     if x.images and axis % rank == 1:
         return Value(function(x.tensor), images=True)

@@ -38,7 +38,7 @@ def _unsqueeze(graph: Graph, x: Value, axis: int) -> Value:
 
 
 def _expand(graph: Graph, x: Value, shape: Sequence[Any]) -> Value:
-    """Operations broadcast by themselves, so what is added to zeros of the wanted shape is the expansion."""
+    """Expand by adding zeros of the wanted shape, since operations broadcast by themselves."""
     padded = (1,) * (len(shape) - len(x.shape)) + x.shape
     wanted = tuple(sizes([old if size == -1 else size for size, old in zip(shape, padded, strict=True)]))
     tensor = graph.reshape(plain(graph, x), padded)
@@ -61,7 +61,7 @@ def _repeat(graph: Graph, x: Value, times: Sequence[Any]) -> Value:
 
 
 def _zeros(graph: Graph, shape: Sequence[int]) -> Tensor:
-    """Zeros, as many as the batch has samples where the shape says so."""
+    """Zeros of a shape, which may include the batch."""
     if min(shape, default=0) >= 0:
         return graph.constant(np.zeros(shape))
     axis = next(axis for axis, size in enumerate(shape) if size < 0)
@@ -74,14 +74,14 @@ def _zeros(graph: Graph, shape: Sequence[int]) -> Tensor:
 
 
 def _nothing(graph: Graph) -> Tensor:
-    """A zero a sample, (B, 1). Not 0 * x, which is no number where x is none."""
+    """One zero per sample, (B, 1); not 0 * x, which is not a number where x is none."""
     x = graph.inputs["x"]
     first = graph.slice(x, [0] * len(x.shape), [None] + [1] * (len(x.shape) - 1))
     return graph.reshape(graph.cast(graph.binary("NOT_EQUAL", first, first, "bool"), "float32"), (-1, 1))
 
 
 def samples(graph: Graph) -> Tensor:
-    """The number of each sample in its batch, from 0: (B, 1)."""
+    """The index of each sample in its batch, from 0: (B, 1)."""
     ones = graph.plus(_nothing(graph), graph.constant(1.0))
     return graph.add("CUMSUM", [ones, graph.constant(0, "int32")], ones.shape, exclusive=True)
 
@@ -170,7 +170,7 @@ def _arange(graph: Graph, start: int, stop: int, step: int = 1, dtype: torch.dty
 
 
 def _index(graph: Graph, x: Value, places: Sequence[Value | None]) -> Value:
-    """Rows that constants of one axis choose, or of the last two: what reflection padding and upsampling need."""
+    """Entries at constant indices along one axis, or the last two: what reflection padding and upsampling need."""
     tensor = plain(graph, x)
     for axis, wanted in _places(x.shape, places).items():
         shape = (*tensor.shape[:axis], len(wanted), *tensor.shape[axis + 1 :])
@@ -179,7 +179,7 @@ def _index(graph: Graph, x: Value, places: Sequence[Value | None]) -> Value:
 
 
 def _places(shape: Sequence[int], places: Sequence[Value | None]) -> dict[int, NDArray[Any]]:
-    """The places in each axis for which there are some, if each axis has its own."""
+    """The constant indices of each axis that has some; raises unless each axis has its own."""
     chosen = {axis: place for axis, place in enumerate(places) if place is not None}
     shapes = [place.shape for place in chosen.values()]
     if any(
@@ -197,7 +197,7 @@ def _places(shape: Sequence[int], places: Sequence[Value | None]) -> dict[int, N
 def _index_put(
     graph: Graph, x: Value, places: Sequence[Value | None], source: Value, accumulate: bool = False
 ) -> Value:
-    """Rows added where constants say: each axis multiplied by a matrix of ones where a row goes, the inverse of `_index`."""
+    """Add entries at constant indices, the inverse of `_index`: each axis is multiplied by a matrix with ones there."""
     if not accumulate:
         raise NotImplementedError("writing in the middle of a tensor")
     tensor = plain(graph, source)
@@ -213,12 +213,12 @@ def _index_put(
 
 
 def _copy(graph: Graph, x: Value, source: Value, *_: Any) -> Value:
-    """What is written over all of ``x``."""
+    """``source``, which is written over all of ``x``."""
     return _expand(graph, source, [PerSample(-size) if size < 0 else size for size in x.shape])
 
 
 def _flip(graph: Graph, x: Value, axes: Sequence[int]) -> Value:
-    """One axis at a time: version 2.14 takes several, and reverses the first alone."""
+    """Reverse one axis at a time: version 2.14 accepts several, but reverses only the first."""
     tensor = plain(graph, x)
     for axis in axes:
         tensor = graph.add("REVERSE_V2", [tensor, graph.integers(axis % len(x.shape))], tensor.shape, tensor.dtype)

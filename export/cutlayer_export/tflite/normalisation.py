@@ -14,9 +14,9 @@ aten, ours = torch.ops.aten, torch.ops.cutlayer
 
 
 def channel_mean(graph: Graph, x: Tensor) -> Tensor:
-    """Mean over everything but channels, which lie last: (B, ..., C) to (1, 1, 1, C).
+    """Mean over everything but channels, which come last: (B, ..., C) to (1, 1, 1, C).
 
-    Axis by axis, so that no sum is of many terms: runtimes add them one after the other in float32.
+    Axis by axis, so that no sum has many terms: runtimes add them one after the other in float32.
     """
     for axis in range(len(x.shape) - 2, -1, -1):
         x = graph.reduce("MEAN", x, (axis,))
@@ -24,13 +24,13 @@ def channel_mean(graph: Graph, x: Tensor) -> Tensor:
 
 
 def channel_sum(graph: Graph, x: Tensor) -> Tensor:
-    """Sum over everything but channels, which lie last: (B, ..., C) to (C,)."""
+    """Sum over everything but channels, which come last: (B, ..., C) to (C,)."""
     number = scalar(graph, count((*x.shape[:-1],)))
     return graph.reshape(graph.times(channel_mean(graph, x), number), (x.shape[-1],))
 
 
 def _last(graph: Graph, x: Value) -> Tensor:
-    """With channels last, whatever there is beside them: (B, ..., C)."""
+    """The tensor with its channels last, whatever its other axes are: (B, ..., C)."""
     if len(x.shape) == 4:
         return images(graph, x)
     rank = len(x.shape)
@@ -74,7 +74,7 @@ def _batch_norm(
     _momentum: float,
     epsilon: float,
 ) -> list[Value]:
-    """With the running statistics: a scale and a shift, which weights and buffers alone decide."""
+    """BatchNorm with running statistics: a scale and a shift that depend on weights and buffers alone."""
     scale = graph.unary("RSQRT", graph.plus(variance.tensor, graph.constant(epsilon)))
     if weight is not None:
         scale = graph.times(weight.tensor, scale)

@@ -1,4 +1,4 @@
-"""The training graph in two, as in `cutlayer_export.graph.partition`, and parts of a graph in general."""
+"""Splits the training graph in two, as `cutlayer_export.graph.partition` does, and extracts any part of a graph."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,12 +10,15 @@ __all__ = ["needed", "part", "partition"]
 
 _SAVED = "saved."
 _FREE = {"RESHAPE", "SHAPE"}
-"""Operations that cost next to nothing: done again rather than saved."""
+"""Operations that cost next to nothing: their results are computed again rather than saved."""
 _LIGHT = {*_FREE, "PAD", "RELU", "RELU6", "STRIDED_SLICE", "TRANSPOSE"}
 _FEW = 64
-"""Products an entry, of all convolutions from the samples to it, with which it is computed again: saving it takes as long."""
+"""A result is computed again if all convolutions from the samples to it take no more products per entry than this.
+
+Saving it would take as long.
+"""
 _CHANGING = ("x", "seed", "buffers.")
-"""Inputs on which results depend that are worth saving: samples and draws are many, buffers are others by then."""
+"""Only results that depend on these are worth saving: samples and draws are large, and buffers will have changed."""
 
 
 def partition(graph: Graph) -> tuple[Graph, Graph]:
@@ -40,7 +43,7 @@ def partition(graph: Graph) -> tuple[Graph, Graph]:
 
 
 def _with_smashed_turned_back(graph: Graph, before: set[Tensor]) -> Graph:
-    """What is smashed data with their axes in another order is made of them, which backward has."""
+    """Let backward get a tensor by transposing the smashed data, which it has, instead of saving it as well."""
     z = graph.outputs["z"]
     producer = _producers(graph).get(z)
     if producer is None or producer.kind != "TRANSPOSE":
@@ -65,7 +68,7 @@ def _with_smashed_turned_back(graph: Graph, before: set[Tensor]) -> Graph:
 
 
 def _computed_again(graph: Graph) -> set[Tensor]:
-    """What takes no longer to compute from samples than to save."""
+    """Results that take no longer to compute again from samples than to save."""
     products = {graph.inputs["x"]: 0}
     changing = _changing(graph)
     for operation in graph.operations:
@@ -78,7 +81,7 @@ def _computed_again(graph: Graph) -> set[Tensor]:
 
 
 def _products(operation: Operation) -> int | None:
-    """How many an entry of the result takes; None of what is not light."""
+    """How many products an entry of the result takes; None if the operation is not light."""
     if operation.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return 0 if operation.kind in _LIGHT else None
     kernel = operation.inputs[1]
@@ -88,8 +91,8 @@ def _products(operation: Operation) -> int | None:
 
 
 def _late(graph: Graph) -> list[Operation]:
-    """What does not depend on the cut gradient comes just before it is read, so that it is in memory for a short time."""
-    gradients = {each for name, each in graph.inputs.items() if name == "g"}  # none where all gradients are zero
+    """Put operations that do not depend on the cut gradient just before their first reader, to use less memory."""
+    gradients = {each for name, each in graph.inputs.items() if name == "g"}  # empty if all gradients are zero
     for operation in graph.operations:
         if not gradients.isdisjoint(operation.inputs):
             gradients.add(operation.output)
@@ -113,7 +116,7 @@ def _producers(graph: Graph) -> dict[Tensor, Operation]:
 
 
 def needed(wanted: Iterable[Tensor], producers: dict[Tensor, Operation]) -> Iterator[Tensor]:
-    """All that ``wanted`` is computed from, themselves included."""
+    """All tensors that ``wanted`` are computed from, including themselves."""
     seen, pending = set[Tensor](), list(wanted)
     while pending:
         tensor = pending.pop()
@@ -124,9 +127,9 @@ def needed(wanted: Iterable[Tensor], producers: dict[Tensor, Operation]) -> Iter
 
 
 def part(graph: Graph, outputs: dict[str, Tensor], given: dict[Tensor, Tensor] | None = None) -> Graph:
-    """What computes ``outputs``: ``given`` tensors come in, under the names of what stands in for them.
+    """The part of a graph that computes ``outputs``; ``given`` tensors become inputs, named like their stand-ins.
 
-    A tensor that has a name already is copied where it goes out under another one.
+    A tensor that already has a name is copied if it is also an output under another name.
     """
     given = given or {}
     producers = {each.output: each for each in graph.operations if each.output not in given}
@@ -152,7 +155,7 @@ def _inputs(producers: dict[Tensor, Operation], tensor: Tensor) -> tuple[Tensor 
 
 
 def _changing(graph: Graph) -> set[Tensor]:
-    """What depends on such inputs. Sizes alone do not count."""
+    """The tensors that depend on the inputs of `_CHANGING`; depending on a size alone does not count."""
     found = {each for name, each in graph.inputs.items() if name.startswith(_CHANGING)}
     for operation in graph.operations:
         if operation.kind != "SHAPE" and any(each in found for each in operation.inputs):
@@ -161,7 +164,7 @@ def _changing(graph: Graph) -> set[Tensor]:
 
 
 def _crossing(wanted: Iterable[Tensor], producers: dict[Tensor, Operation], kept: set[Tensor]) -> list[Tensor]:
-    """Results of forward that backward reads; what follows from weights alone, or costs little, is done again."""
+    """Results of forward that backward reads; what depends on weights alone, or costs little, is computed again."""
     found, seen, pending = set[Tensor](), set[Tensor](), list(wanted)
     while pending:
         tensor = pending.pop()

@@ -1,4 +1,4 @@
-"""Pooling and its backward passes, of (B, H, W, C) inside."""
+"""Pooling and its backward passes, computed on tensors (B, H, W, C)."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 class _Windows(NamedTuple):
-    """Where the windows of a pooling lie: two numbers each, for height and width."""
+    """The geometry of a pooling's windows: two numbers each, for height and width."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -41,7 +41,7 @@ class _Windows(NamedTuple):
 
     @property
     def after(self) -> list[int]:
-        """Padding that is needed behind, so that every window is whole."""
+        """Padding needed after the input, so that every window is complete."""
         reached = zip(self.out, self.stride, self.dilation, self.kernel, self.padding, self.size, strict=True)
         return [max((o - 1) * s + d * (k - 1) + 1 - p - n, 0) for o, s, d, k, p, n in reached]
 
@@ -50,20 +50,20 @@ class _Windows(NamedTuple):
         return graph.pad(x, [(0, 0), *margins, (0, 0)], value)
 
     def pooled(self, graph: Graph, kind: str, x: Tensor) -> Tensor:
-        """MAX_POOL_2D or AVERAGE_POOL_2D of what is padded."""
+        """MAX_POOL_2D or AVERAGE_POOL_2D of a padded tensor."""
         options: dict[str, Any] = {"stride_height": self.stride[0], "stride_width": self.stride[1], "padding": 1}
         options |= {"window_height": self.kernel[0], "window_width": self.kernel[1]}
         return graph.add(kind, [x], (x.shape[0], *self.out, x.shape[3]), **options)
 
     def tap(self, graph: Graph, x: Tensor, place: Sequence[int]) -> Tensor:
-        """The entry at a place of every window of what is padded: (B, *out, C)."""
+        """The entry at one place of every window of a padded tensor: (B, *out, C)."""
         starts = [at * d for at, d in zip(place, self.dilation, strict=True)]
         stops = [start + (o - 1) * s + 1 for start, o, s in zip(starts, self.out, self.stride, strict=True)]
         return graph.slice(x, [0, *starts, 0], [None, *stops, None], [1, *self.stride, 1])
 
 
 def _swept(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
-    """As torch counts: with ``ceil`` a last window counts too if it starts inside the image or its first padding."""
+    """Output size as torch counts it: ``ceil`` adds a last window if that starts in the image or its first padding."""
     room = size + 2 * padding - dilation * (kernel - 1) - 1
     out = (-(-room // stride) if ceil else room // stride) + 1
     return out - (ceil and (out - 1) * stride >= size + padding)
@@ -82,24 +82,24 @@ def _max_pool(graph: Graph, x: Value, *geometry: Any) -> Value:
 
 
 def _max_pool_grad(graph: Graph, dy: Value, x: Value, y: Value, *geometry: Any) -> Value:
-    """What is left of dy goes on to the next place of the window for as long as none has been the maximum."""
+    """Pass dy on from place to place of each window until one holds the maximum, which keeps it."""
     windows = _Windows.of(x.shape, *geometry)
     left, greatest = images(graph, dy), images(graph, y)
     padded = windows.padded(graph, images(graph, x), _LOWEST)
     places = list(itertools.product(*map(range, windows.kernel)))
     given: dict[tuple[int, ...], Tensor] = {}
     for place in places[:-1]:
-        # Not below zero, should another kernel have computed them again.
+        # RELU: the difference may be below zero where another kernel has computed the entries again.
         below = graph.unary("RELU", graph.minus(greatest, windows.tap(graph, padded, place)))
         passed = graph.times(left, positive(graph, below))
         given[place] = graph.minus(left, passed)
         left = passed
-    given[places[-1]] = left  # one of them is the maximum
+    given[places[-1]] = left  # one place is the maximum; if none before, this one
     return Value(_assembled(graph, given, windows), images=True)
 
 
 def _assembled(graph: Graph, given: dict[tuple[int, ...], Tensor], windows: _Windows) -> Tensor:
-    """The sum of what the windows give to each entry: those places that lie a stride apart go into one image each."""
+    """The sum of what the windows give to each entry: the places within one stride are interleaved into an image."""
     like = next(iter(given.values()))
     offsets = {
         tuple(at * d for at, d in zip(place, windows.dilation, strict=True)): each for place, each in given.items()
@@ -137,7 +137,7 @@ def _average_pool(
 
 
 def _shares(windows: _Windows, count_padding: bool) -> NDArray[np.float64]:
-    """What the mean of a whole window is to be multiplied with: (1, *out, 1)."""
+    """The factors by which to multiply the means of whole windows, since some are partly padding: (1, *out, 1)."""
     counts = []
     each = zip(windows.size, windows.out, windows.kernel, windows.stride, windows.padding, strict=True)
     for size, out, k, s, p in each:
@@ -180,7 +180,7 @@ def _average_pool_grad(graph: Graph, dy: Value, size: Sequence[int], shares: Seq
 
 
 def _tile(matrix: NDArray[Any]) -> float | None:
-    """The share in a window if windows lie side by side and fill the whole axis."""
+    """The share of an entry in its window if the windows lie side by side and fill the whole axis, else None."""
     out, full = matrix.shape
     share = float(matrix[0, 0])
     wanted = np.kron(np.eye(out), np.full((1, full // out), share))
@@ -188,7 +188,7 @@ def _tile(matrix: NDArray[Any]) -> float | None:
 
 
 def _multiplied(graph: Graph, x: Tensor, axis: int, matrix: NDArray[Any]) -> Tensor:
-    """A matrix (out, in) times height (axis 1) or width (axis 2)."""
+    """Multiply by a matrix (out, in) along height (axis 1) or width (axis 2)."""
     batch, height, width, channels = x.shape
     out = len(matrix)
     if axis == 1:

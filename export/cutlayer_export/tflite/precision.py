@@ -1,9 +1,9 @@
 """Inference graphs with fewer bits: weights in float16, or weights and activations in int8.
 
-* float16: weights stand as such in the file and are converted when it is loaded; the computing stays in float32.
-* int8: affine, symmetric for weights with a scale a channel, after the ranges that activations have with representative
-  samples (Jacob et al., arXiv 1712.05877; the recipe ``static_wi8_ai8`` of ai-edge-quantizer). Samples and smashed data
-  stay float32.
+* float16: weights are stored as float16 and converted when the file is loaded; computation stays in float32.
+* int8: affine quantization by the ranges that activations have on representative samples; for weights it is symmetric,
+  with one scale per channel (Jacob et al., arXiv 1712.05877; the recipe ``static_wi8_ai8`` of ai-edge-quantizer).
+  Samples and smashed data stay float32.
 """
 
 import warnings
@@ -19,9 +19,9 @@ from cutlayer_export.tflite.graph import Graph, Tensor
 __all__ = ["in_float16", "in_int8"]
 
 _LEAST_ENTRIES = 64
-"""Of a tensor, for halving it to be worth an operation."""
+"""Fewest entries of a tensor for which halving it is worth another operation."""
 _GREATEST = 65504.0
-"""That float16 can be."""
+"""The greatest number of float16."""
 
 
 def in_float16(graph: Graph) -> Graph:
@@ -40,11 +40,11 @@ def in_float16(graph: Graph) -> Graph:
 
 
 def in_int8(graph: Graph, samples: NDArray[Any] | None) -> bytes:
-    """The file of the same graph in int8.
+    """The file of a graph in int8.
 
     Args:
-        graph: of ``x`` and ``z`` alone; its result gets one more operation.
-        samples: representative ones, (N, *input).
+        graph: with ``x`` and ``z`` alone; it is changed: one more operation follows its result.
+        samples: representative inputs, (N, *input).
 
     Raises:
         UserError: ai-edge-quantizer is not installed.
@@ -56,7 +56,7 @@ def in_int8(graph: Graph, samples: NDArray[Any] | None) -> bytes:
     except ModuleNotFoundError as error:
         raise UserError("--precision int8 needs ai-edge-quantizer: pip install 'cutlayer[tflite-int8]'") from error
 
-    # The last operation stays as it is, so that its result keeps its name.
+    # The last operation is not quantized, so that its result keeps its name.
     z = graph.outputs["z"]
     z.name = ""
     graph.outputs["z"] = last = graph.copy(z)

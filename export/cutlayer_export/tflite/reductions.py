@@ -42,7 +42,7 @@ _SUM, _MEAN, _GREATEST = _reduced("SUM"), _reduced("MEAN"), _reduced("REDUCE_MAX
 def _variance(
     graph: Graph, x: Value, axes: Sequence[int] | None = None, correction: float | None = None, keepdim: bool = False
 ) -> Value:
-    """With Bessel's correction of the number of entries, by default 1."""
+    """The variance; Bessel's correction, by default 1, is subtracted from the number of entries."""
     lost = 1.0 if correction is None else correction
     number = scalar(graph, count([x.shape[axis] for axis in _axes(x, axes)]))
     centred = graph.minus(x.tensor, _MEAN(graph, x, axes, True).tensor)
@@ -70,7 +70,7 @@ def _norm(
 
 
 def _place(kind: str) -> Callable[..., Value]:
-    """The first place along an axis where the greatest or least entry is."""
+    """The index of the first greatest or least entry along an axis."""
 
     def rule(graph: Graph, x: Value, axis: int | None = None, keep: bool = False) -> Value:
         if axis is None:
@@ -85,7 +85,7 @@ def _place(kind: str) -> Callable[..., Value]:
 
 
 def _extreme(value: str, place: str) -> Callable[..., list[Value]]:
-    """The greatest or least entry along an axis, and its place."""
+    """The greatest or least entry along an axis, and its index."""
 
     def rule(graph: Graph, x: Value, axis: int, keep: bool = False) -> list[Value]:
         found = graph.reduce(value, plain(graph, x), [axis], keep)
@@ -95,7 +95,7 @@ def _extreme(value: str, place: str) -> Callable[..., list[Value]]:
 
 
 def _chosen(graph: Graph, x: Value, axis: int, places: Value) -> tuple[Tensor, int]:
-    """Where along an axis its one place is: true there, false elsewhere."""
+    """A mask along an axis: true at the index that ``places`` holds, false elsewhere."""
     axis %= len(x.shape)
     size, rank = x.shape[axis], len(x.shape)
     if size < 0:

@@ -1,4 +1,4 @@
-"""The files of a bundle on the stock runtime, for the certificate."""
+"""Runs the files of a bundle on the stock runtime, for the certificate."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def runner(files: Mapping[str, bytes], name: str) -> Callable[[Arrays], Arrays]:
-    """A function from the values that a graph may want to its outputs; weights in its file are written before each run."""
+    """A function that runs a graph on values by name; weights that its file stores are written before each run."""
 
     def run(values: Arrays) -> Arrays:
         content = bytearray(files[name])

@@ -1,4 +1,4 @@
-"""Images whose entries lie between those of others."""
+"""Spreads images out with zeros in between, and interleaves several images into one."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ __all__ = ["interleave", "spread"]
 
 
 def spread(graph: Graph, x: Tensor, stride: Sequence[int]) -> Tensor:
-    """(B, H, W, C) to (B, H * rows, W * columns, C), with zeros after each row and each column."""
+    """Insert zeros after each row and each column: (B, H, W, C) to (B, H * rows, W * columns, C)."""
     batch, height, width, channels = x.shape
     rows, columns = stride
     x = graph.pad(graph.reshape(x, (None, width, 1, channels)), [(0, 0), (0, 0), (0, columns - 1), (0, 0)])
@@ -19,9 +19,9 @@ def spread(graph: Graph, x: Tensor, stride: Sequence[int]) -> Tensor:
 
 
 def interleave(graph: Graph, grid: Sequence[Sequence[Tensor | None]], like: Tensor) -> Tensor:
-    """Entry (h, w) of the tensor in row r and column c of the grid goes to (h * rows + r, w * columns + c).
+    """Interleave a grid of images: entry (h, w) of the one in row r, column c goes to (h * rows + r, w * columns + c).
 
-    All are of the shape of ``like``, (B, H, W, C); None is zeros.
+    All images have the shape of ``like``, (B, H, W, C); None stands for zeros.
     """
     batch, height, width, channels = like.shape
     columns, lines = len(grid[0]), []

@@ -1,4 +1,4 @@
-"""Values of a traced graph as tensors of a TFLite graph, whose images lie with their channels last."""
+"""Values of a traced graph as tensors of a TFLite graph, in which images have their channels last."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,15 +10,15 @@ __all__ = ["CHANNELS_LAST", "PerSample", "Value", "aligned", "count", "images", 
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """From torch's order of the axes of images to the runtime's, and back."""
 CHANNELS_LAST = {0: 0, 1: 3, 2: 1, 3: 2}
-"""Where torch's axes of images stand in images with channels last."""
+"""The place of each of torch's image axes in an image with channels last."""
 
 
 class Value(NamedTuple):
-    """What an operation of torch gives.
+    """The result of a torch operation.
 
     Attributes:
-        tensor: of the same shape; of images (B, C, H, W) that lie with channels last, (B, H, W, C).
-        images: whether it is that.
+        tensor: of torch's shape, or (B, H, W, C) for images (B, C, H, W) stored with channels last.
+        images: whether it is such images.
     """
 
     tensor: Tensor
@@ -26,40 +26,40 @@ class Value(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """In torch's order."""
+        """The shape in torch's order of axes."""
         shape = self.tensor.shape
         return tuple(shape[axis] for axis in _FIRST) if self.images else shape
 
 
 class PerSample(NamedTuple):
-    """A whole number that grows with the batch: so many a sample."""
+    """A whole number that grows with the batch: ``number`` per sample."""
 
     number: int
 
 
 def plain(graph: Graph, value: Value) -> Tensor:
-    """In torch's order."""
+    """The tensor in torch's order of axes."""
     return graph.transpose(value.tensor, _FIRST) if value.images else value.tensor
 
 
 def images(graph: Graph, value: Value) -> Tensor:
-    """Images (B, C, H, W) with their channels last."""
+    """The tensor of images (B, C, H, W) with their channels last."""
     return value.tensor if value.images else graph.transpose(value.tensor, _LAST)
 
 
 def sizes(shape: Sequence[Any]) -> list[Any]:
-    """A shape as `Graph` writes it; None stays."""
+    """A shape as `Graph` writes it; None stays None."""
     return [-size.number if isinstance(size, PerSample) else size for size in shape]
 
 
 def count(shape: Sequence[int]) -> int | PerSample:
-    """How many entries a tensor has."""
+    """How many entries a tensor of this shape has."""
     number = entries(shape)
     return PerSample(-number) if number < 0 else number
 
 
 def scalar(graph: Graph, value: Any, dtype: str = "float32") -> Tensor:
-    """A number, known or growing with the batch, as a tensor; one that is a tensor stays."""
+    """A number, known or growing with the batch, as a tensor; a tensor is returned as it is."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, PerSample):
@@ -68,12 +68,12 @@ def scalar(graph: Graph, value: Any, dtype: str = "float32") -> Tensor:
 
 
 def valued(graph: Graph, value: Any, dtype: str = "float32") -> Value:
-    """A value as it is, a number as one."""
+    """A `Value` as it is, and a number turned into one."""
     return value if isinstance(value, Value) else Value(scalar(graph, value, dtype))
 
 
 def aligned(graph: Graph, values: Sequence[Value]) -> tuple[list[Tensor], bool]:
-    """Tensors for an operation entry by entry, and whether its result is images with channels last."""
+    """Tensors for an elementwise operation, in one layout, and whether its result is images with channels last."""
     if not any(value.images for value in values):
         return [value.tensor for value in values], False
     return [value.tensor if value.images or not value.shape else _as_images(graph, value) for value in values], True

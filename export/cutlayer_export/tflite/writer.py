@@ -1,4 +1,4 @@
-"""From traced graphs to the TFLite files of a bundle."""
+"""Writes traced graphs as the TFLite files of a bundle."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ __all__ = ["in_precision", "tflite_files", "write"]
 
 
 def write(inference: Traced, training: Traced | None, form: Form) -> Written:
-    """See `cutlayer_core.engines`. Raises `UserError` as `tflite_files` and `in_precision`."""
+    """Write the graphs of a bundle, see `cutlayer_core.engines`; raises as `tflite_files` and `in_precision` do."""
     delegated = form.target == "xnnpack"
     files, graphs = tflite_files(inference, training, delegated)
     versions, error = versions_of("flatbuffers", "ai-edge-litert"), 0.0
@@ -36,9 +36,9 @@ def tflite_files(inference: Traced, training: Traced | None, delegated: bool) ->
     """The files by graph name, and the same graphs as functions.
 
     Args:
-        inference: as traced.
-        training: the same; None for a frozen client.
-        delegated: see `Graph`; weights of convolutions then stand in the files.
+        inference: the traced inference graph.
+        training: the traced training graph; None for a frozen client.
+        delegated: see `Graph`; if so, convolution weights are stored in the files.
 
     Raises:
         UserError: a graph has an operation that TFLite's builtin operations cannot express.
@@ -58,10 +58,10 @@ def tflite_files(inference: Traced, training: Traced | None, delegated: bool) ->
 def in_precision(
     inference: Traced, delegated: bool, precision: str, samples: NDArray[Any] | None
 ) -> tuple[dict[str, bytes], float]:
-    """The file of inference in float16 or int8, and how far its smashed data are from those in float32.
+    """The inference file in float16 or int8, and how far its smashed data are from those in float32.
 
-    That is the root mean square of the differences divided by that of the smashed data, over ``samples``, or over random
-    ones if there are none.
+    That distance is the root mean square of the differences divided by that of the smashed data, over ``samples``, or
+    over random inputs if there are none.
 
     Raises:
         UserError: ai-edge-quantizer is missing, or does not take the graph.
@@ -78,7 +78,7 @@ def in_precision(
 
 
 def _pruned(graph: Graph) -> Graph:
-    """Without what nobody reads."""
+    """The graph without what nobody reads."""
     return part(graph, graph.outputs)
 
 

@@ -1,1 +1,1 @@
-"""Runs beside each other."""
+"""Compares runs with each other."""

@@ -1,4 +1,4 @@
-"""``cutlayer profile trial`` and ``cutlayer profile compare``."""
+"""The commands ``cutlayer profile trial`` and ``cutlayer profile compare``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ __all__ = ["compare_runs", "profile_trial"]
 
 
 def profile_trial(run_dir: Path, board: str, slower: float, recording: Recording | None, as_json: bool) -> None:
-    """What each round of a run cost its devices, and each phase. Raises `UserError`."""
+    """Print what each round and each phase of a run cost its devices. Raises `UserError`."""
     (run,) = repeats(run_dir)[:1]
     coefficients, epochs = _board(board), run.all(EpochDone)
     costs = recorded_costs(run, recording) if recording else costs_of(run, coefficients, slower)
@@ -53,7 +53,7 @@ def profile_trial(run_dir: Path, board: str, slower: float, recording: Recording
 def compare_runs(
     folders: Sequence[Path], board: str, slower: float, accuracy: float | None, page: Path | None, as_json: bool
 ) -> None:
-    """How much less the runs of each further folder cost than those of the first. Raises `UserError`."""
+    """Print how much less the runs of each further folder cost than those of the first. Raises `UserError`."""
     runs = {folder.name: repeats(folder) for folder in folders}
     if len(folders) < 2 or len(runs) < len(folders):
         raise UserError("profile compare: give two or more folders of different names, first the one to compare with")
@@ -80,7 +80,7 @@ def compare_runs(
 
 
 def _overhead(run: Run) -> dict[str, tuple[int, float]]:
-    """How often each device's meter was read, and what that took; of those that have one."""
+    """How often each device's meter was read, and the core seconds that took; devices without one are left out."""
     found: dict[str, tuple[int, float]] = {}
     for account in accounts_of(run):
         readings, cpu_s = found.get(account.device, (0, 0.0))
@@ -97,7 +97,7 @@ def _board(name: str) -> Board | None:
 
 
 def _cautions(board: Board | None, slower: float) -> list[str]:
-    """What an estimate by coefficients is worth."""
+    """Say what an estimate by coefficients is worth."""
     if board is None:
         return []
     text = (

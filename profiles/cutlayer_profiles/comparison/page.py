@@ -21,7 +21,7 @@ LABELS = {
 
 
 def label_of(what: str) -> str:
-    """For people; a column of joules says its kind and scope, and that an estimate is one."""
+    """The label of a quantity for people; joules come with their kind and scope, and estimates are marked."""
     if not what.startswith("energy_"):
         return LABELS[what]
     about = "≈ " if "estimated" in what else ""
@@ -34,11 +34,11 @@ def write_page(
     """Write the page, which needs no network. Raises `OSError`.
 
     Args:
-        path: where.
+        path: where to write it.
         groups: repeats by their setting's name.
-        comparison: of these.
-        doubts: what is wrong with the numbers.
-        watermark: across charts of joules that are no measurement.
+        comparison: the comparison of these groups.
+        doubts: reasons to doubt the numbers.
+        watermark: text across charts of joules that were not measured.
     """
     columns = sorted({column for series in groups.values() for each in series for column in each.costs[-1].energy})
     charts = {

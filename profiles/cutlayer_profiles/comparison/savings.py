@@ -20,19 +20,19 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 class Series(NamedTuple):
-    """One run: what it had cost, and how accurate it was, after each epoch."""
+    """One run: what it had cost so far, and how accurate it was, after each epoch."""
 
     name: str
     costs: list[Cost]
     accuracies: list[float]
 
     def until(self, accuracy: float) -> Cost | None:
-        """What it had cost when it first was so accurate; None if it never was."""
+        """What the run had cost when it first reached this accuracy; None if it never did."""
         return next((cost for cost, each in zip(self.costs, self.accuracies, strict=True) if each >= accuracy), None)
 
 
 class Ratio(NamedTuple):
-    """How many times less; with the bounds of 95 % if there are repeats of both."""
+    """How many times less something costs, with 95 % bounds if there are repeats of both sides."""
 
     value: float
     low: float | None
@@ -45,14 +45,14 @@ class Ratio(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Of each setting but the first with the first one.
+    """The comparison of each further setting with the first one.
 
     Attributes:
         accuracy: the test accuracy of ``to_accuracy``, as a share of 1.
-        whole: ratios of the whole runs, by setting and by what they are of.
-        per_round: likewise, of what a round cost in the mean; others where runs have different numbers of rounds.
-        to_accuracy: of what it had cost when a run was first so accurate; empty where one never was.
-        spread: of whole runs, the least and the greatest ratio of joules that a board's coefficients within their bounds give.
+        whole: ratios of whole runs, by setting and by quantity.
+        per_round: the same for the mean cost of a round; they differ if runs have different numbers of rounds.
+        to_accuracy: the same for the cost until a run first reached ``accuracy``; empty if a run never did.
+        spread: for whole runs, the least and greatest ratio of joules over all coefficients within a board's bounds.
     """
 
     accuracy: float
@@ -62,12 +62,12 @@ class Comparison(NamedTuple):
     spread: dict[str, dict[str, tuple[float, float]]]
 
     def same_rounds(self, name: str) -> bool:
-        """Whether a setting's runs had as many rounds as those that it is compared with, so that a round saves what a run does."""
+        """Whether a setting's runs had as many rounds as the first one's, so that a round saves as much as a run."""
         return math.isclose(self.whole[name]["seconds"].value, self.per_round[name]["seconds"].value)
 
 
 def series_of(run: Run, board: Board | None = None, slower: float = 1.0) -> Series:
-    """Raises `UserError` as `costs_of`, and if no epoch was finished."""
+    """A run as a series. Raises `UserError` as `costs_of` does, and if no epoch was finished."""
     costs = costs_of(run, board, slower)
     if not costs:
         raise UserError(f"{run.path}: no epoch was finished")
@@ -76,11 +76,11 @@ def series_of(run: Run, board: Board | None = None, slower: float = 1.0) -> Seri
 
 
 def compare_groups(groups: Mapping[str, Sequence[Series]], accuracy: float | None = None) -> Comparison:
-    """Repeats of several settings, the first of which the others are compared with.
+    """Compare the repeats of several settings with those of the first.
 
     Args:
-        groups: by the setting's name.
-        accuracy: at which they are compared besides; default: the greatest that every run reached at some time.
+        groups: repeats by the setting's name.
+        accuracy: an accuracy at which they are compared as well; default: the greatest that every run ever reached.
     """
     if accuracy is None:
         accuracy = min(max(each.accuracies) for series in groups.values() for each in series)
@@ -98,10 +98,10 @@ def compare_groups(groups: Mapping[str, Sequence[Series]], accuracy: float | Non
 
 
 def spread(others: Sequence[Comparison]) -> dict[str, dict[str, tuple[float, float]]]:
-    """See `Comparison`; of comparisons of the same runs, one a choice of coefficients.
+    """``spread`` of `Comparison`, from comparisons of the same runs by different coefficients.
 
-    A ratio of two runs' estimates with the same coefficients is monotonic in each of them, so its extremes are at their bounds;
-    of repeats that are alike this holds for their means.
+    The ratio of two runs' estimates with the same coefficients is monotonic in each coefficient, so its extremes are at
+    their bounds; if repeats are alike, this holds for their means, too.
     """
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for name, ratios in others[0].whole.items() if others else ():
@@ -112,7 +112,7 @@ def spread(others: Sequence[Comparison]) -> dict[str, dict[str, tuple[float, flo
 
 
 def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
-    """The geometric means of ``base`` over those of ``other``, by Welch's interval on their logarithms."""
+    """The geometric mean of ``base`` over that of ``other``, with Welch's interval on their logarithms."""
     if min((*base, *other)) <= 0:
         return Ratio(math.inf if min(other) <= 0 < min(base) else math.nan, None, None)
     one, two = [math.log(value) for value in base], [math.log(value) for value in other]
@@ -129,15 +129,15 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
 
 
 def _t95(freedom: float) -> float:
-    """Of Student's t; with fewer degrees of freedom than there are, where the table has a step."""
+    """97.5 % of Student's t, with degrees of freedom rounded down."""
     whole = max(int(freedom), 1)
     return _T95[whole - 1] if whole <= len(_T95) else NormalDist().inv_cdf(0.975) * (1 + 1.4 / whole)
 
 
 def _compare(base: Sequence[Cost], other: Sequence[Cost], *, per_round: bool = False) -> dict[str, Ratio]:
-    """How many times less ``other`` cost than ``base``, by what: time, core seconds, bytes, compute by the book, and joules.
+    """How many times less ``other`` cost than ``base``: time, core seconds, bytes, compute by passes, and joules.
 
-    Energies are compared column by column, so measured ones with measured ones.
+    Energies are compared column by column, so measured ones only with measured ones.
     """
     whats: dict[str, Callable[[Cost], float]] = {
         "seconds": lambda cost: cost.seconds,
@@ -150,7 +150,7 @@ def _compare(base: Sequence[Cost], other: Sequence[Cost], *, per_round: bool = F
         joules = partial(_joules, column)
         if (
             min(joules(cost) for cost in (*base, *other)) > 0
-        ):  # who adds nothing, as far as a meter can tell, is no times less
+        ):  # there is no ratio if, as far as a meter can tell, a run added nothing
             whats[column] = joules
     found = {}
     for what, read in whats.items():

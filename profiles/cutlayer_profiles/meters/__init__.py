@@ -1,4 +1,4 @@
-"""Meters: one file each, a pure reader of what a board's files, commands and plugs say."""
+"""Meters, one file each: pure readers of what a board's files, commands and smart plugs say."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ PROBES: tuple[Callable[[Root, Settings], list[Finding]], ...] = (
     battery.probe,
     rapl.probe,
 )
-"""A plug that the user has named, then those that see most of a board first."""
+"""First a plug that the user has named, then the others in order of how much of a board they see."""
 
 
 def find_meters(root: Root, settings: Settings) -> list[Finding]:
-    """What every probe says; the first that was found is the one to take."""
+    """The findings of every probe; the first meter found is the one to take."""
     return [finding for probe in PROBES for finding in probe(root, settings)]

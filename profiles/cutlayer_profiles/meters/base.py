@@ -1,4 +1,4 @@
-"""What every meter is, and what a search for one says."""
+"""What every meter has, and what a search for one reports."""
 
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple, Protocol, final
@@ -10,12 +10,12 @@ __all__ = ["Accuracy", "Finding", "Meter", "Source", "Status"]
 
 
 class Accuracy(NamedTuple):
-    """Of a meter's readings, at two standard deviations.
+    """The accuracy of a meter's readings, at two standard deviations.
 
     Attributes:
-        gain: relative error of all readings alike.
+        gain: relative error that all readings share.
         step: the smallest difference between two readings, in W or J.
-        window_s: a reading is the mean over so long before it was read.
+        window_s: a reading is the mean over this time before it was read.
     """
 
     gain: float
@@ -24,36 +24,36 @@ class Accuracy(NamedTuple):
 
 
 class Source(Protocol):
-    """What has to be known of readings to make joules of them."""
+    """What must be known of readings to turn them into joules."""
 
     @property
     def kind(self) -> Kind:
-        """What the readings are."""
+        """How the readings were obtained."""
 
     @property
     def scope(self) -> Scope:
-        """What they are of."""
+        """What they measure."""
 
     @property
     def accuracy(self) -> Accuracy:
-        """How right they are."""
+        """How accurate they are."""
 
     @property
     def counts(self) -> bool:
-        """Whether they are joules so far; otherwise watts."""
+        """Whether they are joules counted so far; otherwise they are watts."""
 
 
 class Meter(ABC):
-    """Something that tells a power, or counts energy.
+    """Something that measures power or counts energy.
 
     Args:
         root: where it is read; a copy makes it `simulated`.
-        name: for people, with the place of the sensor.
-        kind: what its readings are on a board.
+        name: a name for people, with the place of the sensor.
+        kind: the kind of its readings on a board.
         scope: what it measures.
-        accuracy: of its readings.
-        period_s: how often it is worth to be read.
-        counts: whether it counts joules; otherwise it tells watts.
+        accuracy: accuracy of its readings.
+        period_s: how often it is worth reading.
+        counts: whether it counts joules; otherwise it measures watts.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Meter(ABC):
     @final
     @property
     def kind(self) -> Kind:
-        """What its readings are; not for a subclass, nor for a caller, to decide."""
+        """The kind of its readings, which neither a subclass nor a caller may decide."""
         return "simulated" if self._root.replaced else self._real_kind
 
     @property
     def place(self) -> str:
-        """Where it is: two processes that read it there read the same."""
+        """Where it is: two processes that read this place read the same meter."""
         try:
             return f"{self._root.read('proc/sys/kernel/random/boot_id')} {self.name}"
         except OSError:
@@ -86,16 +86,16 @@ class Meter(ABC):
 
     @property
     def told_at_s(self) -> float | None:
-        """When the last reading was told, on the monotonic clock, by a meter that speaks by itself; None: when it was read."""
+        """When a meter that reports by itself last did, on the monotonic clock; None if it is read on demand."""
         return None
 
     @abstractmethod
     def read(self) -> float:
-        """Watts now; or joules since some moment, never less than before.
+        """Watts now, or joules since some moment, which never decrease.
 
         Raises:
             OSError: it cannot be read.
-            ValueError: it says what cannot be.
+            ValueError: it reports something impossible.
         """
 
 
@@ -107,10 +107,10 @@ class Finding(NamedTuple):
 
     Attributes:
         probe: which meter was looked for.
-        status: absent: it is not there; denied: it is, and may not be read; unfit: its readings cannot be trusted.
+        status: absent: not there; denied: there, but may not be read; unfit: its readings cannot be trusted.
         detail: what was seen.
         mend: what the user can do about it.
-        meter: if it was found.
+        meter: the meter, if it was found.
     """
 
     probe: str

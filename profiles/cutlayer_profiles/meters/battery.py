@@ -1,7 +1,7 @@
-"""A battery that is being discharged, as the kernel's ``power_supply`` class tells it.
+"""A battery that is being discharged, as the kernel's ``power_supply`` class reports it.
 
-https://docs.kernel.org/power/power_supply_class.html: uV, uA, uW. The sign of the current differs by driver. What a USB source
-has promised (``ucsi-source-psy-*``) is no measurement.
+https://docs.kernel.org/power/power_supply_class.html: uV, uA, uW. The sign of the current differs by driver. What a USB
+source has promised (``ucsi-source-psy-*``) is not a measurement.
 """
 
 from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
@@ -32,12 +32,12 @@ class _Battery(Meter):
 
 
 def _is_of_a_device(root: Root, folder: str) -> bool:
-    """Such as a mouse's."""
+    """Whether this is the battery of a peripheral, such as a mouse."""
     return root.exists(f"{folder}/scope") and root.read(f"{folder}/scope") == "Device"
 
 
 def probe(root: Root, settings: Settings) -> list[Finding]:
-    """Every battery; not chargers."""
+    """Every battery, but no chargers."""
     found = []
     for name in root.glob("sys/class/power_supply/*/type"):
         folder = name.rpartition("/")[0]

@@ -1,8 +1,8 @@
 """INA219, 220, 226, 230, 231, 260 in the board's supply, through the kernel's ``ina2xx`` driver.
 
 https://docs.kernel.org/hwmon/ina2xx.html: ``in0_input`` mV at the shunt, ``in1_input`` mV of the bus, ``curr1_input`` mA,
-``power1_input`` uW, ``shunt_resistor`` uOhm. The driver takes a shunt of 10 mOhm where hobby breakouts have 100: readings
-are ten times too high until somebody says what is soldered there.
+``power1_input`` uW, ``shunt_resistor`` uOhm. The driver assumes a shunt of 10 mOhm where hobby breakouts have 100:
+readings are ten times too high until it is told which shunt is soldered there.
 """
 
 from statistics import median
@@ -16,7 +16,7 @@ __all__ = ["InaReading", "probe", "read_ina"]
 
 
 class _Chip(NamedTuple):
-    """What the data sheets and the driver say: of the shunt's full scale in mV (None: inside), W and A a step, and s."""
+    """From data sheets and driver: full scale of the shunt in mV (None: it is inside), step in W, and window in s."""
 
     full_scale_mv: float | None
     power_step_w: float
@@ -39,7 +39,7 @@ _LOOKS = 9
 
 
 class InaReading(NamedTuple):
-    """One look at a chip: V, A, W by its own product, V at the shunt and ohms; None where the chip does not tell."""
+    """One reading of a chip: V, A, the W that it computes itself, V at the shunt, and ohms; None where it has none."""
 
     bus_v: float
     current_a: float
@@ -49,11 +49,11 @@ class InaReading(NamedTuple):
 
     @property
     def product_w(self) -> float:
-        """Finer than the chip's own product, whose step is 20 mW or more."""
+        """V x A, which is finer than the chip's own power in steps of 10 mW or more."""
         return self.bus_v * self.current_a
 
     def clipping(self, chip: str) -> str:
-        """Whether the shunt's voltage is at the end of its scale; empty if not."""
+        """A text if the shunt's voltage is at the end of its scale; empty if not."""
         full = CHIPS[chip].full_scale_mv
         if full is None or self.shunt_v is None or abs(self.shunt_v) < _CLIPS_AT * full / 1e3:
             return ""
@@ -62,7 +62,7 @@ class InaReading(NamedTuple):
 
 
 def read_ina(root: Root, folder: str) -> InaReading:
-    """Raises `OSError` and `ValueError` as `Root.number`."""
+    """Read a chip once. Raises `OSError` and `ValueError` as `Root.number` does."""
 
     def optional(name: str, factor: float) -> float | None:
         return root.number(f"{folder}/{name}") * factor if root.exists(f"{folder}/{name}") else None
@@ -80,7 +80,7 @@ class _Ina(Meter):
     def __init__(self, root: Root, folder: str, chip: str, name: str) -> None:
         self._folder, self._chip = folder, chip
         step = 5.0 * _CURRENT_STEP_A
-        accuracy = Accuracy(gain=0.015, step=step, window_s=CHIPS[chip].window_s)  # a shunt of 1 %
+        accuracy = Accuracy(gain=0.015, step=step, window_s=CHIPS[chip].window_s)  # with a shunt of 1 %
         super().__init__(root, name, "measured", "dc_input", accuracy)
 
     def read(self) -> float:
@@ -91,7 +91,7 @@ class _Ina(Meter):
 
 
 def probe(root: Root, settings: Settings) -> list[Finding]:
-    """Every chip that the driver has found, whatever number it has today."""
+    """Every chip that the driver has found, whatever its hwmon number is today."""
     found = []
     for name in root.glob("sys/class/hwmon/hwmon*/name"):
         folder = name.rpartition("/")[0]
@@ -132,7 +132,7 @@ def _examine(root: Root, folder: str, chip: str, settings: Settings) -> Finding:
 
 
 def _contradiction(root: Root, folder: str, chip: str) -> str:
-    """Whether the chip's own product is not V x A: of the middle of many readings, since each file is another conversion."""
+    """A text if the chip's own power is not V x A, by the medians of many readings: each file is another conversion."""
     readings = [read_ina(root, folder) for _ in range(_LOOKS)]
     told = [reading.power_w for reading in readings if reading.power_w is not None]
     if not told:

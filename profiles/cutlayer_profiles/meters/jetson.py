@@ -15,7 +15,7 @@ from cutlayer_profiles.meters.settings import Settings
 __all__ = ["probe", "rails_of"]
 
 TOTALS: dict[str, Scope] = {"POM_5V_IN": "module_input", "VDD_IN": "module_input", "VIN": "module_input"}
-"""Rails that feed the module, and all others."""
+"""Rails that feed the whole module, and so all other rails."""
 _OLD = "sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"
 _NEW = "sys/class/hwmon/hwmon*/in*_label"
 _SKIPPED = ("NC", "sum of shunt voltages", "")
@@ -40,7 +40,7 @@ def rails_of(root: Root) -> dict[str, Rail]:
 
 
 def _is_thor(root: Root) -> bool:
-    """Elsewhere an INA238 is somebody's own, with a shunt that nobody knows."""
+    """Whether this is a Thor: on other boards an INA238 is the user's own, with an unknown shunt."""
     return root.exists("proc/device-tree/model") and "Thor" in root.read("proc/device-tree/model")
 
 
@@ -64,7 +64,7 @@ def _add_new(root: Root, name: str, rails: dict[str, Rail]) -> None:
 
 
 def _unique(label: str, rails: dict[str, Rail]) -> str:
-    """Two chips may have rails of one name."""
+    """The label, made unique: two chips may have rails of the same name."""
     return label if label not in rails else f"{label} ({len(rails)})"
 
 

@@ -1,6 +1,6 @@
-"""Smart plugs: Tasmota, Shelly of both generations, Zigbee2MQTT. At the wall, so with what the power supply loses.
+"""Smart plugs: Tasmota, Shelly of both generations, Zigbee2MQTT. At the wall, so losses of the power supply count too.
 
-Their steps are coarse beside a single board, and many tell nothing right below 5 W; they are for whole runs. Units differ even
+Their steps are coarse for a single board, and many are wrong below 5 W, so they are for whole runs. Units differ even
 within a maker: Tasmota and Zigbee2MQTT count kWh, Shelly's second generation Wh, its first watt-minutes.
 """
 
@@ -27,7 +27,7 @@ _TIMEOUT_S = 3.0
 
 
 class PlugReading(NamedTuple):
-    """Watts now, and joules since the plug was made; None if it does not count."""
+    """Watts now, and the joules that the plug has counted in its life; None if it does not count."""
 
     power_w: float
     energy_j: float | None
@@ -67,7 +67,7 @@ class _Zigbee(msgspec.Struct):
 
 
 def _decode(text: str | bytes, into: type[_T]) -> _T:
-    """JSON as a plug sends it; keys that we do not need are left. Raises `ValueError`."""
+    """Decode a plug's JSON; keys that we do not need are ignored. Raises `ValueError`."""
     if len(text) > _MOST_BYTES:
         raise ValueError(f"{len(text)} bytes are no message of a plug")
     try:
@@ -77,18 +77,18 @@ def _decode(text: str | bytes, into: type[_T]) -> _T:
 
 
 def _sum(value: float | list[float]) -> float:
-    """Of a plug with several sockets, all of them."""
+    """The sum over all sockets, if a plug has several."""
     return sum(value) if isinstance(value, list) else value
 
 
 def parse_tasmota(text: str | bytes) -> PlugReading:
-    """``tele/<topic>/SENSOR``. Raises `ValueError`."""
+    """Parse ``tele/<topic>/SENSOR``. Raises `ValueError`."""
     energy = _decode(text, _Tasmota).energy
     return PlugReading(_sum(energy.power), _sum(energy.total) * _KWH_J)
 
 
 def parse_shelly(text: str | bytes, generation: int) -> PlugReading:
-    """``/rpc/Switch.GetStatus`` of the second generation, ``/status`` of the first. Raises `ValueError`."""
+    """Parse ``/rpc/Switch.GetStatus`` of the second generation, or ``/status`` of the first. Raises `ValueError`."""
     if generation == 2:
         status = _decode(text, _Shelly2)
         return PlugReading(status.apower, status.aenergy.total * _WH_J)
@@ -99,27 +99,27 @@ def parse_shelly(text: str | bytes, generation: int) -> PlugReading:
 
 
 def parse_zigbee2mqtt(text: str | bytes) -> PlugReading:
-    """``zigbee2mqtt/<name>``. Raises `ValueError`."""
+    """Parse ``zigbee2mqtt/<name>``. Raises `ValueError`."""
     found = _decode(text, _Zigbee)
     return PlugReading(found.power, None if found.energy is None else found.energy * _KWH_J)
 
 
 class _Plug(Meter):
-    """Counts joules where the plug does; otherwise it tells watts."""
+    """Counts joules if the plug does; otherwise it measures watts."""
 
     def __init__(self, root: Root, way: "_Way") -> None:
         counts = way.ask().energy_j is not None
         self._ask, self._messages = way.ask, way.messages
         accuracy = Accuracy(gain=0.02, step=way.step_j if counts else 1.0, window_s=way.period_s)
         self._place = way.name
-        # Its name may be its serial number; that stays here.
+        # A plug's name may be its serial number, which must stay on this machine.
         super().__init__(
             root, f"{way.name.split()[0]} plug", "measured", "wall_ac", accuracy, way.period_s, counts=counts
         )
 
     @property
     def place(self) -> str:
-        """See `Meter`; several machines may be on one plug."""
+        """See `Meter`; without the machine, since several may be on one plug."""
         return self._place
 
     @property
@@ -137,7 +137,7 @@ class _Plug(Meter):
 
 
 class _Way(NamedTuple):
-    """How a plug is asked, its step in J, how often it is worth to be asked; and its messages, if it speaks by itself."""
+    """How to ask a plug, its step in J, how often it is worth asking, and its messages if it reports by itself."""
 
     name: str
     ask: Callable[[], PlugReading]
@@ -162,7 +162,7 @@ def _way_to(plug: Plug) -> _Way:
 
 
 def _get(address: str) -> bytes:
-    """Raises `OSError`, and `ValueError` for an address that is none."""
+    """Fetch an address. Raises `OSError`, and `ValueError` if the address is invalid."""
     try:
         return _get_or_raise(address)
     except http.client.HTTPException as error:
@@ -176,7 +176,7 @@ def _get_or_raise(address: str) -> bytes:
 
 
 def probe(root: Root, settings: Settings) -> list[Finding]:
-    """The plug that the settings name; a plug cannot be looked for."""
+    """The plug that the settings name; there is no way to search for plugs."""
     if settings.plug is None:
         return [Finding("smart plug", "absent", "none is named", "name yours under [plug] in the file of --meters")]
     try:

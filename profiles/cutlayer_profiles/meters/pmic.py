@@ -1,7 +1,7 @@
 """Raspberry Pi 5: the rails that its power management chip measures.
 
-A partial meter: nothing that is fed from 5 V directly is seen, such as USB devices, a fan or NVMe, nor what the regulators
-lose. So these joules are those of ``pmic_rails``, never of the board.
+A partial meter: it does not see what is fed from 5 V directly, such as USB devices, a fan or NVMe, nor what the
+regulators lose. So the scope of its joules is ``pmic_rails``, never the whole board.
 """
 
 import fcntl
@@ -28,22 +28,22 @@ CORRECTIONS = {"rpi5-jfikar-2024": (1.1451, 0.5879)}
 
 
 class Rails(NamedTuple):
-    """Watts of each rail that has a current and a voltage, and the names of those that have one only."""
+    """Watts of each rail that has a current and a voltage, and the names of rails that have only one of them."""
 
     power_w: dict[str, float]
     unpaired: list[str]
 
     @property
     def sum_w(self) -> float:
-        """Of all rails that are known whole."""
+        """Watts of all rails that have both."""
         return sum(self.power_w.values())
 
 
 def parse_pmic(text: str) -> Rails:
-    """The output of ``vcgencmd pmic_read_adc``. The indices in it do not match, so rails are paired by name.
+    """Parse the output of ``vcgencmd pmic_read_adc``. Its indices do not match, so rails are paired by name.
 
     Raises:
-        ValueError: it has no such lines; the text is what it says instead.
+        ValueError: it has no such lines; the text quotes what it says instead.
     """
     found: dict[str, dict[str, float]] = {}
     for name, unit, value in _LINE.findall(text):
@@ -71,7 +71,7 @@ class _Pmic(Meter):
 
 
 def _ask(root: Root, command: str) -> str:
-    """The firmware's answer, without a process for each reading where that is allowed. Raises `OSError`."""
+    """The firmware's answer, without starting a process for each reading where that is allowed. Raises `OSError`."""
     if root.replaced:
         return root.run("vcgencmd", command)
     for node in _NODES:
@@ -81,7 +81,7 @@ def _ask(root: Root, command: str) -> str:
 
 
 def _ioctl(root: Root, node: str, command: str) -> str:
-    """As raspberrypi/utils' vcgencmd does it."""
+    """Ask as vcgencmd of raspberrypi/utils does."""
     buffer = bytearray(_BUFFER_BYTES)
     _BUFFER.pack_into(buffer, 0, _BUFFER_BYTES, 0, _GET_GENCMD_RESULT, _TEXT_BYTES, 0, 0)
     buffer[_BUFFER.size : _BUFFER.size + len(command)] = command.encode()
@@ -94,7 +94,7 @@ def _ioctl(root: Root, node: str, command: str) -> str:
 
 
 def _model(root: Root) -> str:
-    """Empty where the machine has no such file."""
+    """The board's model; empty where the machine has no such file."""
     try:
         return root.read("proc/device-tree/model")
     except OSError:
@@ -102,7 +102,7 @@ def _model(root: Root) -> str:
 
 
 def probe(root: Root, settings: Settings) -> list[Finding]:
-    """Whether this is a Raspberry Pi 5, and may be asked."""
+    """Whether this is a Raspberry Pi 5, and its firmware may be asked."""
     name = "Raspberry Pi 5 PMIC"
     model = _model(root)
     if model and not any(each in model for each in _MODELS):

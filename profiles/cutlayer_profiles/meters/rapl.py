@@ -1,7 +1,7 @@
-"""x86: the processor's own counters of energy (RAPL), through powercap.
+"""x86: the processor's own energy counters (RAPL), through powercap.
 
-https://docs.kernel.org/power/powercap/powercap.html. Packages and the memory beside them are added; cores are a part of a
-package. What stands in the computer besides is not seen, so this is ``cpu_package``.
+https://docs.kernel.org/power/powercap/powercap.html. Packages and the memory beside them are added up; cores are part
+of a package already. The rest of the computer is not seen, so the scope is ``cpu_package``.
 """
 
 from cutlayer_profiles.meters.base import Accuracy, Finding, Meter
@@ -15,7 +15,7 @@ _MEND = "sudo chgrp $(id -gn) and sudo chmod g+r on /sys/class/powercap/intel-ra
 
 
 class Counter:
-    """Joules of one zone since it was made; its wraps are undone if it is read at least once in each turn.
+    """Joules of one zone since this was created; wraps of the counter are undone if it is read at least once per wrap.
 
     Raises:
         OSError: it may not be read.
@@ -28,7 +28,7 @@ class Counter:
         self._joules = 0.0
 
     def read(self) -> float:
-        """Raises `OSError`."""
+        """Joules so far. Raises `OSError`."""
         now = self._root.number(self._name)
         passed = now - self._last
         self._joules += (passed + self._range if passed < 0 else passed) / 1e6
@@ -47,7 +47,7 @@ class _Rapl(Meter):
 
 
 def probe(root: Root, settings: Settings) -> list[Finding]:
-    """Every package, and memory where it is counted apart."""
+    """Every package, and memory where it is counted separately."""
     names = {name.rpartition("/")[0]: root.read(name) for pattern in _ZONES for name in root.glob(pattern)}
     zones = {
         f"{label}{folder.removeprefix('sys/class/powercap/intel-rapl')}": folder

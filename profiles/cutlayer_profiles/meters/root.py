@@ -13,7 +13,7 @@ class Root:
 
     A copy, as `cutlayer doctor --capture` makes it, has the files at the same places below its folder, and the output of a
     command in ``commands/``, under the command's words joined by ``_``. Whatever is read from a copy is `simulated`: a
-    meter asks its root, so nobody above can say otherwise.
+    meter asks its root, so no caller can say otherwise.
 
     Args:
         path: ``/``, or the copy's folder.
@@ -28,11 +28,11 @@ class Root:
         return self.path.resolve() != Path("/")
 
     def read(self, name: str) -> str:
-        """The text of a file below the root, without what devices put around it. Raises `OSError`."""
+        """The text of a file below the root, without null characters and white space around it. Raises `OSError`."""
         return (self.path / name).read_bytes().decode("utf-8", "replace").strip("\0 \t\r\n")
 
     def number(self, name: str) -> float:
-        """A file that holds one number. Raises `OSError`, and `ValueError` if it does not."""
+        """The number in a file that holds only one. Raises `OSError`, and `ValueError` if it is not a number."""
         return float(self.read(name))
 
     def glob(self, pattern: str) -> list[str]:

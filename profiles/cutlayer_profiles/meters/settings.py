@@ -1,4 +1,4 @@
-"""What only the user knows of the meters at a board: the file of ``--meters``."""
+"""What only the user knows about a board's meters: the file of ``--meters``."""
 
 import math
 from pathlib import Path
@@ -13,25 +13,25 @@ __all__ = ["Plug", "Settings", "read_settings"]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Keys that are not named here are an error."""
+    """A TOML table in which unknown keys are an error."""
 
 
 class Tasmota(_Table, frozen=True, tag="tasmota", tag_field="id"):
-    """``tele/<topic>/SENSOR`` at a broker, host or host:port."""
+    """A Tasmota plug: ``tele/<topic>/SENSOR`` at a broker, host or host:port."""
 
     broker: str
     topic: str
 
 
 class Shelly(_Table, frozen=True, tag="shelly", tag_field="id"):
-    """Over HTTP; the generation decides about units."""
+    """A Shelly plug, over HTTP; its units depend on the generation."""
 
     host: str
     generation: Literal[1, 2] = 2
 
 
 class Zigbee2Mqtt(_Table, frozen=True, tag="zigbee2mqtt", tag_field="id"):
-    """``zigbee2mqtt/<name>`` at a broker, host or host:port."""
+    """A Zigbee plug: ``zigbee2mqtt/<name>`` at a broker, host or host:port."""
 
     broker: str
     name: str
@@ -46,10 +46,10 @@ class Settings(_Table, frozen=True):
     shunt_ohm: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """What is printed on the shunt of an INA219 or INA226 breakout (R100 is 0.1); without it their readings are not trusted."""
     pmic_correction: Literal["", "rpi5-jfikar-2024"] = ""
-    """Take a Raspberry Pi 5's rails for its input by somebody's fit: an estimate."""
+    """Estimate a Raspberry Pi 5's input from its rails, by the fit of this name."""
     plug: Plug | None = None
     board: str = ""
-    """Whose coefficients an estimate takes; default: the board that it runs on."""
+    """The board whose coefficients an estimate uses; default: the board that it runs on."""
 
 
 def read_settings(path: Path | None) -> Settings:

@@ -17,10 +17,10 @@ class Subscription:
 
     Args:
         broker: host or host:port.
-        topic: of a plug.
+        topic: topic of a plug.
 
     Raises:
-        UserError: the address is none.
+        UserError: the address is invalid.
         TransportError: there is no broker.
     """
 
@@ -33,7 +33,7 @@ class Subscription:
         self._transport.subscribe(topic)
 
     def newest(self) -> bytes:
-        """The payload that came last; the first one is waited for.
+        """The newest payload; waits for the first one.
 
         Raises:
             OSError: none came, or none for a quarter of an hour.
