@@ -21,8 +21,9 @@ from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.boot import ImageBoot, MountedBoot, first_boot_of
 from cutlayer_flash.building import Contents, build
-from cutlayer_flash.first_boot import Setup, Wifi, write_first_boot
+from cutlayer_flash.first_boot import write_first_boot
 from cutlayer_flash.sending import Sender, sign
+from cutlayer_flash.setup import Setup, Wifi
 from cutlayer_flash.ssh import Login, deploy
 
 __all__ = ["build_release", "deploy_release", "explain_release", "prepare_card", "send_update"]

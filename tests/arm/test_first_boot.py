@@ -14,7 +14,8 @@ from cutlayer_flash.archive import read_archive
 from cutlayer_flash.boards import target_of
 from cutlayer_flash.boot import MountedBoot
 from cutlayer_flash.building import Contents, build
-from cutlayer_flash.first_boot import Setup, Wifi, write_first_boot
+from cutlayer_flash.first_boot import write_first_boot
+from cutlayer_flash.setup import Setup, Wifi
 from needs import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.arm]

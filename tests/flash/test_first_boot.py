@@ -13,7 +13,8 @@ from cutlayer_core.bundles.release import read_release
 from cutlayer_core.errors import UserError
 from cutlayer_flash.archive import Archive
 from cutlayer_flash.boot import ImageBoot, MountedBoot, first_boot_of
-from cutlayer_flash.first_boot import Setup, Wifi, files_for, write_first_boot
+from cutlayer_flash.first_boot import files_for, write_first_boot
+from cutlayer_flash.setup import Setup, Wifi
 from device.releases import make_release
 from flash.card import make_image
 
