@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from needs import need, pytest_runtest_setup, pytest_terminal_summary
 
@@ -10,6 +11,9 @@ __all__ = ["pytest_runtest_setup", "pytest_terminal_summary"]
 
 # A test in each core: threads of several that spin for the same cores take a third longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine is slow, which says nothing of what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
