@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 METERS = ("checks", "doctor", "machine", "meters", "profiler", "recordings")
 TESTS = ["tests/core", *(f"tests/profiles/test_{name}.py" for name in METERS)]
-PACKAGES = ["pytest", "hypothesis", "ml_dtypes"]
+PACKAGES = ["pytest", "pytest-xdist", "hypothesis", "ml_dtypes"]
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not long", "--numprocesses", "auto"]
 
 
 def interpreter(version: str) -> str | None:
@@ -36,7 +37,7 @@ def run_tests(version: str, command: str) -> None:
         subprocess.run([command, "-m", "venv", environment], check=True)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, "--editable", f"{ROOT}[device]", *PACKAGES], check=True)
-    subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS], check=True, cwd=ROOT)
+    subprocess.run([python, "-m", "pytest", *OPTIONS, *TESTS], check=True, cwd=ROOT)
 
 
 def main(versions: list[str]) -> None:
