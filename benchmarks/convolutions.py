@@ -43,7 +43,7 @@ def contenders(channels: int, outputs: int, size: int, threads: int):
     import torch
     from onnx import numpy_helper
 
-    from cutlayer_export import operators  # noqa: F401 - registers the operators
+    from cutlayer_export.graph import operators  # noqa: F401 - registers the operators
 
     geometry = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
     x, g = torch.randn(BATCH, channels, size, size), torch.randn(BATCH, outputs, size, size)
