@@ -68,8 +68,8 @@ def test_equal_inputs_give_equal_bytes_and_the_key_is_for_its_owner(digits, tmp_
     assert unit.count("LoadCredential=") == 3
     names = set(modes)
     assert {
-        "site/cutlayer/cli.py",
-        "site/cutlayer_device/service.py",
+        "site/cutlayer_core/errors.py",
+        "site/cutlayer_device/service/service.py",
         "site/cutlayer_profiles/boards/pi4.toml",
     } <= names
     assert not [
