@@ -12,10 +12,11 @@ demo: .venv/demo
 	$(BIN)/cutlayer demo
 	@echo "Next: source .venv/bin/activate, then what the README shows under \"Do it by hand\"."
 
-test: .venv/dev tools
-	$(PYTEST) -m "not slow and not long" $(SPREAD)
-
 # Those that measure time run alone, after the others.
+test: .venv/dev tools
+	$(PYTEST) -m "not slow and not long and not alone" $(SPREAD)
+	$(PYTEST) -m "alone and not slow and not long"
+
 test-slow: .venv/dev all-tools
 	$(PYTEST) -m "slow and not alone and not long" $(SPREAD) $(TIMES)
 	$(PYTEST) -m "slow and alone and not long" $(TIMES)

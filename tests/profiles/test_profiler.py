@@ -20,6 +20,7 @@ from cutlayer_profiles.windows import IDLE, Intervals, energy_by_phase, energy_o
 from profiles.boards import INA219, Known, board, pi5
 
 
+@pytest.mark.alone
 def test_known_power_through_the_real_thread_is_known_energy():
     began = time.monotonic()
     profiler = Profiler(Root(), Known(lambda at: 4.0 + 2.0 * (at - began)))
@@ -67,6 +68,7 @@ def test_what_a_meter_said_by_itself_is_of_when_it_was_said():
     assert samples.values == pytest.approx(100.0 * (samples.at_s - began))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("counts", [False, True])
 def test_reports_follow_each_other_without_a_hole(counts):
     began = time.monotonic()

@@ -79,6 +79,7 @@ def test_a_mistake_is_named_before_anything_is_measured(digits, tmp_path):
         assert "a step" not in done.stdout
 
 
+@pytest.mark.alone
 def test_a_step_costs_its_share_of_what_the_meter_told(digits):
     profiler = Profiler(Root(), Known(lambda at: 10.0, period_s=0.05))
     cost = measure_step(read_bundle(digits / "client.bundle"), Setting(digits, 32, 1, 0.4, 0.2), profiler)

@@ -34,6 +34,7 @@ def metered(digits, tmp_path_factory):
     return run_trial(digits, trial, run_dir, profilers=profilers(trial.devices, lambda at: 4.0))[0]
 
 
+@pytest.mark.alone
 def test_what_comes_after_the_last_pass_is_accounted_for(metered):
     assert metered.all(EpochDone)[-1].mode == "silent"
     last = max(each.time_s for each in metered.all(ClientPass))
