@@ -7,15 +7,18 @@ from cutlayer_cut.cut import Cutter, cut
 from cutlayer_cut.halves import Halves
 from cutlayer_cut.model import build_model, check_input, client_of, cut_model, example_batch, examples
 from cutlayer_cut.modes import mode
+from cutlayer_cut.paths import where_paths_part
 from cutlayer_cut.state import ClientState, client_state, training
 from cutlayer_cut.table import CutCosts, list_cuts
 from cutlayer_cut.torch_optimizer import clip, torch_optimizer
+from cutlayer_cut.up_to_cut import UpToCut, up_to_cut
 
 __all__ = [
     "ClientState",
     "CutCosts",
     "Cutter",
     "Halves",
+    "UpToCut",
     "build_model",
     "check_input",
     "client_of",
@@ -29,4 +32,6 @@ __all__ = [
     "mode",
     "torch_optimizer",
     "training",
+    "up_to_cut",
+    "where_paths_part",
 ]

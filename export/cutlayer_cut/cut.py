@@ -7,10 +7,10 @@ runs Python code that such a trace cannot follow, as transformers do, the model 
 import difflib
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, fx, nn
 
 from cutlayer_core.errors import UserError
+from cutlayer_cut.agreement import Agreement
 from cutlayer_cut.halves import Halves, halves_of_modules, halves_of_operations
 from cutlayer_cut.modes import mode, remember_modes, set_mode, unchanged
 from cutlayer_cut.module_trace import trace_modules
@@ -18,8 +18,6 @@ from cutlayer_cut.operation_trace import OperationTrace
 from cutlayer_cut.traced import Parts, Traced, Untraceable, part
 
 __all__ = ["Cutter", "cut"]
-
-_MISREAD = 1e-3
 
 
 def cut(model: nn.Module, name: str, example: Tensor) -> Halves:
@@ -40,6 +38,7 @@ class Cutter:
         self._state = set(model.state_dict())
         self._names = list(_in_order_of_output(model))
         self._operation_traces: dict[bool, OperationTrace] = {}
+        self._agreement = Agreement(model, example)
 
     def cut(self, name: str) -> Halves:
         """Cut the model at the output of its submodule ``name``; the halves have the model's train/eval mode.
@@ -53,9 +52,14 @@ class Cutter:
             close = difflib.get_close_matches(name, self._names, 3, 0.4)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; modules: {_some(self._names)}"
             raise UserError(f"model.cut: found {name!r}, which is not a module of {type(self._model).__name__}{hint}")
+        if hooked := _hooked_parameter(self._model):
+            raise UserError(
+                f"model.factory: the parameter {hooked!r} has a hook, which boards and server would not run; "
+                "put what it does into the model's code"
+            )
         try:
             halves = self._halves(name)
-            self._check(name, halves)
+            self._agreement.require(*halves)
         except Untraceable as error:
             raise UserError(f"model.cut: the model cannot be cut at {name!r}: {error}") from error
         except _SeveralCross as error:
@@ -84,16 +88,6 @@ class Cutter:
             set_mode(half, self._model.training)
             _forget_constants(half, self._state)
         return halves
-
-    def _check(self, name: str, halves: Halves) -> None:
-        """Check that both halves compute what the whole model does; if not, tracing has misread the code."""
-        with unchanged(self._model), torch.no_grad(), mode(self._model, training=False):
-            wanted = self._model(self._example)
-        with unchanged(self._model), torch.no_grad(), mode(halves.client, False), mode(halves.server, False):
-            found = halves.server(halves.client(self._example))
-        # Not bit by bit: in eval mode torch runs a whole transformer with other kernels than its parts.
-        if isinstance(wanted, Tensor) and (found - wanted).abs().max() > _MISREAD * wanted.abs().max():
-            raise Untraceable("both halves together compute otherwise than the whole model")
 
     def _halves_of_operations(self, name: str, first: "Untraceable | _SeveralCross") -> Halves:
         """Fall back to a trace of operations; if that fails too, prefer the first error, which names modules."""
@@ -151,6 +145,14 @@ def _forget_constants(half: nn.Module, state: set[str]) -> None:
         owner, _, name = key.rpartition(".")
         module = half.get_submodule(owner)
         module.register_buffer(name, module.get_buffer(name), persistent=False)
+
+
+def _hooked_parameter(model: nn.Module) -> str | None:
+    """The first parameter with a hook of its own; copies of a model have none."""
+    for name, each in model.named_parameters():
+        if each._backward_hooks or getattr(each, "_post_accumulate_grad_hooks", None):  # noqa: SLF001
+            return name
+    return None
 
 
 def _in_order_of_output(module: nn.Module, prefix: str = "") -> Iterator[str]:

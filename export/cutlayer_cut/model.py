@@ -95,13 +95,17 @@ def examples(spec: InputSpec, batch: int, seed: int) -> Tensor:
     return torch.randn(batch, *spec.shape, generator=generator)
 
 
-def cut_model(recipe: Recipe) -> Halves:
+def cut_model(recipe: Recipe, model: nn.Module | None = None) -> Halves:
     """Both halves of the recipe's model; with the cut "none" the client has the whole model and the server nothing.
+
+    Args:
+        recipe: names the model and the cut.
+        model: what `build_model` made of this recipe, where that is at hand; the halves share its parameters.
 
     Raises:
         UserError: as in `build_model` and `cut`, or the model does not accept the inputs that the recipe describes.
     """
-    model = build_model(recipe.model, recipe.seed)
+    model = build_model(recipe.model, recipe.seed) if model is None else model
     check_input(recipe, model)
     if recipe.model.cut == WHOLE:
         return Halves(model, nn.Identity())

@@ -1,14 +1,16 @@
 """Traces a model only as far as the cut needs: other modules stay whole, with their names and train/eval behaviour."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from cutlayer_cut.kept_calls import Applied, functions_kept
 from cutlayer_cut.modes import mode, unchanged
-from cutlayer_cut.traced import Traced, Untraceable, prune
+from cutlayer_cut.traced import NO_GRADIENT, Traced, Untraceable, prune
 
 __all__ = ["trace_modules"]
 
@@ -49,16 +51,43 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return not self._name.startswith(qualified_name + ".")
 
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Create a node that remembers the gradient mode that it is traced in."""
+        if torch.is_autocast_enabled("cpu"):
+            raise Untraceable("the code around it uses torch.autocast")
+        node = super().create_node(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            node.meta[NO_GRADIENT] = True
+        return node
 
-def _same_in_both_modes(model: nn.Module, tracer: fx.Tracer) -> fx.Graph:
-    with mode(model, training=False), unchanged(model):
-        evaluating = tracer.trace(model)
-    with mode(model, training=True), unchanged(model):
-        training = tracer.trace(model)
-    if str(training) != str(evaluating):
+    def apply(
+        self, apply: Callable[..., Any], function: type[torch.autograd.Function], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        """Record a call of an ``autograd.Function`` as one node, so that its own backward is used."""
+        if not any(isinstance(each, fx.Proxy) for each in args):
+            return apply(*args, **kwargs)
+        return self.create_proxy("call_function", Applied(function), args, kwargs)
+
+
+def _same_in_both_modes(model: nn.Module, tracer: _Tracer) -> fx.Graph:
+    graphs = []
+    for training in (False, True):
+        with mode(model, training), unchanged(model), torch.enable_grad(), functions_kept(tracer.apply):
+            graphs.append(tracer.trace(model))
+            _require_no_new_buffers(model)
+    evaluating, training_graph = graphs
+    if str(training_graph) != str(evaluating):
         raise Untraceable("it computes otherwise in train mode than in eval mode")
-    prune(training)
-    return training
+    prune(training_graph)
+    return training_graph
+
+
+def _require_no_new_buffers(model: nn.Module) -> None:
+    """A buffer that a container replaces has become a part of the trace, which would not put it back."""
+    for name, module in model.named_modules():
+        for own, buffer in module._buffers.items():  # noqa: SLF001 - named_buffers skips what is no tensor
+            if isinstance(buffer, fx.Proxy):
+                raise Untraceable(f"the code around it replaces the buffer {f'{name}.{own}'.lstrip('.')!r}")
 
 
 def _record(module: fx.GraphModule, example: Tensor) -> None:

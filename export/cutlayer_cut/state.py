@@ -66,16 +66,30 @@ def client_state(client: nn.Module, example: Tensor, trainable: str) -> ClientSt
 
 
 @contextmanager
-def training(client: nn.Module, trainable: str) -> Iterator[None]:
-    """Put ``client`` in train mode, except what "last:N" freezes: BatchNorm there uses its running statistics."""
-    with mode(client, training=True):
-        if trainable.startswith("last:"):
-            chosen = _chosen(client, trainable)
-            for name, module in client.named_modules():
-                own = [f"{name}.{each}".lstrip(".") for each, _ in module.named_parameters(recurse=False)]
-                if own and not chosen.intersection(own):
-                    module.training = False
+def training(module: nn.Module, trainable: str, of: nn.Module | None = None) -> Iterator[None]:
+    """Put ``module`` in train mode, except what "last:N" freezes: BatchNorm there uses its running statistics.
+
+    Args:
+        module: a client-side half, or a model that contains one.
+        trainable: as in `client_state`.
+        of: the client-side half whose modules are counted, where it is not ``module`` itself.
+    """
+    with mode(module, training=True):
+        for name in _frozen(of or module, trainable):
+            module.get_submodule(name).training = False
         yield
+
+
+def _frozen(client: nn.Module, trainable: str) -> list[str]:
+    """Names of the modules with parameters that "last:N" does not train."""
+    if not trainable.startswith("last:"):
+        return []
+    chosen, frozen = _chosen(client, trainable), []
+    for name, module in client.named_modules():
+        own = [f"{name}.{each}".lstrip(".") for each, _ in module.named_parameters(recurse=False)]
+        if own and not chosen.intersection(own):
+            frozen.append(name)
+    return frozen
 
 
 def _chosen(client: nn.Module, trainable: str) -> set[str]:

@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-__all__ = ["Parts", "Traced", "Untraceable", "part", "prune"]
+from cutlayer_cut.kept_calls import MethodOf, WithoutGradient, call_without_gradient
+
+__all__ = ["NO_GRADIENT", "Parts", "Traced", "Untraceable", "part", "prune"]
+
+NO_GRADIENT = "no_gradient"
+"""Key in the ``meta`` of a node that the model runs inside ``torch.no_grad()``."""
 
 _CHANGE_BUFFERS = {"batch_norm", "instance_norm"}
 """Operations that update running statistics besides giving a result."""
@@ -124,4 +129,19 @@ def _is_batch_size(node: fx.Node) -> bool:
 def _copy(graph: fx.Graph, nodes: Iterable[fx.Node], copies: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
     for node in nodes:
         copies[node] = graph.node_copy(node, lambda each: copies[each])
+        if node.meta.get(NO_GRADIENT):
+            copies[node] = _without_gradient(graph, copies[node])
     return copies
+
+
+def _without_gradient(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A node that runs its call inside ``torch.no_grad()``, as the model does."""
+    if node.op == "call_function":
+        node.target = WithoutGradient(node.target)  # type: ignore[arg-type]
+    elif node.op == "call_method":
+        node.op, node.target = "call_function", WithoutGradient(MethodOf(str(node.target)))
+    elif node.op == "call_module":
+        with graph.inserting_before(node):
+            module = graph.get_attr(str(node.target))
+        node.op, node.target, node.args = "call_function", call_without_gradient, (module, *node.args)
+    return node
