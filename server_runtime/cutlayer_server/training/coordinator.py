@@ -137,7 +137,7 @@ class Coordinator:
         births = fleet.gather(waiting_for)
         checkpoints = Checkpoints(record.path / "checkpoints")
         checkpoint = choose_checkpoint(trial, births, checkpoints, record)
-        check_last_batches(trial, self._client, self._untrained.server, births)
+        check_last_batches(trial, self._client, self._untrained, births)
         run = checkpoint.run if checkpoint else secrets.randbits(63) | 1
         model = WholeModel(self._untrained, self._client, trial, self._test, self._place)
         note_begin(record, checkpoint, births, why, name_of(self._place))

@@ -15,6 +15,7 @@ from cutlayer_core.trial.aggregation import Epsl
 from cutlayer_core.trial.trial import Trial
 from cutlayer_core.wire.chunks import MAX_MESSAGE_BYTES
 from cutlayer_core.wire.messages import Presence
+from cutlayer_cut import Halves, examples, training
 
 __all__ = ["check_halves", "check_last_batches"]
 
@@ -47,27 +48,42 @@ def check_halves(trial: Trial, client: Client, server: nn.Module, test: data.Sam
     _check_sizes(trial, client)
 
 
-def check_last_batches(trial: Trial, client: Client, server: nn.Module, devices: Mapping[str, Presence]) -> None:
-    """Check that the server-side model can train on each device's last, smaller batch, which BatchNorm may not.
+def check_last_batches(trial: Trial, client: Client, halves: Halves, devices: Mapping[str, Presence]) -> None:
+    """Check that both halves can train on each device's last, smaller batch, which BatchNorm may not.
 
     Raises:
         RemoteError: names the key, the device and the batch; the others can go on without that device.
     """
     batch = trial.data.batch_size
     last = {name: (each.samples - 1) % batch + 1 for name, each in devices.items()}
-    trained = copy.deepcopy(server).train()  # a copy, whose running statistics do not matter
-    for size in set(last.values()):
+    for size in sorted(set(last.values())):
+        if not (problem := _training_problem(trial, client, halves, size)):
+            continue
+        name = next(name for name, found in last.items() if found == size)
+        refusal = RemoteError(
+            f"data.batch_size: found {batch}, which leaves {size} of the {devices[name].samples} samples of {name} for "
+            f"its last batch, on which {problem}; take another batch size, or another number of samples"
+        )
+        refusal.device = name
+        raise refusal
+
+
+def _training_problem(trial: Trial, client: Client, halves: Halves, size: int) -> str:
+    """Why the halves cannot train on a batch of this size, in words; empty if they can."""
+    x, z = examples(client.input, size, trial.seeds.weights), torch.zeros(size, *client.smashed.shape)
+    frozen = trial.model.trainable == "none"
+    passes = [] if frozen else [("client", halves.client, x, trial.model.trainable)]
+    for side, original, inputs, trainable in (*passes, ("server", halves.server, z, "all")):
+        half = copy.deepcopy(original)  # whose running statistics do not matter
         try:
-            with torch.no_grad():
-                trained(torch.zeros(size, *client.smashed.shape))
+            with torch.no_grad(), training(half, trainable):
+                half(inputs)
         except (RuntimeError, ValueError) as error:
-            name = next(name for name, found in last.items() if found == size)
-            refusal = RemoteError(
-                f"data.batch_size: found {batch}, which leaves {size} of the {devices[name].samples} samples of {name} for "
-                f"its last batch, on which the server-side model cannot train: {error}"
-            )
-            refusal.device = name
-            raise refusal from error
+            return f"the {side}-side model cannot train: {error}"
+        # Operations that were traced do not check what torch's modules check before they run them.
+        if any(not bool(value.isfinite().all()) for value in half.buffers() if value.is_floating_point()):
+            return f"the {side}-side model cannot train: its running statistics are no numbers after it, as those of BatchNorm with one value"
+    return ""
 
 
 def _check_sizes(trial: Trial, client: Client) -> None:

@@ -66,15 +66,44 @@ class Normalised(nn.Module):
         return self.head(self.stem(x))
 
 
-def test_a_last_batch_on_which_the_server_cannot_train_is_found_before_the_training(trial, test_set):
-    model = msgspec.structs.replace(trial.model, factory=f"{__name__}:Normalised")
+class NormalisedStem(nn.Module):
+    """The part before the cut cannot train on a single sample; ``traced`` code has to be traced to operations."""
+
+    def __init__(self, traced=False):
+        super().__init__()
+        self.traced = traced
+        self.stem = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8))
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        if self.traced and x.shape[0] * x.shape[1] < 0:
+            return x
+        return self.head(self.stem(x))
+
+
+@pytest.mark.parametrize(
+    ("factory", "kwargs", "reason"),
+    [
+        ("Normalised", {}, "the server-side model cannot train: Expected more than 1 value per channel"),
+        ("NormalisedStem", {}, "the client-side model cannot train: Expected more than 1 value per channel"),
+        (
+            "NormalisedStem",
+            {"traced": True},
+            "the client-side model cannot train: its running statistics are no numbers",
+        ),
+    ],
+)
+def test_a_last_batch_on_which_a_half_cannot_train_is_found_before_the_training(
+    trial, test_set, factory, kwargs, reason
+):
+    model = msgspec.structs.replace(trial.model, factory=f"{__name__}:{factory}", kwargs=kwargs)
     changed = msgspec.structs.replace(trial, model=model)
     coordinator = Coordinator(changed, test_set)
     births = {name: Presence(device=name, online=True, epoch=1, samples=n) for name, n in (("a", 64), ("b", 65))}
-    arguments = (changed, coordinator._client, coordinator._untrained.server)
+    arguments = (changed, coordinator._client, coordinator._untrained)
     check_last_batches(*arguments, {"a": births["a"]})
     with pytest.raises(
-        RemoteError, match=r"data\.batch_size: found 32, which leaves 1 of the 65 samples of b"
+        RemoteError, match=rf"data\.batch_size: found 32, which leaves 1 of the 65 samples of b .*{reason}"
     ) as refused:
         check_last_batches(*arguments, births)
     assert refused.value.device == "b"  # the others go on
