@@ -6,10 +6,10 @@ from torch import nn
 from cutlayer_core.bundles.bundle import Certificate, Client
 from cutlayer_core.trial.optimizers import Optimizer, Sgd
 from cutlayer_core.trial.recipe import InputSpec, Spec
-from cutlayer_cut import client_state, examples
-from cutlayer_export.certificate import certify
+from cutlayer_cut import Cutter, UpToCut, client_state, examples, up_to_cut
+from cutlayer_export.certificate.certificate import certify
 from cutlayer_export.graph.form import FLOAT32_ONNX, Form, Written
-from cutlayer_export.graph.training_graph import initial_values, trace_inference, trace_training
+from cutlayer_export.graph.training_graph import Graph, initial_values, trace_inference, trace_training
 from cutlayer_export.writers import write_graphs
 
 SGD = Sgd(learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
@@ -41,12 +41,17 @@ def graphs_of(
     form: Form = FLOAT32_ONNX,
 ) -> Written:
     """Everything that a writer gives."""
+    return write_graphs(*traced(module, spec, optimizer, trainable), form)
+
+
+def traced(
+    module: nn.Module, spec: InputSpec, optimizer: Optimizer, trainable: str = "all"
+) -> tuple[Graph, Graph | None]:
+    """The graphs of inference and training."""
     client, state, _ = described(module, spec, optimizer, trainable)
     example = examples(spec, 5, seed=1)
-    inference, training = trace_inference(module, state, example), None
-    if client.optimizer is not None:
-        training = trace_training(module, state, example, trainable, optimizer)
-    return write_graphs(inference, training, form)
+    inference = trace_inference(module, state, example)
+    return inference, trace_training(module, state, example, trainable, optimizer) if client.optimizer else None
 
 
 def certified(
@@ -55,9 +60,20 @@ def certified(
     optimizer: Optimizer = SGD,
     trainable: str = "all",
     form: Form = FLOAT32_ONNX,
+    source: UpToCut | None = None,
 ) -> Certificate:
     """The certificate; raises what an export raises."""
     client, _, values = described(module, spec, optimizer, trainable)
     arrays = {name: value.numpy() for name, value in values.items()}
-    written = graphs_of(module, spec, optimizer, trainable, form)
-    return certify(module, trainable, client, arrays, written.graphs)
+    inference, training = traced(module, spec, optimizer, trainable)
+    written = write_graphs(inference, training, form)
+    sizes = {*inference.other_sizes, *(training.other_sizes if training else ())}
+    source = source or UpToCut(module, "none")
+    return certify(source, module, trainable, client, arrays, written.graphs, sizes)
+
+
+def certified_cut(model: nn.Module, cut: str, spec: InputSpec = IMAGE, form: Form = FLOAT32_ONNX) -> Certificate:
+    """The certificate of a model that is cut."""
+    example = examples(spec, 3, seed=0)
+    client = Cutter(model, example).cut(cut).client
+    return certified(client, spec, form=form, source=up_to_cut(model, cut, client, example))

@@ -10,15 +10,14 @@ from safetensors.torch import save as save_safetensors
 from cutlayer_core import __version__
 from cutlayer_core.bundles.bundle import FORMAT_VERSION, Manifest, write_bundle
 from cutlayer_core.trial.recipe import Recipe
-from cutlayer_cut import client_of, cut_model, examples
-from cutlayer_export.certificate import certify
+from cutlayer_cut import build_model, client_of, cut_model, examples, up_to_cut
+from cutlayer_export.certificate.batches import EXAMPLE_BATCH
+from cutlayer_export.certificate.certificate import certify
 from cutlayer_export.graph.form import FLOAT32_ONNX, Form
 from cutlayer_export.graph.training_graph import initial_values, trace_inference, trace_training
 from cutlayer_export.writers import write_graphs
 
 __all__ = ["export_bundle"]
-
-_EXAMPLE_BATCH = 5
 
 
 def export_bundle(
@@ -41,10 +40,11 @@ def export_bundle(
         CertificateError: the exported graphs do not compute what torch computes; nothing is written.
     """
     tell(f"cutting {recipe.model.factory} at {recipe.model.cut!r}")
-    module = (halves := cut_model(recipe)).client
+    model = build_model(recipe.model, recipe.seed)
+    module = (halves := cut_model(recipe, model)).client
     client, state = client_of(recipe, halves)
     form.check(trains=client.optimizer is not None)
-    example, trainable = examples(client.input, _EXAMPLE_BATCH, recipe.seed), recipe.model.trainable
+    example, trainable = examples(client.input, EXAMPLE_BATCH, recipe.seed), recipe.model.trainable
     values = initial_values(state, client.optimizer)
     tell("tracing inference")
     inference, training = trace_inference(module, state, example), None
@@ -55,7 +55,9 @@ def export_bundle(
     written = write_graphs(inference, training, form)
     tell("comparing with torch")
     arrays = {name: value.numpy() for name, value in values.items()}
-    certificate = certify(module, trainable, client, arrays, written.graphs)
+    source = up_to_cut(model, client.cut, module, example)
+    sizes = {*inference.other_sizes, *(training.other_sizes if training else ())}
+    certificate = certify(source, module, trainable, client, arrays, written.graphs, sizes)
     if form.precision != "float32":
         certificate = msgspec.structs.replace(certificate, precision_error=written.precision_error)
     manifest = Manifest(

@@ -12,7 +12,10 @@ from cutlayer_core.bundles.bundle import TOLERANCE
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Adam, Sgd
 from cutlayer_core.trial.recipe import InputSpec
-from cutlayer_export.certificate import CertificateError, _Drifts, _errors, _floor, certify
+from cutlayer_cut import UpToCut
+from cutlayer_export.certificate.certificate import certify
+from cutlayer_export.certificate.distance import Drifts, errors_of, floor_of
+from cutlayer_export.errors import CertificateError
 
 
 @pytest.mark.parametrize("name", each(CLIENTS))
@@ -50,14 +53,14 @@ class NotANumber(nn.Module):
 def test_an_error_of_up_to_four_times_torchs_own_passes(times, passes):
     exact = {"gradients.w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
     own = torch.tensor([0.1, 0.0], dtype=torch.float64)
-    floors = {"gradients.w": _floor(exact["gradients.w"] + own, exact["gradients.w"])}
+    floors = {"gradients.w": floor_of(exact["gradients.w"] + own, exact["gradients.w"])}
     found = {"gradients.w": (exact["gradients.w"] + times * own).numpy()}
-    assert (_errors(found, exact, floors)["gradients.w"] <= TOLERANCE) is passes
+    assert (errors_of(found, exact, floors)["gradients.w"] <= TOLERANCE) is passes
 
 
 @pytest.mark.parametrize(("times", "found"), [(1.0, False), (1.003, True), (0.997, True)])
 def test_a_drift_is_told_from_noise_that_is_greater(times, found):
-    random, drifts = torch.Generator().manual_seed(0), _Drifts()
+    random, drifts = torch.Generator().manual_seed(0), Drifts()
     for _ in range(6):
         wanted = torch.randn(5000, generator=random, dtype=torch.float64)
         noise = [0.01 * torch.randn(5000, generator=random, dtype=torch.float64) for _ in range(2)]
@@ -80,9 +83,9 @@ def test_a_gradient_that_is_a_little_too_long_is_refused_where_rounding_flips_re
         found["gradients.0.weight"] = found["gradients.0.weight"] * np.float32(1.003)
         return found | {"new_params.0.weight": before + (after - before) * np.float32(1.003)}
 
-    assert certify(module, "all", client, arrays, graphs).valid
+    assert certify(UpToCut(module, "none"), module, "all", client, arrays, graphs).valid
     with pytest.raises(CertificateError, match="differs from torch by"):
-        certify(module, "all", client, arrays, graphs._replace(backward=longer))
+        certify(UpToCut(module, "none"), module, "all", client, arrays, graphs._replace(backward=longer))
 
 
 def test_what_is_not_a_number_is_never_certified():

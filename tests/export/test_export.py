@@ -16,7 +16,7 @@ from cutlayer_core.trial.trial import read_trial
 from cutlayer_cut import client_of, cut_model
 from cutlayer_cut.zoo.digits import DigitsNet
 from cutlayer_export import export_bundle
-from cutlayer_export.certificate import CertificateError
+from cutlayer_export.errors import CertificateError
 from cutlayer_export.graph.optimizer_step import optimizer_step
 
 

@@ -104,6 +104,8 @@ class Certificate(_Record, frozen=True, omit_defaults=True):
     steps: int
     batch_sizes: tuple[int, ...]
     errors: dict[str, float]
+    redrawn: int = 0
+    """Draws of data that were replaced since rounding decided them in torch, too: a ReLU at zero, a tied maximum."""
     precision_error: float = 0.0
     """Error that reduced precision adds to inference: RMS of the differences, relative to the RMS of the smashed
     data."""

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Optimizer
 from cutlayer_cut import ClientState, mode, training
+from cutlayer_export.graph.batch_decisions import sizes_decided_otherwise
 from cutlayer_export.graph.decompositions import decompositions
 from cutlayer_export.graph.draws import Draws
 from cutlayer_export.graph.optimizer_step import initial_state, optimizer_step
@@ -41,12 +42,14 @@ class Graph(NamedTuple):
         inputs: examples by name; axis 0 of ``x`` and ``g`` is the batch. ``constants.*`` never change.
         outputs: names of the outputs.
         owner: finds the client's module that an operation named in a text belongs to; see `owners.owner_of`.
+        other_sizes: batch sizes for which the client's code may compute otherwise; see `batch_decisions`.
     """
 
     module: fx.GraphModule
     inputs: Tensors
     outputs: list[str]
     owner: Callable[[str], str]
+    other_sizes: tuple[int, ...]
 
 
 def initial_values(state: ClientState, optimizer: Optimizer | None) -> Tensors:
@@ -119,7 +122,7 @@ def _inputs(client: nn.Module, state: ClientState, example: Tensor, optimizer: O
 
 
 def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Tensors) -> Graph:
-    names, outputs, draws = list(inputs), list[str](), Draws()
+    names, outputs, draws, shapes = list(inputs), list[str](), Draws(), ShapeEnv()
     owner = partial(owner_of, client=client, x=inputs["x"])
 
     def flat(*values: Tensor) -> list[Tensor]:
@@ -134,7 +137,7 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
 
     try:
         with sdpa_kernel(SDPBackend.MATH), _without_onednn():
-            fakes = _fakes(inputs)
+            fakes = _fakes(inputs, shapes)
             options: dict[str, Any] = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
             joint = make_fx(flat, **options)(*fakes)  # differentiates; the next one decomposes
             use_plain_softmax(joint)
@@ -154,7 +157,8 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
         if not node.users:
             module.graph.erase_node(node)
     module.recompile()
-    return Graph(module, {node.meta["input"]: inputs[node.meta["input"]] for node in used}, outputs, owner)
+    sizes = sizes_decided_otherwise(shapes)
+    return Graph(module, {node.meta["input"]: inputs[node.meta["input"]] for node in used}, outputs, owner, sizes)
 
 
 @contextmanager
@@ -168,9 +172,9 @@ def _without_onednn() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(enabled)  # noqa: SLF001
 
 
-def _fakes(inputs: Tensors) -> list[Tensor]:
+def _fakes(inputs: Tensors, shapes: ShapeEnv) -> list[Tensor]:
     """Fake tensors whose batch size is a symbol and whose other sizes are numbers."""
-    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     stand_ins = list[Tensor]()
     for name, value in inputs.items():
         batched = [DimDynamic.DUCK] if name in BATCHED else []

@@ -131,7 +131,8 @@ def _embedding_grad_onto(base: Any, dy: Any, indices: Any, padding_index: int) -
     updates = op.Reshape(dy, integers([-1, width]))
     if padding_index >= 0:
         updates = op.Mul(updates, op.Cast(op.Not(op.Equal(flat, integers([padding_index]))), to=_FLOAT))
-    return op.ScatterND(base, flat, updates, reduction="add")
+    # Not ScatterND: onnxruntime runs it in parallel, and rows that occur twice lose updates.
+    return op.ScatterElements(base, op.Expand(flat, op.Shape(updates)), updates, axis=0, reduction="add")
 
 
 def _bernoulli(seed: Any, like: Any, probability: float, stream: int) -> Any:

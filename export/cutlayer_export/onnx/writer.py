@@ -3,14 +3,16 @@
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import onnx
 import onnx_ir
 import onnxruntime
 import torch
 from onnx_ir.passes import common
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from onnxscript.optimizer._constant_folding import (
     DEFAULT_CONSTANT_FOLD_INPUT_SIZE_LIMIT,
     DEFAULT_CONSTANT_FOLD_OUTPUT_SIZE_LIMIT,
@@ -19,11 +21,14 @@ from onnxscript.optimizer._constant_folding import (
 from torch import nn
 
 from cutlayer_core.errors import UserError
-from cutlayer_export.graph.form import Arrays, Form, Graphs, Written, versions_of
+from cutlayer_export.errors import CertificateError
+from cutlayer_export.graph.form import Arrays, Form, Graphs, Run, Written, versions_of
 from cutlayer_export.graph.partition import partition
 from cutlayer_export.graph.rewrites import scale_weights_instead
+from cutlayer_export.graph.threads import on_any_threads
 from cutlayer_export.graph.training_graph import Graph
 from cutlayer_export.onnx.operators import TRANSLATIONS
+from cutlayer_export.onnx.scatter import index_put
 
 __all__ = ["OPSET", "onnx_files", "to_onnx", "write"]
 
@@ -65,7 +70,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         try:
             program = torch.export.export(_Positional(graph.module), inputs, dynamic_shapes=(dynamic,), strict=False)
             exported = torch.onnx.export(
-                program,
+                program.run_decompositions({torch.ops.aten.index_put.default: index_put}),
                 dynamo=True,
                 opset_version=OPSET,
                 optimize=False,
@@ -82,6 +87,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     _rename(model, list(graph.inputs), graph.outputs)
     _drop_unused_outputs(model)
     _freeze(model, graph)
+    _refuse_races(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -165,6 +171,17 @@ def _freeze(model: onnx.ModelProto, graph: Graph) -> None:
         model.graph.initializer.append(onnx.numpy_helper.from_array(graph.inputs[value.name].numpy(), value.name))
 
 
+def _refuse_races(model: onnx.ModelProto) -> None:
+    """Refuse what onnxruntime computes in parallel without guarding places that occur twice."""
+    for node in model.graph.node:
+        adds = any(each.name == "reduction" and each.s not in (b"", b"none") for each in node.attribute)
+        if node.op_type == "ScatterND" and adds:
+            raise UserError(
+                "the part before the cut cannot be exported to ONNX: it adds to places that a mask chooses, which "
+                "onnxruntime does wrongly on several threads; cut before it"
+            )
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's reports on its own progress and on packages that are not needed."""
@@ -181,13 +198,25 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _session(graph: bytes) -> Callable[[Arrays], Arrays]:
+def _session(graph: bytes) -> Run:
     """A function that runs a graph: it picks the graph's inputs from the values given, and returns the outputs."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return on_any_threads(partial(_session_on, graph))
+
+
+def _session_on(graph: bytes, threads: int) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names, wanted = [each.name for each in session.get_outputs()], [each.name for each in session.get_inputs()]
 
     def run(values: Arrays) -> Arrays:
-        results = session.run(names, {name: values[name] for name in wanted})
+        try:
+            results = session.run(names, {name: values[name] for name in wanted})
+        except (runtime.Fail, runtime.InvalidArgument, runtime.NotImplemented, runtime.RuntimeException) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise CertificateError(
+                f"onnxruntime does not run a graph with {len(values['x'])} samples: {reason}"
+            ) from error
         return {name: result.copy() for name, result in zip(names, results, strict=True)}
 
     return run

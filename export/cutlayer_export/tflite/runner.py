@@ -1,6 +1,7 @@
 """Runs the files of a bundle on the stock runtime, for the certificate."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from cutlayer_core.bundles.bundle import filters_of
 from cutlayer_core.errors import UserError
+from cutlayer_export.graph.threads import on_any_threads
 
 __all__ = ["runner"]
 
@@ -18,19 +20,19 @@ Arrays = dict[str, NDArray[Any]]
 def runner(files: Mapping[str, bytes], name: str) -> Callable[[Arrays], Arrays]:
     """A function that runs a graph on values by name; weights that its file stores are written before each run."""
 
-    def run(values: Arrays) -> Arrays:
+    def run(threads: int, values: Arrays) -> Arrays:
         content = bytearray(files[name])
         if filters_of(name) in files:
-            for offset, value in _run(files[filters_of(name)], values).items():
+            for offset, value in _run(files[filters_of(name)], values, threads).items():
                 content[int(offset) : int(offset) + value.nbytes] = value.tobytes()
-        return _run(bytes(content), values)
+        return _run(bytes(content), values, threads)
 
-    return run
+    return on_any_threads(lambda threads: partial(run, threads))
 
 
-def _run(content: bytes, values: Arrays) -> Arrays:
+def _run(content: bytes, values: Arrays, threads: int) -> Arrays:
     try:
-        return _outputs(content, values)
+        return _outputs(content, values, threads)
     except RuntimeError as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(
@@ -38,8 +40,8 @@ def _run(content: bytes, values: Arrays) -> Arrays:
         ) from error
 
 
-def _outputs(content: bytes, values: Arrays) -> Arrays:
-    interpreter: Any = runtime.Interpreter(model_content=content, num_threads=1)
+def _outputs(content: bytes, values: Arrays, threads: int) -> Arrays:
+    interpreter: Any = runtime.Interpreter(model_content=content, num_threads=threads)
     inputs = interpreter.get_input_details()
     for each in inputs:
         if -1 in each["shape_signature"]:

@@ -1,0 +1,1 @@
+"""Compares exported graphs, run by the stock runtime, with the user's model in torch."""
