@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -18,9 +19,9 @@ from cutlayer_core.trial.optimizers import Optimizer, Sgd
 from cutlayer_core.trial.recipe import TRAINABLE, WHOLE, Model, Recipe
 from cutlayer_core.trial.trial import read_trial
 from cutlayer_cut import build_model, check_input, client_of, cut_model, example_batch, list_cuts
-from cutlayer_export.certificate import CertificateError
+from cutlayer_export.errors import CertificateError
 from cutlayer_export.export import export_bundle
-from cutlayer_export.graph.form import Form
+from cutlayer_export.graph.form import MAX_ERROR, Form
 
 __all__ = ["Options", "export", "export_all"]
 
@@ -44,6 +45,7 @@ class Options(NamedTuple):
     target: str = "xnnpack"
     precision: str = "float32"
     calibration: Path | None = None
+    max_error: float = MAX_ERROR
 
 
 def export(trial_file: Path | None, options: Options, out: Path | None, as_json: bool) -> None:
@@ -62,6 +64,10 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
         return
     console.print(f"{out}: {_describe(manifest)}", soft_wrap=True)
     console.print(f"  certificate         worst relative error against torch {certificate.worst:.1e}")
+    if certificate.redrawn:
+        console.print(
+            f"                      {certificate.redrawn} draws of data repeated: rounding decided in torch, too"
+        )
     if manifest.precision != "float32":
         console.print(
             f"  {manifest.precision:<20}changes smashed data by {certificate.precision_error:.1e} of their size"
@@ -177,9 +183,11 @@ def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recip
 def _form(recipe: Recipe, options: Options) -> Form:
     samples = None
     if options.calibration is not None:
-        stored = load(options.calibration, recipe.model.input, recipe.classes).x[:_CALIBRATION_SAMPLES]
-        samples = Preparation(recipe.model.input, recipe.mean, recipe.std)(stored)
-    return Form(options.engine, options.target, options.precision, samples)
+        stored = load(options.calibration, recipe.model.input, recipe.classes).x
+        # From all over the file or folder, which may hold one class after the other.
+        chosen = np.unique(np.linspace(0, len(stored) - 1, min(len(stored), _CALIBRATION_SAMPLES)).round().astype(int))
+        samples = Preparation(recipe.model.input, recipe.mean, recipe.std)(stored[chosen])
+    return Form(options.engine, options.target, options.precision, samples, options.max_error)
 
 
 def _model_changes(options: Options) -> dict[str, Any]:

@@ -2,12 +2,19 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
+from client_cases import Last, client
+from clients import SGD, described
 from cutlayer_core.bundles.bundle import read_bundle
 from cutlayer_core.errors import UserError
+from cutlayer_core.trial.recipe import InputSpec
+from cutlayer_cut import examples
 from cutlayer_device.engines import load_engine
 from cutlayer_export.cli import Options, export
 from cutlayer_export.graph.form import Form
+from cutlayer_export.graph.training_graph import trace_inference
+from cutlayer_export.tflite.writer import in_precision, write
 
 MODEL = ("cutlayer_cut.zoo.lenet:LeNet", "none", "1x28x28", "{}", "", "", "")
 SAMPLES = np.random.default_rng(0).standard_normal((24, 1, 28, 28)).astype(np.float32)
@@ -57,3 +64,37 @@ def test_a_bundle_in_float32_says_nothing_of_precision(exact):
 def test_a_form_that_makes_no_sense_is_refused(form, trains, message):
     with pytest.raises(UserError, match=message):
         form.check(trains=trains)
+
+
+HEADS = {
+    "adaptive pools that do not divide": (
+        InputSpec(shape=(3, 10, 10)),
+        [nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d((3, 5))],
+    ),
+    "GRU": (InputSpec(shape=(10, 6)), [Last(nn.GRU(6, 16, batch_first=True)), nn.Linear(16, 5)]),
+    "LSTM": (InputSpec(shape=(10, 6)), [Last(nn.LSTM(6, 16, batch_first=True)), nn.Linear(16, 5)]),
+    "RNN": (InputSpec(shape=(10, 6)), [Last(nn.RNN(6, 16, batch_first=True)), nn.Linear(16, 5)]),
+    "Linear, BatchNorm": (InputSpec(shape=(20,)), [nn.Linear(20, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 5)]),
+}
+
+
+def inference_of(name):
+    spec, modules = HEADS[name]
+    module = client(modules).eval()
+    _, state, _ = described(module, spec, SGD, "none")
+    return trace_inference(module, state, examples(spec, 5, seed=1)), examples(spec, 64, seed=3).numpy()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_int8_answers_as_float32_does(name):
+    """Products with a scale per channel gave one answer for every input, and moving averages of ranges clipped."""
+    inference, samples = inference_of(name)
+    _, error = in_precision(inference, True, "int8", samples)
+    assert 0 < error < 0.03
+
+
+def test_more_error_than_allowed_is_refused():
+    inference, samples = inference_of("Linear, BatchNorm")
+    form = Form("tflite", precision="int8", samples=samples, max_error=0.001)
+    with pytest.raises(UserError, match=r"changes smashed data by 1\.\d% of their size, allowed: up to 0\.1%"):
+        write(inference, None, form)

@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 from cutlayer_core.engines import ENGINES
 from cutlayer_core.errors import UserError
 
-__all__ = ["FLOAT32_ONNX", "PRECISIONS", "TARGETS", "Arrays", "Form", "Graphs", "Run", "Written", "versions_of"]
+__all__ = [
+    "FLOAT32_ONNX",
+    "MAX_ERROR",
+    "PRECISIONS",
+    "TARGETS",
+    "Arrays",
+    "Form",
+    "Graphs",
+    "Run",
+    "Written",
+    "versions_of",
+]
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
@@ -28,6 +39,10 @@ PRECISIONS = ("float32", "float16", "int8")
 """Precisions of graphs that are not trained; see `tflite.precision`."""
 
 
+MAX_ERROR = 0.1
+"""Root mean square of what fewer bits change, relative to that of the smashed data, up to which a bundle is written."""
+
+
 class Form(NamedTuple):
     """How graphs are written.
 
@@ -36,12 +51,14 @@ class Form(NamedTuple):
         target: one of `TARGETS`, for TFLite.
         precision: one of `PRECISIONS`.
         samples: representative inputs for int8, (N, *input).
+        max_error: the greatest error that fewer bits may add, as in `tflite.writer.in_precision`.
     """
 
     engine: str = "onnx"
     target: str = TARGETS[0]
     precision: str = PRECISIONS[0]
     samples: NDArray[Any] | None = None
+    max_error: float = MAX_ERROR
 
     def check(self, *, trains: bool) -> None:
         """Raise `UserError` unless there is a way to write graphs in this form."""

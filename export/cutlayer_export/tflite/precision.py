@@ -6,7 +6,9 @@
   Samples and smashed data stay float32.
 """
 
+import io
 import warnings
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ __all__ = ["in_float16", "in_int8"]
 
 _LEAST_ENTRIES = 64
 """Fewest entries of a tensor for which halving it is worth another operation."""
+_BATCH = 32
+"""Samples at a time while the ranges of activations are found."""
 _GREATEST = 65504.0
 """The greatest number of float16."""
 
@@ -51,8 +55,8 @@ def in_int8(graph: Graph, samples: NDArray[Any] | None) -> bytes:
     """
     assert samples is not None
     try:
-        from ai_edge_quantizer import qtyping, quantizer, recipe
-        from ai_edge_quantizer.algorithm_manager import AlgorithmName
+        from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
+        from ai_edge_quantizer.utils import qsv_utils
     except ModuleNotFoundError as error:
         raise UserError("--precision int8 needs ai-edge-quantizer: pip install 'cutlayer[tflite-int8]'") from error
 
@@ -61,13 +65,27 @@ def in_int8(graph: Graph, samples: NDArray[Any] | None) -> bytes:
     z.name = ""
     graph.outputs["z"] = last = graph.copy(z)
     last.name = "z"
-    converter: Any = quantizer.Quantizer(bytearray(to_file(graph, "inference").content))
-    converter.load_quantization_recipe(recipe.static_wi8_ai8())
-    for pattern, operation in (("^z;?$", "RESHAPE"), (".*", "INPUT"), (".*", "OUTPUT")):
-        name = qtyping.TFLOperationName(operation)
-        converter.update_quantization_recipe(pattern, name, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    content = to_file(graph, "inference").content
+    recipe = _recipe(qtyping, recipe_manager.RecipeManager())
+    converter: Any = quantizer.Quantizer(bytearray(content))
+    converter.load_quantization_recipe(recipe.get_quantization_recipe())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it keeps all tensors on purpose
-        ranges = converter.calibrate({"inference": [{"x": sample[None]} for sample in samples]}, num_threads=1)
-        found = converter.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+        ranges: Any = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        batches = [{"x": samples[at : at + _BATCH]} for at in range(0, len(samples), _BATCH)]
+        with redirect_stdout(io.StringIO()):  # a progress bar
+            ranges.calibrate({"inference": batches}, recipe)
+        found = converter.quantize(ranges.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False)
     return bytes(found.quantized_model)
+
+
+def _recipe(qtyping: Any, recipe: Any) -> Any:
+    """int8 for everything that has a kernel for it, but not for what enters and leaves the graph."""
+    every, products = qtyping.TFLOperationName.ALL_SUPPORTED, qtyping.TFLOperationName.BATCH_MATMUL
+    recipe.add_static_config(".*", every, 8, 8)
+    # With a scale per channel, the kernel gives its zero point for every input.
+    recipe.add_static_config(".*", products, 8, 8, weight_granularity=qtyping.QuantGranularity.TENSORWISE)
+    for pattern, operation in (("^z;?$", "RESHAPE"), (".*", "INPUT"), (".*", "OUTPUT")):
+        name = qtyping.TFLOperationName(operation)
+        recipe.add_quantization_config(pattern, name, algorithm_key="no_quantize")
+    return recipe

@@ -27,6 +27,11 @@ def write(inference: Traced, training: Traced | None, form: Form) -> Written:
     versions, error = versions_of("flatbuffers", "ai-edge-litert"), 0.0
     if form.precision != "float32":
         files, error = in_precision(inference, delegated, form.precision, form.samples)
+        if error > form.max_error:
+            raise UserError(
+                f"--precision {form.precision}: it changes smashed data by {error:.1%} of their size, allowed: up to "
+                f"{form.max_error:.1%}; use more bits, other samples for --calibration, or a higher --max-error"
+            )
     if form.precision == "int8":
         versions |= versions_of("ai-edge-quantizer")
     return Written(files, graphs, SCHEMA_VERSION, versions, error)

@@ -76,6 +76,10 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option(help="For int8: representative samples, an .npz or a folder as a board has them.")
     ] = None,
+    max_error: Annotated[
+        float,
+        typer.Option(min=0.0, help="Of float16 or int8: greatest change of smashed data, as a share of their size."),
+    ] = 0.1,
     as_json: _Json = False,
 ) -> None:
     """Cut a model and export the part before the cut as a bundle that a board can train."""
@@ -88,7 +92,7 @@ def export(
             raise UserError("--freeze: nothing is trained, so leave out --trainable")
         trains = "none" if freeze else trainable
         options = Options(
-            model, cut, example, kwargs, weights, optimizer, trains, engine, target, precision, calibration
+            model, cut, example, kwargs, weights, optimizer, trains, engine, target, precision, calibration, max_error
         )
         if all_cuts:
             export_all(trial, options, out, as_json)
