@@ -70,7 +70,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         try:
             program = torch.export.export(_Positional(graph.module), inputs, dynamic_shapes=(dynamic,), strict=False)
             exported = torch.onnx.export(
-                program.run_decompositions({torch.ops.aten.index_put.default: index_put}),
+                _without_index_put(program),
                 dynamo=True,
                 opset_version=OPSET,
                 optimize=False,
@@ -116,6 +116,14 @@ def _optimized(model: onnx_ir.Model) -> onnx_ir.Model:
         common.NameFixPass(),
     )(model).model
     return result
+
+
+def _without_index_put(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program with repeated indices added rightly; see `scatter`. Tracing it anew takes time, so only where needed."""
+    operation = torch.ops.aten.index_put.default
+    if not program.graph.find_nodes(op="call_function", target=operation):
+        return program
+    return program.run_decompositions({operation: index_put})
 
 
 class _Positional(nn.Module):
@@ -206,6 +214,7 @@ def _session(graph: bytes) -> Run:
 def _session_on(graph: bytes, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch wants the cores in between
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names, wanted = [each.name for each in session.get_outputs()], [each.name for each in session.get_inputs()]
 
