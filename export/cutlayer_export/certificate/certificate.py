@@ -3,7 +3,7 @@
 The exported graphs and the user's whole model in torch, run up to the cut, both train for some steps, with the same
 batches, cut gradients and dropout seeds. Torch computes in float64, so that the error of the export is measured and not
 torch's. Every other batch is full of equal entries, and one is large enough for the runtime to share its work among
-threads. Every graph runs on one thread and on several, and has to give the same bits.
+threads. Every graph runs on one thread and on several; see `cutlayer_export.graph.threads`.
 
 * In every step, smashed data and gradients are compared with those of torch autograd.
 * After the last step, parameters, buffers and optimizer state are compared with those of torch.optim, which is given

@@ -123,7 +123,8 @@ def _without_index_put(program: torch.export.ExportedProgram) -> torch.export.Ex
     operation = torch.ops.aten.index_put.default
     if not program.graph.find_nodes(op="call_function", target=operation):
         return program
-    return program.run_decompositions({operation: index_put})
+    decomposed: torch.export.ExportedProgram = program.run_decompositions({operation: index_put})
+    return decomposed
 
 
 class _Positional(nn.Module):
