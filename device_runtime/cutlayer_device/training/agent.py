@@ -44,7 +44,7 @@ class Agent:
         states: where its states are kept, and found after a crash.
         threads: threads that the engine may use; 0 leaves the number to the engine.
         profiler: measures what each pass costs; None for no account of it.
-        first_wait_s: how long to wait for the broker the first time.
+        first_wait_s: how long to wait for the broker, until it has been there once in this run.
 
     Attributes:
         runtime: name and version of what executes the bundle's graphs.
@@ -83,13 +83,14 @@ class Agent:
             TransportError: there is no broker.
             OSError: a state cannot be written; those before it are still there.
         """
-        wait_s = self._first_wait_s
+        # A broker that was there once may come back, also for a board that died since.
+        wait_s = float("inf") if self._states.run else self._first_wait_s
         while True:
             birth = msgspec.structs.replace(
                 self._birth, epoch=new_epoch(), run=self._states.run, held=self._states.held
             )
             transport = self._connect(will_of(topics.state(birth.trial, birth.device), birth), wait_s)
-            wait_s = float("inf")  # the broker was there, so it may come back
+            wait_s = float("inf")
             try:
                 return Participation(self._board, birth, transport).run()
             except PeerStartedAnew as error:

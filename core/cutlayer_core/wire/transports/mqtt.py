@@ -33,6 +33,8 @@ _WILL_DELAY_S = 2
 """If a connection is replaced within this time, the others never see it gone."""
 _ANSWER_S = 3.0
 """How long a broker may take to answer, before MQTT 3.1.1 is tried, or a subscription is left to a later connection."""
+_POLL_S = 0.2
+"""How often those who wait for the first connection hear of it, and a broker that is not there is looked for."""
 _LEAST_PACKET_BYTES = 2048
 """Room for a birth, and for a chunk whose body is larger than its overhead."""
 _log = logging.getLogger(__name__)
@@ -142,6 +144,16 @@ class MqttTransport:
 
     def _connect(self, host: str, port: int, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
+        self._open(host, port, deadline)
+        self._client.loop_start()
+        try:
+            self._await_answer(f"{host}:{port}", deadline)
+        except TransportError:
+            self._client.loop_stop()
+            raise
+
+    def _open(self, host: str, port: int, deadline: float) -> None:
+        told = False
         while True:
             try:
                 if self._tls is not None:
@@ -153,16 +165,24 @@ class MqttTransport:
             except (OSError, ValueError) as error:  # ValueError: a host that cannot be a host name
                 if isinstance(error, ValueError) or time.monotonic() > deadline:
                     raise TransportError(f"no MQTT broker answers at {host}:{port} ({error})") from error
+                if not told:
+                    _log.warning("no MQTT broker answers at %s:%d yet (%s); trying on", host, port, error)
+                told = True
                 self._waiting()
-                time.sleep(0.2)
-        self._client.loop_start()
+                time.sleep(_POLL_S)
+
+    def _await_answer(self, address: str, deadline: float) -> None:
         newest = self._client.protocol == paho.MQTTv5
         answer_by = min(deadline, time.monotonic() + _ANSWER_S) if newest else deadline
+        poll_at = time.monotonic() + _POLL_S
         while not self._connections:
-            if self._refusal or time.monotonic() > answer_by:
+            now = time.monotonic()
+            if self._refusal or now > answer_by:
                 self._too_new |= newest and not self._refusal  # amqtt waits for the rest of what it misreads
-                self._client.loop_stop()
-                raise TransportError(self._refusal or f"{host}:{port} accepts connections but does not speak MQTT")
+                raise TransportError(self._refusal or f"{address} accepts connections but does not speak MQTT")
+            if now > poll_at:
+                self._waiting()
+                poll_at = now + _POLL_S
             time.sleep(0.005)
 
     def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:

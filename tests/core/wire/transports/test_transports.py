@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -168,6 +169,21 @@ def test_a_server_that_is_no_broker_is_named_as_such():
         port = mute.getsockname()[1]
         with pytest.raises(TransportError, match="does not speak MQTT"):
             MqttTransport("127.0.0.1", port, "x", connect_timeout_s=0.5)
+
+
+def test_a_broker_that_is_silent_for_now_is_waited_for_and_the_waiting_is_told(tmp_path):
+    process, port = configured(tmp_path)
+    process.send_signal(signal.SIGSTOP)  # the system accepts connections for it
+    waited = []
+
+    def waiting():
+        waited.append(time.monotonic())
+        if waited[-1] - waited[0] > 4:  # by then MQTT 3.1.1 is being tried
+            process.send_signal(signal.SIGCONT)
+
+    MqttTransport("127.0.0.1", port, "patient", connect_timeout_s=float("inf"), waiting=waiting).close()
+    assert max(after - before for before, after in pairwise(waited)) < 2
+    stop([process])
 
 
 def test_a_broker_that_restarts_is_found_again_and_subscriptions_survive(tmp_path):
