@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cutlayer_core.bundles.bundle import Client, Manifest, read_bundle
+from cutlayer_core.bundles.bundle import Certificate, Client, Manifest, read_bundle
 from cutlayer_core.console import print_wide
 from cutlayer_core.errors import UserError
 from cutlayer_core.samples.data import Preparation, load
@@ -55,23 +56,30 @@ def export(trial_file: Path | None, options: Options, out: Path | None, as_json:
     if out is None:
         _list(recipe, console, as_json)
         return
+    form = _form(recipe, options)
     with console.status("") as status:
-        manifest = export_bundle(recipe, out, status.update, _form(recipe, options))
+        manifest = export_bundle(recipe, out, status.update, form)
     certificate = read_bundle(out).certificate
     assert certificate is not None
     if as_json:
         print(msgspec.json.encode({"bundle": str(out), "manifest": manifest, "certificate": certificate}).decode())
         return
     console.print(f"{out}: {_describe(manifest)}", soft_wrap=True)
-    console.print(f"  certificate         worst relative error against torch {certificate.worst:.1e}")
+    samples = 0 if form.samples is None else len(form.samples)
+    for title, text in _findings(certificate, manifest.precision, samples):
+        console.print(f"  {title:<20}{text}", soft_wrap=True)
+
+
+def _findings(certificate: Certificate, precision: str, samples: int) -> Iterator[tuple[str, str]]:
+    """What the certificate says, as lines with titles."""
+    yield "certificate", f"worst relative error against torch {certificate.worst:.1e}"
     if certificate.redrawn:
-        console.print(
-            f"                      {certificate.redrawn} draws of data repeated: rounding decided in torch, too"
-        )
-    if manifest.precision != "float32":
-        console.print(
-            f"  {manifest.precision:<20}changes smashed data by {certificate.precision_error:.1e} of their size"
-        )
+        yield "", f"{certificate.redrawn} draws of data repeated: rounding decided in torch, too"
+    if precision != "float32":
+        yield precision, f"changes smashed data by {certificate.precision_error:.1e} of their size"
+    if certificate.precision_accuracies is not None:
+        exact, reduced = certificate.precision_accuracies
+        yield "", f"accuracy {reduced:.1%} instead of {exact:.1%} in float32, on {samples} calibration samples"
 
 
 def export_all(trial_file: Path | None, options: Options, folder: Path, as_json: bool) -> None:
@@ -181,13 +189,14 @@ def _recipe(trial_file: Path | None, options: Options, needs_cut: bool) -> Recip
 
 
 def _form(recipe: Recipe, options: Options) -> Form:
-    samples = None
+    samples = labels = None
     if options.calibration is not None:
-        stored = load(options.calibration, recipe.model.input, recipe.classes).x
+        stored = load(options.calibration, recipe.model.input, recipe.classes)
         # From all over the file or folder, which may hold one class after the other.
-        chosen = np.unique(np.linspace(0, len(stored) - 1, min(len(stored), _CALIBRATION_SAMPLES)).round().astype(int))
-        samples = Preparation(recipe.model.input, recipe.mean, recipe.std)(stored[chosen])
-    return Form(options.engine, options.target, options.precision, samples, options.max_error)
+        number = min(len(stored.x), _CALIBRATION_SAMPLES)
+        chosen = np.unique(np.linspace(0, len(stored.x) - 1, number).round().astype(int))
+        samples, labels = Preparation(recipe.model.input, recipe.mean, recipe.std)(stored.x[chosen]), stored.y[chosen]
+    return Form(options.engine, options.target, options.precision, samples, options.max_error, labels)
 
 
 def _model_changes(options: Options) -> dict[str, Any]:

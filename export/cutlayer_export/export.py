@@ -13,6 +13,7 @@ from cutlayer_core.trial.recipe import Recipe
 from cutlayer_cut import build_model, client_of, cut_model, examples, up_to_cut
 from cutlayer_export.certificate.batches import EXAMPLE_BATCH
 from cutlayer_export.certificate.certificate import certify
+from cutlayer_export.certificate.reduction import reduction_of
 from cutlayer_export.graph.form import FLOAT32_ONNX, Form
 from cutlayer_export.graph.training_graph import initial_values, trace_inference, trace_training
 from cutlayer_export.writers import write_graphs
@@ -58,8 +59,13 @@ def export_bundle(
     source = up_to_cut(model, client.cut, module, example)
     sizes = {*inference.other_sizes, *(training.other_sizes if training else ())}
     certificate = certify(source, module, trainable, client, arrays, written.graphs, sizes)
-    if form.precision != "float32":
-        certificate = msgspec.structs.replace(certificate, precision_error=written.precision_error)
+    if written.reduced is not None:
+        tell(f"comparing {form.precision} with float32")
+        x = example.numpy() if form.samples is None else form.samples
+        reduction = reduction_of(written.graphs.inference, written.reduced, arrays, x, form, halves.server)
+        certificate = msgspec.structs.replace(
+            certificate, precision_error=reduction.error, precision_accuracies=reduction.accuracies
+        )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         trial=recipe.name,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from client_cases import Last, client
@@ -10,11 +11,13 @@ from cutlayer_core.bundles.bundle import read_bundle
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_cut import examples
+from cutlayer_cut.zoo.lenet import LeNet
 from cutlayer_device.engines import load_engine
+from cutlayer_export.certificate.reduction import reduction_of
 from cutlayer_export.cli import Options, export
 from cutlayer_export.graph.form import Form
 from cutlayer_export.graph.training_graph import trace_inference
-from cutlayer_export.tflite.writer import in_precision, write
+from cutlayer_export.tflite.writer import write
 
 MODEL = ("cutlayer_cut.zoo.lenet:LeNet", "none", "1x28x28", "{}", "", "", "")
 SAMPLES = np.random.default_rng(0).standard_normal((24, 1, 28, 28)).astype(np.float32)
@@ -78,23 +81,53 @@ HEADS = {
 }
 
 
-def inference_of(name):
+def errors_of(name, precision="int8", **limit):
     spec, modules = HEADS[name]
     module = client(modules).eval()
-    _, state, _ = described(module, spec, SGD, "none")
-    return trace_inference(module, state, examples(spec, 5, seed=1)), examples(spec, 64, seed=3).numpy()
+    _, state, values = described(module, spec, SGD, "none")
+    inference = trace_inference(module, state, examples(spec, 5, seed=1))
+    samples = examples(spec, 64, seed=3).numpy()
+    form = Form("tflite", precision=precision, samples=samples, **limit)
+    written = write(inference, None, form)
+    arrays = {key: value.numpy() for key, value in values.items()}
+    return reduction_of(written.graphs.inference, written.reduced, arrays, samples, form, nn.Identity())
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_int8_answers_as_float32_does(name):
     """Products with a scale per channel gave one answer for every input, and moving averages of ranges clipped."""
-    inference, samples = inference_of(name)
-    _, error = in_precision(inference, True, "int8", samples)
-    assert 0 < error < 0.03
+    assert 0 < errors_of(name).error < 0.03
 
 
 def test_more_error_than_allowed_is_refused():
-    inference, samples = inference_of("Linear, BatchNorm")
-    form = Form("tflite", precision="int8", samples=samples, max_error=0.001)
     with pytest.raises(UserError, match=r"changes smashed data by 1\.\d% of their size, allowed: up to 0\.1%"):
-        write(inference, None, form)
+        errors_of("Linear, BatchNorm", max_error=0.001)
+
+
+def test_accuracy_is_that_of_the_whole_model_beside_float32(tmp_path, capsys):
+    """The server's half makes the scores; here of half a model cut in the middle, with every third label wrong."""
+    torch.manual_seed(0)
+    model = LeNet()
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    with torch.no_grad():
+        y = model.eval()(torch.from_numpy(SAMPLES)).argmax(1).numpy()
+    y[::3] = (y[::3] + 1) % 10
+    np.savez(tmp_path / "samples.npz", x=SAMPLES, y=y.astype(np.uint8))
+    options = Options(
+        "cutlayer_cut.zoo.lenet:LeNet",
+        "features.2",
+        "1x28x28",
+        "{}",
+        str(tmp_path / "weights.pt"),
+        "",
+        "none",
+        "tflite",
+        precision="int8",
+        calibration=tmp_path / "samples.npz",
+    )
+    export(None, options, tmp_path / "less.bundle", as_json=False)
+    exact, reduced = read_bundle(tmp_path / "less.bundle").certificate.precision_accuracies
+    assert exact == 16 / 24
+    assert abs(reduced - exact) < 0.2
+    printed = capsys.readouterr().out
+    assert f"accuracy {reduced:.1%} instead of 66.7% in float32, on 24 calibration samples" in printed

@@ -109,6 +109,9 @@ class Certificate(_Record, frozen=True, omit_defaults=True):
     precision_error: float = 0.0
     """Error that reduced precision adds to inference: RMS of the differences, relative to the RMS of the smashed
     data."""
+    precision_accuracies: tuple[float, float] | None = None
+    """Share of the calibration samples that are classified right in float32, and in reduced precision; None if the
+    samples have no classes, or were not given."""
 
     @property
     def worst(self) -> float:

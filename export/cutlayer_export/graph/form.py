@@ -51,7 +51,8 @@ class Form(NamedTuple):
         target: one of `TARGETS`, for TFLite.
         precision: one of `PRECISIONS`.
         samples: representative inputs for int8, (N, *input).
-        max_error: the greatest error that fewer bits may add, as in `tflite.writer.in_precision`.
+        max_error: the greatest error that fewer bits may add; see `certificate.reduction.Reduction`.
+        labels: the class of each sample, (N,); None if they are not known.
     """
 
     engine: str = "onnx"
@@ -59,6 +60,7 @@ class Form(NamedTuple):
     precision: str = PRECISIONS[0]
     samples: NDArray[Any] | None = None
     max_error: float = MAX_ERROR
+    labels: NDArray[Any] | None = None
 
     def check(self, *, trains: bool) -> None:
         """Raise `UserError` unless there is a way to write graphs in this form."""
@@ -100,14 +102,14 @@ class Written(NamedTuple):
         graphs: the same graphs as functions, in float32; backward returns gradients too.
         opset: see `cutlayer_core.bundles.bundle.Manifest`.
         versions: versions of the packages that wrote and ran them.
-        precision_error: see `cutlayer_core.bundles.bundle.Certificate`.
+        reduced: the file of the inference graph as a function, if it has fewer bits than ``graphs``.
     """
 
     files: Mapping[str, bytes]
     graphs: Graphs
     opset: int
     versions: Mapping[str, str]
-    precision_error: float = 0.0
+    reduced: Run | None = None
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer_core.errors import UserError
 from cutlayer_export.graph.form import Form, Graphs, Written, versions_of
 from cutlayer_export.graph.training_graph import Graph as Traced
 from cutlayer_export.tflite.file import SCHEMA_VERSION, to_file
@@ -24,17 +22,13 @@ def write(inference: Traced, training: Traced | None, form: Form) -> Written:
     """Write the graphs of a bundle, see `cutlayer_core.engines`; raises as `tflite_files` and `in_precision` do."""
     delegated = form.target == "xnnpack"
     files, graphs = tflite_files(inference, training, delegated)
-    versions, error = versions_of("flatbuffers", "ai-edge-litert"), 0.0
-    if form.precision != "float32":
-        files, error = in_precision(inference, delegated, form.precision, form.samples)
-        if error > form.max_error:
-            raise UserError(
-                f"--precision {form.precision}: it changes smashed data by {error:.1%} of their size, allowed: up to "
-                f"{form.max_error:.1%}; use more bits, other samples for --calibration, or a higher --max-error"
-            )
+    versions = versions_of("flatbuffers", "ai-edge-litert")
+    if form.precision == "float32":
+        return Written(files, graphs, SCHEMA_VERSION, versions)
     if form.precision == "int8":
         versions |= versions_of("ai-edge-quantizer")
-    return Written(files, graphs, SCHEMA_VERSION, versions, error)
+    files = {"inference": in_precision(inference, delegated, form.precision, form.samples)}
+    return Written(files, graphs, SCHEMA_VERSION, versions, runner(files, "inference"))
 
 
 def tflite_files(inference: Traced, training: Traced | None, delegated: bool) -> tuple[dict[str, bytes], Graphs]:
@@ -60,26 +54,14 @@ def tflite_files(inference: Traced, training: Traced | None, delegated: bool) ->
     return files, Graphs(*(runner(certified, name) for name in graphs))
 
 
-def in_precision(
-    inference: Traced, delegated: bool, precision: str, samples: NDArray[Any] | None
-) -> tuple[dict[str, bytes], float]:
-    """The inference file in float16 or int8, and how far its smashed data are from those in float32.
-
-    That distance is the root mean square of the differences divided by that of the smashed data, over ``samples``, or
-    over random inputs if there are none.
+def in_precision(inference: Traced, delegated: bool, precision: str, samples: NDArray[Any] | None) -> bytes:
+    """The inference file in float16 or int8, whose ranges are those of ``samples``.
 
     Raises:
-        UserError: ai-edge-quantizer is missing, or does not take the graph.
+        UserError: ai-edge-quantizer is missing.
     """
     graph = _pruned(fused(lower(inference, delegated)))
-    exact = runner({"inference": to_file(graph, "inference").content}, "inference")
-    content = to_file(in_float16(graph), "inference").content if precision == "float16" else in_int8(graph, samples)
-    x = inference.inputs["x"].numpy() if samples is None else samples
-    wanted, found = (run({"x": x})["z"].astype(np.float64) for run in (exact, runner({"i": content}, "i")))
-    error = float(np.sqrt(np.mean((found - wanted) ** 2))) / (float(np.sqrt(np.mean(wanted**2))) or 1.0)
-    if not np.isfinite(error):
-        raise UserError(f"--precision {precision}: smashed data are not finite with it; use more bits")
-    return {"inference": content}, error
+    return to_file(in_float16(graph), "inference").content if precision == "float16" else in_int8(graph, samples)
 
 
 def _pruned(graph: Graph) -> Graph:

@@ -33,6 +33,8 @@ _WILL_DELAY_S = 2
 """If a connection is replaced within this time, the others never see it gone."""
 _ANSWER_S = 3.0
 """How long a broker may take to answer, before MQTT 3.1.1 is tried, or a subscription is left to a later connection."""
+_TELL_S = 8.0
+"""How long a broker may be missing before that is logged; who waits less says so in words of their own."""
 _POLL_S = 0.2
 """How often those who wait for the first connection hear of it, and a broker that is not there is looked for."""
 _LEAST_PACKET_BYTES = 2048
@@ -153,7 +155,7 @@ class MqttTransport:
             raise
 
     def _open(self, host: str, port: int, deadline: float) -> None:
-        told = False
+        tell_at = time.monotonic() + _TELL_S
         while True:
             try:
                 if self._tls is not None:
@@ -165,9 +167,9 @@ class MqttTransport:
             except (OSError, ValueError) as error:  # ValueError: a host that cannot be a host name
                 if isinstance(error, ValueError) or time.monotonic() > deadline:
                     raise TransportError(f"no MQTT broker answers at {host}:{port} ({error})") from error
-                if not told:
+                if time.monotonic() > tell_at:
                     _log.warning("no MQTT broker answers at %s:%d yet (%s); trying on", host, port, error)
-                told = True
+                    tell_at = float("inf")
                 self._waiting()
                 time.sleep(_POLL_S)
 
