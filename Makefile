@@ -23,7 +23,7 @@ test-slow: .venv/dev all-tools
 
 # What takes longer than CI has; what it last said is kept.
 test-long: .venv/dev all-tools
-	@bash -o pipefail -c '$(PYTEST) -m long --durations=0 --color=no | tee benchmarks/results/test-long.txt'
+	@bash -o pipefail -c '$(PYTEST) -m long --no-header --durations=0 --color=no | tee benchmarks/results/test-long.txt'
 
 # A release as it goes onto a board, on emulated processors.
 test-arm: .venv/dev all-tools
