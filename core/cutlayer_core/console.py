@@ -2,11 +2,13 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cutlayer_core.crash_report import write_crash_report
 from cutlayer_core.errors import CutlayerError, UserError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ INTERRUPTED = 130
 def exit_status() -> Iterator[None]:
     """Turn our errors into one line on stderr and an exit status: 2 for the user's mistake, 1 for any other.
 
-    Any other exception is a bug, and keeps its traceback.
+    Any other exception is a mistake of ours: its traceback goes into a file, which the line names and asks for.
     """
     try:
         yield
@@ -36,6 +38,20 @@ def exit_status() -> Iterator[None]:
     except KeyboardInterrupt:
         print("cutlayer: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - whatever we have not thought of
+        print(f"cutlayer: {_mistake_of_ours(error)}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _mistake_of_ours(error: Exception) -> str:
+    path = write_crash_report(error)
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    reason = str(error).strip().partition("\n")[0]
+    return (
+        f"a mistake in cutlayer, not in what you typed: {type(error).__name__}: {reason}\n"
+        f"  please report it with {path or f'{frame.filename}:{frame.lineno}'} and, if it is about a model, the code of that "
+        "model (CONTRIBUTING.md says where)"
+    )
 
 
 @contextmanager
