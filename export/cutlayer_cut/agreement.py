@@ -50,7 +50,11 @@ class Agreement:
                 wanted = self._of_model(training, batch)
                 if wanted is None:  # torch refuses this batch itself, as BatchNorm does with one sample
                     continue
-                found = self._computed(lambda x: server(client(x)), halves, training, batch)
+                try:
+                    found = self._computed(lambda x: server(client(x)), halves, training, batch)
+                except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                    what = f"both halves together fail where the whole model does not: {str(error).splitlines()[0]}"
+                    raise Untraceable(self._explained(what, training, batch)) from error
                 if what := _difference(found, wanted):
                     raise Untraceable(self._explained(what, training, batch))
 
@@ -71,7 +75,8 @@ class Agreement:
         params = {name: each for name, each in self._model.named_parameters() if each.requires_grad}
         with self._repeatable(modules, training), torch.enable_grad():
             outputs = [each for each in tree_leaves(run(batch)) if isinstance(each, Tensor)]
-            gradients = _gradients(outputs, params)
+            # Nothing trains in eval mode, and a batch of one only shows whether the code looks at sizes.
+            gradients = _gradients(outputs, params) if training and len(batch) > 1 else dict.fromkeys(params)
             buffers = {name: each.clone() for name, each in self._model.named_buffers()}
         return _Computed([each.detach() for each in outputs], buffers, gradients)
 

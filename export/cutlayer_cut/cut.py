@@ -7,6 +7,7 @@ runs Python code that such a trace cannot follow, as transformers do, the model 
 import difflib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, fx, nn
 
 from cutlayer_core.errors import UserError
@@ -15,7 +16,7 @@ from cutlayer_cut.halves import Halves, halves_of_modules, halves_of_operations
 from cutlayer_cut.modes import mode, remember_modes, set_mode, unchanged
 from cutlayer_cut.module_trace import trace_modules
 from cutlayer_cut.operation_trace import OperationTrace
-from cutlayer_cut.traced import Parts, Traced, Untraceable, part
+from cutlayer_cut.traced import Parts, Traced, Unfollowed, Untraceable, part
 
 __all__ = ["Cutter", "cut"]
 
@@ -52,6 +53,11 @@ class Cutter:
             close = difflib.get_close_matches(name, self._names, 3, 0.4)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; modules: {_some(self._names)}"
             raise UserError(f"model.cut: found {name!r}, which is not a module of {type(self._model).__name__}{hint}")
+        if compiled := _compiled_container(self._model, name):
+            raise UserError(
+                f"model.cut: {compiled!r} is compiled by torch.jit, so it cannot be cut inside; cut before or after it, "
+                "or make the model without torch.jit"
+            )
         if hooked := _hooked_parameter(self._model):
             raise UserError(
                 f"model.factory: the parameter {hooked!r} has a hook, which boards and server would not run; "
@@ -77,9 +83,10 @@ class Cutter:
 
     def _traced_halves(self, name: str) -> Halves:
         try:
-            halves = halves_of_modules(*_checked(trace_modules(self._model, name, self._example)))
+            traced, parts = _checked(trace_modules(self._model, name, self._example))
+            halves, rows = halves_of_modules(traced, parts), parts.rows
         except (Untraceable, _SeveralCross) as first:
-            halves = self._halves_of_operations(name, first)
+            halves, rows = self._halves_of_operations(name, first)
         client, server = ({id(value): key for key, value in half.named_parameters()} for half in halves)
         if shared := client.keys() & server.keys():
             raise Untraceable(f"the parameter {client[shared.pop()]} is used before and after it")
@@ -87,16 +94,29 @@ class Cutter:
             remember_modes(half, self._model)
             set_mode(half, self._model.training)
             _forget_constants(half, self._state)
+        if rows > 1:
+            self._require_rows_by_sample(halves.client)
         return halves
 
-    def _halves_of_operations(self, name: str, first: "Untraceable | _SeveralCross") -> Halves:
-        """Fall back to a trace of operations; if that fails too, prefer the first error, which names modules."""
+    def _require_rows_by_sample(self, client: nn.Module) -> None:
+        with torch.no_grad(), mode(client, training=False), unchanged(client):
+            first, alone = client(self._example)[:1], client(self._example[:1])
+        if not torch.allclose(first, alone, rtol=1e-3, atol=1e-5):
+            raise Untraceable("its rows are not sorted by sample; fold other dimensions in after the batch")
+
+    def _halves_of_operations(self, name: str, first: "Untraceable | _SeveralCross") -> tuple[Halves, int]:
+        """Halves, and the rows a sample of what crosses.
+
+        Fall back to a trace of operations; if that fails too, prefer the first error, which names modules.
+        """
         try:
-            traces = [self._operations(training).at(name) for training in (True, False)]
-            return halves_of_operations(*map(_checked, traces))
+            traces = [_checked(self._operations(training).at(name)) for training in (True, False)]
+            return halves_of_operations(*traces), traces[0][1].rows
         except Untraceable as second:
             if isinstance(first, _SeveralCross):
                 raise first from None
+            if isinstance(first, Unfollowed):
+                raise
             raise Untraceable("; ".join(dict.fromkeys((str(first), str(second))))) from second
         except _SeveralCross as second:
             raise (first if isinstance(first, _SeveralCross) else second) from None
@@ -153,6 +173,12 @@ def _hooked_parameter(model: nn.Module) -> str | None:
         if each._backward_hooks or getattr(each, "_post_accumulate_grad_hooks", None):  # noqa: SLF001
             return name
     return None
+
+
+def _compiled_container(model: nn.Module, name: str) -> str:
+    """The outermost compiled module that contains the module ``name``; empty if there is none."""
+    compiled = (each for each, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule))
+    return next((each for each in compiled if name.startswith(f"{each}.")), "")
 
 
 def _in_order_of_output(module: nn.Module, prefix: str = "") -> Iterator[str]:

@@ -43,8 +43,14 @@ class _TwoModes(nn.Module):
         modules = [fx.GraphModule(train.root, train_graph), fx.GraphModule(evaluate.root, eval_graph)]
         for module in reversed(modules):
             _adopt(self, module)
+        self._graphs = train_graph, eval_graph
         # Functions, not bound methods: called with this module, they find the parameters in it by name.
         self._train_forward, self._eval_forward = (type(module).forward for module in modules)
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The operations of the current mode."""
+        return self._graphs[not self.training]
 
     def forward(self, x: Any) -> Any:
         """Run the graph of the current mode."""

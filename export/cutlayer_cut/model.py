@@ -1,6 +1,7 @@
 """The model that a recipe names: built from its seed, loaded with its weights, cut, and described."""
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def build_model(model: Model, seed: int) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(module_name), function)
     except Exception as error:  # importing runs the user's own code
-        raise UserError(f"model.factory: found {model.factory!r}, which cannot be imported: {error}") from error
+        raise UserError(
+            f"model.factory: found {model.factory!r}, which cannot be imported: {_reason(error)}"
+        ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = _call(model, factory)
@@ -46,6 +49,7 @@ def build_model(model: Model, seed: int) -> nn.Module:
             _fill_in(built, model, seed)
     if model.weights:
         _load(built, Path(model.weights))
+    _require_float32(built)
     return built.train()
 
 
@@ -53,12 +57,31 @@ def _call(model: Model, factory: Any) -> nn.Module:
     try:
         built = factory(**model.kwargs)
     except TypeError as error:
-        raise UserError(f"model.kwargs: {model.factory} does not take them: {error}") from error
+        raise UserError(f"model.kwargs: {model.factory} does not take them: {_reason(error)}") from error
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"model.factory: {model.factory} raised {type(error).__name__}: {error}") from error
+        raise UserError(f"model.factory: {model.factory} raised {type(error).__name__}: {_reason(error)}") from error
     if not isinstance(built, nn.Module):
         raise UserError(f"model.factory: {model.factory} returned a {type(built).__name__}, not a torch module")
+    if isinstance(built, torch.jit.ScriptModule):
+        raise UserError(
+            f"model.factory: {model.factory} returned a model that torch.jit has compiled; return it as it was before "
+            "(modules inside it may be compiled)"
+        )
     return built
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _require_float32(built: nn.Module) -> None:
+    for name, each in built.named_parameters():
+        if each.is_floating_point() and each.dtype != torch.float32:
+            raise UserError(
+                f"model.factory: the parameter {name!r} is {str(each.dtype).removeprefix('torch.')}, allowed: float32; "
+                "return the model as model.float()"
+            )
 
 
 def _fill_in(built: nn.Module, model: Model, seed: int) -> None:
@@ -67,8 +90,8 @@ def _fill_in(built: nn.Module, model: Model, seed: int) -> None:
         with torch.no_grad():
             built(examples(model.input, _BATCH, seed))
     except Exception as error:  # whatever the user's own code raises
-        reason = str(error).strip().split("\n", 1)[0]
-        raise UserError(f"model.input_shape: the model does not accept {list(model.input_shape)}: {reason}") from error
+        shape = list(model.input_shape)
+        raise UserError(f"model.input_shape: the model does not accept {shape}: {_reason(error)}") from error
 
 
 def _load(model: nn.Module, path: Path) -> None:
@@ -76,8 +99,7 @@ def _load(model: nn.Module, path: Path) -> None:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # an unpickler has no common base for what it refuses
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"model.weights: {path} cannot be read as a state dict: {reason}") from error
+        raise UserError(f"model.weights: {path} cannot be read as a state dict: {_reason(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
         raise UserError(f"model.weights: {path} holds no state dict (names to tensors)")
     try:
@@ -114,14 +136,27 @@ def cut_model(recipe: Recipe, model: nn.Module | None = None) -> Halves:
 
 def check_input(recipe: Recipe, model: nn.Module) -> None:
     """Raise `UserError` if the model does not accept the inputs that the recipe describes."""
+    _require_one_input(model)
     try:
         with torch.no_grad(), mode(model, training=False):
             model(example_batch(recipe))
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-        shape, reason = list(recipe.model.input_shape), str(error).strip().split("\n", 1)[0]
+        given = f"{recipe.model.input_dtype} of shape {list(recipe.model.input_shape)}"
+        raise UserError(f"model.input_shape: the model does not accept {given}: {_reason(error)}") from error
+
+
+def _require_one_input(model: nn.Module) -> None:
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # code without a signature
+        return
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [each.name for each in parameters if each.default is each.empty and each.kind in positional]
+    if len(needed) > 1:
         raise UserError(
-            f"model.input_shape: the model does not accept {recipe.model.input_dtype} of shape {shape}: {reason}"
-        ) from error
+            f"model.factory: the model's forward takes {len(needed)} inputs ({', '.join(needed)}), allowed: one tensor; "
+            "wrap it in a module that makes the others, or takes them apart from one tensor"
+        )
 
 
 def client_of(recipe: Recipe, halves: Halves) -> tuple[Client, ClientState]:

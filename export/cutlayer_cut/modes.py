@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 __all__ = ["mode", "remember_modes", "set_mode", "unchanged"]
@@ -48,7 +49,8 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, each, copies in zip(modules, kept, values, strict=True):
-            module._buffers.update(each)  # noqa: SLF001
+            if not isinstance(module, torch.jit.ScriptModule):  # whose buffers nobody can replace
+                module._buffers.update(each)  # noqa: SLF001
             for name, value in copies.items():
                 buffer = each[name]
                 assert buffer is not None

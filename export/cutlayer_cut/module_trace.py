@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from cutlayer_cut.kept_calls import Applied, functions_kept
 from cutlayer_cut.modes import mode, unchanged
-from cutlayer_cut.traced import NO_GRADIENT, Traced, Untraceable, prune
+from cutlayer_cut.traced import AUTOCAST, NO_GRADIENT, Traced, Unfollowed, Untraceable, prune
 
 __all__ = ["trace_modules"]
 
@@ -27,9 +27,11 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
         root = tracer.root
         assert isinstance(root, nn.Module)
         with torch.no_grad(), mode(model, training=False), unchanged(model):
-            _record(fx.GraphModule(root, graph), example)
+            _Recorder(fx.GraphModule(root, graph)).run(example)
+    except Untraceable:
+        raise
     except Exception as error:  # whatever the user's code raises when it meets a proxy
-        raise Untraceable(str(error).strip().split("\n", 1)[0]) from error
+        raise Unfollowed(str(error).strip().split("\n", 1)[0]) from error
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(calls) != 1:
         raise Untraceable(f"it is called {len(calls)} times")
@@ -54,7 +56,7 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Create a node that remembers the gradient mode that it is traced in."""
         if torch.is_autocast_enabled("cpu"):
-            raise Untraceable("the code around it uses torch.autocast")
+            raise Untraceable(AUTOCAST)
         node = super().create_node(*args, **kwargs)
         if not torch.is_grad_enabled():
             node.meta[NO_GRADIENT] = True
@@ -90,19 +92,11 @@ def _require_no_new_buffers(model: nn.Module) -> None:
                 raise Untraceable(f"the code around it replaces the buffer {f'{name}.{own}'.lstrip('.')!r}")
 
 
-def _record(module: fx.GraphModule, example: Tensor) -> None:
-    """Record each node's result, from fake tensors or, if a module looks at its input's values, from a real run."""
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            _Recorder(module).run(fake.from_tensor(example))
-    except Exception:  # noqa: BLE001 - the run that follows raises what is the model's own fault
-        _Recorder(module).run(example)
-
-
 class _Recorder(fx.Interpreter):
-    """Stores what each node computes for an example in its ``meta["val"]``."""
+    """Notes what each node computes for an example in its ``meta["val"]``; of tensors, all but their values."""
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node and store its result."""
-        n.meta["val"] = super().run_node(n)
-        return n.meta["val"]
+        """Run a node and note its result."""
+        result = super().run_node(n)
+        n.meta["val"] = tree_map_only(Tensor, lambda each: torch.empty_like(each, device="meta"), result)
+        return result

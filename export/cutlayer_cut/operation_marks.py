@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from cutlayer_cut.kept_calls import Applied, functions_kept
+from cutlayer_cut.module_calls import calls_through
 from cutlayer_cut.traced import Untraceable
 
 __all__ = ["Marks"]
@@ -53,10 +54,9 @@ class Marks:
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
-        """Mark while this context lasts; without hooks, since some modules take another path when they have any."""
+        """Mark while this context lasts."""
         with ExitStack() as stack:
-            for name, module in list(model.named_modules())[1:]:
-                stack.enter_context(self._marking(module, name))
+            stack.enter_context(calls_through(model, self._called))
             stack.enter_context(functions_kept(self._apply))
             yield
 
@@ -72,21 +72,9 @@ class Marks:
             outputs.setdefault(name, []).append(tensor)
         return outputs
 
-    @contextmanager
-    def _marking(self, module: nn.Module, name: str) -> Iterator[None]:
-        forward, own = module.forward, module.__dict__.get("forward")
-
-        def marked(*args: Any, **kwargs: Any) -> Any:
-            self.calls[name] += 1
-            return tree_map_only(Tensor, lambda each: output_of(each, name), forward(*args, **kwargs))
-
-        module.forward = marked
-        try:
-            yield
-        finally:
-            del module.forward
-            if own is not None:
-                module.forward = own
+    def _called(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.calls[name] += 1
+        return tree_map_only(Tensor, lambda each: output_of(each, name), call(*args, **kwargs))
 
     def _apply(
         self, apply: Callable[..., Any], function: type[torch.autograd.Function], args: Any, kwargs: dict[str, Any]

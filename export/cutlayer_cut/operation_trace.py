@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from cutlayer_cut.modes import unchanged
 from cutlayer_cut.operation_marks import Marks
-from cutlayer_cut.traced import NO_GRADIENT, Traced, Untraceable, prune
+from cutlayer_cut.paths import users_line
+from cutlayer_cut.traced import AUTOCAST, NO_GRADIENT, Traced, Untraceable, prune
+from cutlayer_cut.tracing import tracing
 
 __all__ = ["OperationTrace"]
 
@@ -33,27 +36,34 @@ class OperationTrace:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self._marks = Marks()
         try:
-            with self._marks.on(model), torch.enable_grad(), unchanged(model):
+            with tracing(), self._marks.on(model), torch.enable_grad(), unchanged(model):
                 batch = {0: torch.export.Dim.DYNAMIC}
                 program = torch.export.export(model, (example,), dynamic_shapes=(batch,), strict=False)
         except Exception as error:  # torch.export has no common base for what it refuses
-            raise Untraceable(str(error).strip().split("\n", 1)[0]) from error
+            raise Untraceable(_reason(error)) from error
         module = program.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
         _without_regions(module)
         if module.graph.find_nodes(op="call_function", target=_AUTOCAST_REGION):
-            raise Untraceable("its code uses torch.autocast")
+            raise Untraceable(AUTOCAST)
         self._root = {node.target: _attribute(model, module, node) for node in module.graph.find_nodes(op="get_attr")}
         outputs = self._marks.remove(module.graph)
         prune(module.graph)
         self._graph, copies = _plain(module.graph)
-        self._outputs = {name: [copies[node] for node in nodes] for name, nodes in outputs.items()}
+        self._outputs = {name: [copies[node] for node in nodes if node in copies] for name, nodes in outputs.items()}
 
     def at(self, name: str) -> Traced:
         """The trace with the outputs of one module. Raises `Untraceable` if that is not called exactly once."""
         if self._marks.calls[name] != 1:
             raise Untraceable(f"it is called {self._marks.calls[name]} times")
         return Traced(self._graph, self._root, self._outputs.get(name, []))
+
+
+def _reason(error: Exception) -> str:
+    line = users_line(error)
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return f"its code decides by the values of tensors{f' at {line}' if line else ''}"
+    return str(error).strip().split("\n", 1)[0] + (f" at {line}" if line else "")
 
 
 def _without_regions(module: fx.GraphModule) -> None:

@@ -1,8 +1,9 @@
-"""Finds the line of a model's code at which its path depends on the size of the batch."""
+"""Finds the line of a model's code at which its path depends on the batch, or at which it failed."""
 
 import linecache
 import sys
 import sysconfig
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["where_paths_part"]
+__all__ = ["users_line", "where_paths_part"]
 
 _Place = tuple[CodeType, int, int]
 """A function, a line in it, and an instruction, since a line may hold a condition and both of its sides."""
@@ -31,7 +32,18 @@ def where_paths_part(run: Callable[[Tensor], Any], first: Tensor, second: Tensor
     # The condition may have called another function, so look for the function that went on in two ways.
     codes = {one[apart][0], other[apart][0]}
     code, line, _ = next((place for place in reversed(one[:apart]) if place[0] in codes), one[apart])
-    return f"{code.co_filename}:{line}: {linecache.getline(code.co_filename, line).strip()}"
+    return _line(code.co_filename, line)
+
+
+def users_line(error: Exception) -> str:
+    """The innermost line of the user's own code that an error passed; empty if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if not each.filename.startswith(_NOT_THE_USERS) and each.lineno]
+    return _line(own[-1].filename, own[-1].lineno or 0) if own else ""
+
+
+def _line(file: str, number: int) -> str:
+    return f"{file}:{number}: {linecache.getline(file, number).strip()}"
 
 
 def _places_passed(run: Callable[[Tensor], Any], x: Tensor) -> list[_Place]:

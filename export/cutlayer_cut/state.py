@@ -53,7 +53,7 @@ def client_state(client: nn.Module, example: Tensor, trainable: str) -> ClientSt
         UserError: there are fewer than N such modules, or no trainable parameter influences the output.
     """
     tensors = {**dict(client.named_parameters()), **dict(client.named_buffers())}
-    copies = {name: value.detach().clone() for name, value in tensors.items()}
+    copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     if trainable == "none":
         return ClientState({}, {}, copies)
     chosen = _chosen(client, trainable)

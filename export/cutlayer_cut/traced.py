@@ -3,15 +3,18 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx, nn
 
 from cutlayer_cut.kept_calls import MethodOf, WithoutGradient, call_without_gradient
 
-__all__ = ["NO_GRADIENT", "Parts", "Traced", "Untraceable", "part", "prune"]
+__all__ = ["AUTOCAST", "NO_GRADIENT", "Parts", "Traced", "Unfollowed", "Untraceable", "part", "prune"]
 
 NO_GRADIENT = "no_gradient"
 """Key in the ``meta`` of a node that the model runs inside ``torch.no_grad()``."""
+
+AUTOCAST = "its code uses torch.autocast, which halves would lose; take it out, since boards train in float32"
 
 _CHANGE_BUFFERS = {"batch_norm", "instance_norm"}
 """Operations that update running statistics besides giving a result."""
@@ -20,6 +23,10 @@ _SIZE = torch.ops.aten.sym_size.int
 
 class Untraceable(Exception):
     """The code around the cut cannot be followed; the text says why."""
+
+
+class Unfollowed(Untraceable):
+    """A trace of modules stopped at code that a trace of operations may follow."""
 
 
 class Traced(NamedTuple):
@@ -44,23 +51,29 @@ class Parts(NamedTuple):
         server: the nodes after it, in order, including those that both sides compute for themselves.
         crossing: nodes of the client, including the model's input, that the server reads.
         smashed: the first output of the cut's module that the server reads; None if it reads none.
+        rows: how many rows of the smashed data each sample has: more than one where the model has folded others, such as
+            frames, into the batch. What crosses then has them as its second dimension.
     """
 
     client: list[fx.Node]
     server: list[fx.Node]
     crossing: list[fx.Node]
     smashed: fx.Node | None
+    rows: int = 1
 
     def graphs(self) -> tuple[fx.Graph, fx.Graph]:
         """Client and server as separate graphs, joined by the one tensor that crosses."""
         assert self.smashed is not None
         assert self.crossing == [self.smashed], "not one tensor crosses"
         client, server = fx.Graph(), fx.Graph()
-        copies = _copy(client, self.client, {})
-        client.output(copies[self.smashed])
-        smashed = server.placeholder("z")
+        given = _copy(client, self.client, {})[self.smashed]
+        taken = smashed = server.placeholder("z")
+        if self.rows > 1:
+            given = client.call_function(torch.unflatten, (given, 0, (-1, self.rows)))
+            taken = server.call_function(torch.flatten, (smashed, 0, 1))
+        client.output(given)
         sizes = {node: server.call_function(_SIZE, (smashed, 0)) for node in self.server if _is_batch_size(node)}
-        _copy(server, (node for node in self.server if node not in sizes), {self.smashed: smashed, **sizes})
+        _copy(server, (node for node in self.server if node not in sizes), {self.smashed: taken, **sizes})
         return client, server
 
 
@@ -96,7 +109,22 @@ def part(traced: Traced) -> Parts:
         server=[node for node in nodes if node in after | computed_twice],
         crossing=[node for node in nodes if node in crossing],
         smashed=smashed[0] if smashed else None,
+        rows=_rows_per_sample(smashed[0], inputs.pop()) if smashed else 1,
     )
+
+
+def _rows_per_sample(smashed: fx.Node, x: fx.Node) -> int:
+    """How many times as many rows there are as samples, if that is a whole number, else 1."""
+    value = smashed.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+        return 1
+    rows, samples = (_expression(each) for each in (value.shape[0], x.meta["val"].shape[0]))
+    share = rows / samples
+    return int(share) if share.is_Integer else 1
+
+
+def _expression(size: int | torch.SymInt) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
 
 
 def _needed_by(nodes: Iterable[fx.Node]) -> set[fx.Node]:

@@ -42,9 +42,12 @@ class UpToCut:
         return UpToCut(model, self._cut, self._place)
 
     def outputs(self, x: Tensor) -> list[Tensor]:
-        """All tensors that the module at the cut gives."""
+        """All tensors that the module at the cut gives; rows that the model has folded into the batch lie behind it."""
+        return [_by_sample(each, len(x)) for each in _tensors(self._given(x))]
+
+    def _given(self, x: Tensor) -> Any:
         if self._cut == WHOLE:
-            return _tensors(self.model(x))
+            return self.model(x)
         owner, _, name = self._cut.rpartition(".")
         modules = self.model.get_submodule(owner)._modules  # noqa: SLF001 - assigning it would rename parameters
         own = modules[name]
@@ -53,7 +56,7 @@ class UpToCut:
         try:
             self.model(x)
         except _Reached as reached:
-            return _tensors(reached.output)
+            return reached.output
         finally:
             modules[name] = own
         raise UserError(f"model.cut: the model does not call {self._cut!r}")
@@ -91,6 +94,11 @@ class _Stopping(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.module, name)
+
+
+def _by_sample(tensor: Tensor, samples: int) -> Tensor:
+    rows = len(tensor) if tensor.dim() else samples
+    return torch.unflatten(tensor, 0, (samples, -1)) if rows > samples and rows % samples == 0 else tensor
 
 
 def _tensors(output: Any) -> list[Tensor]:

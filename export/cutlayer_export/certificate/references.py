@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,11 +132,18 @@ class References:
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    held = [each for module in model.modules() for each in vars(module).values() if isinstance(each, Tensor)]
+    # torch.nn.utils' weight_norm and prune keep the weight that they computed last, which deepcopy refuses.
+    memo: dict[int, Any] = {id(each): each.detach().clone() for each in held if not each.is_leaf}
     try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:  # torch.nn.utils.weight_norm holds a tensor that cannot be copied
+        with torch.no_grad():  # else a compiled module's parameters become results of the original ones
+            copied = copy.deepcopy(model, memo)
+    except RuntimeError as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(f"model.factory: the model cannot be copied: {reason}") from error
+    for own, original in zip(copied.parameters(), model.parameters(), strict=True):
+        own.requires_grad_(original.requires_grad)
+    return copied
 
 
 def _nudge(value: Tensor, random: torch.Generator, factor: float) -> Tensor:

@@ -1,29 +1,27 @@
-"""Random draws that depend on a seed alone: dropout has the same masks in torch and in an exported graph."""
+"""Random draws that depend on a seed alone: dropout and noise are the same in torch and in an exported graph."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cutlayer_export.graph import operators
+from cutlayer_export.graph.owners import owner_of
 
-__all__ = ["Draws", "SeededDraws"]
+__all__ = ["Draws", "SeededDraws", "refuse_other_draws"]
 
 aten = torch.ops.aten
-_UNSUPPORTED = (
-    *(aten.bernoulli.Tensor, aten.rand.default, aten.rand_like.default, aten.randn.default, aten.randn_like.default),
-    *(aten.uniform.default, aten.normal_functional.default, aten.randint.low, aten.multinomial.default),
-    *(aten.randperm.default, aten.exponential.default),
-)
 
 
 class Draws:
     """The random draws of one pass, numbered in their order.
 
     Args:
-        seed: scalar int64, from 0 to 2**31 - 1; may be set later, but before the first draw.
+        seed: scalar int64, from 0 to 2**31 - 1; may be set later, but before the first draw. None in an inference pass,
+            which must not draw.
     """
 
     def __init__(self, seed: Tensor | None = None) -> None:
@@ -32,21 +30,73 @@ class Draws:
     def table(self) -> dict[Any, Callable[..., Any]]:
         """What to compute instead of torch's random operations, by overload."""
         rules: dict[Any, Callable[..., Any]] = {
-            aten.bernoulli.p: lambda x, p=0.5, **_: self._bernoulli(x, p),
-            aten.bernoulli.default: lambda x, **_: _refuse(aten.bernoulli.default),
-            aten.bernoulli_.float: lambda x, p=0.5, **_: x.copy_(self._bernoulli(x, p)),
             aten.native_dropout.default: self._dropout,
+            aten.bernoulli.p: lambda x, p=0.5, **_: self._bernoulli(x, p),
+            aten.bernoulli.default: lambda p, **_: self._below(p, p),
+            aten.bernoulli.Tensor: lambda x, p, **_: self._below(x, p),
+            aten.rand.default: lambda size, **options: self._uniform(_like(size, **options)),
+            aten.rand_like.default: lambda x, **options: self._uniform(_like(x.shape, x, **options)),
+            aten.randn.default: lambda size, **options: self._normal(_like(size, **options)),
+            aten.randn_like.default: lambda x, **options: self._normal(_like(x.shape, x, **options)),
+            aten.normal.Tensor_Tensor: lambda mean, std, **_: mean + std * self._normal(mean + std),
+            aten.normal.Tensor_float: lambda mean, std=1.0, **_: mean + std * self._normal(mean),
+            aten.normal.float_Tensor: lambda mean, std, **_: mean + std * self._normal(std),
+            aten.randint.default: lambda high, size, **_: self._whole(_like(size), 0, high),
+            aten.randint.low: lambda low, high, size, **_: self._whole(_like(size), low, high),
+            aten.randint_like.default: lambda x, high, **_: self._whole(x, 0, high),
+            aten.randint_like.low_dtype: lambda x, low, high, **_: self._whole(x, low, high),
+            aten.uniform.default: self._uniform,
+            aten.normal_functional.default: self._normal,
+            aten.exponential.default: self._exponential,
         }
-        return rules | {op: _refusing(op) for op in _UNSUPPORTED}
+        # Functionalization turns these into the ones above, plain torch has them.
+        in_place: dict[Any, Callable[..., Tensor]] = {
+            aten.bernoulli_.float: lambda x, p=0.5, **_: self._bernoulli(x, p),
+            aten.bernoulli_.Tensor: lambda x, p, **_: self._below(x, p),
+            aten.uniform_.default: self._uniform,
+            aten.normal_.default: self._normal,
+            aten.exponential_.default: self._exponential,
+        }
+        rules |= {operation: _writing(rule) for operation, rule in in_place.items()}
+        return rules
 
-    def _bernoulli(self, like: Tensor, probability: float) -> Any:
-        assert self.seed is not None, "an inference pass draws nothing"
+    def _next(self) -> tuple[Tensor, int]:
+        if self.seed is None:
+            raise NotImplementedError(
+                "it draws random numbers in eval mode, too, so that a sample would have another result each time; "
+                "draw only while self.training"
+            )
         self._count += 1
-        return operators.bernoulli(self.seed, like, probability, self._count)
+        return self.seed, self._count
+
+    def _bernoulli(self, like: Tensor, probability: float) -> Tensor:
+        seed, stream = self._next()
+        drawn: Tensor = operators.bernoulli(seed, like, probability, stream)
+        return drawn
 
     def _dropout(self, x: Tensor, probability: float, train: bool | None) -> tuple[Tensor, Tensor]:
         kept = self._bernoulli(x, 1.0 - probability)
         return x * kept * (1.0 / (1.0 - probability)), kept.to(torch.bool)
+
+    def _below(self, like: Tensor, probabilities: Tensor) -> Tensor:
+        return (self._uniform(like) < probabilities).to(like.dtype)
+
+    def _uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0, **_: Any) -> Tensor:
+        seed, stream = self._next()
+        drawn: Tensor = operators.uniform(seed, like, stream)
+        return drawn if (low, high) == (0.0, 1.0) else low + (high - low) * drawn
+
+    def _normal(self, like: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:
+        """Normally distributed numbers, from two uniform ones each (Box and Muller, 1958)."""
+        radius = torch.sqrt(-2.0 * torch.log(self._uniform(like)))
+        drawn = radius * torch.cos(2.0 * math.pi * self._uniform(like))
+        return drawn if (mean, std) == (0.0, 1.0) else mean + std * drawn
+
+    def _whole(self, like: Tensor, low: int, high: int) -> Tensor:
+        return torch.floor(self._uniform(like.to(torch.float32)) * (high - low)).to(torch.int64) + low
+
+    def _exponential(self, like: Tensor, rate: float = 1.0, **_: Any) -> Tensor:
+        return torch.log(self._uniform(like)) * (-1.0 / rate)
 
 
 class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -60,9 +110,17 @@ class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._table.get(func, func)(*args, **(kwargs or {}))
 
 
-def _refusing(operation: Any) -> Callable[..., Any]:
-    return lambda *_, **__: _refuse(operation)
+def _like(size: Any, of: Tensor | None = None, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """A tensor of this size, and of the type that torch's own operation would give."""
+    return torch.zeros(size, dtype=dtype or (of.dtype if of is not None else torch.float32))
 
 
-def _refuse(operation: Any) -> Any:
-    raise NotImplementedError(f"the random numbers of {operation}")
+def _writing(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *args, **options: x.copy_(rule(x, *args, **options))
+
+
+def refuse_other_draws(module: fx.GraphModule) -> None:
+    """Raise `NotImplementedError` for the first random operation of a trace that is not drawn by seed."""
+    for node in module.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise NotImplementedError(f"the random numbers of {node.target}{owner_of(node)}")

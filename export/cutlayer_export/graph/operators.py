@@ -32,6 +32,7 @@ __all__ = [
     "relu_grad",
     "scale_channels",
     "scale_shift",
+    "uniform",
 ]
 
 aten = torch.ops.aten
@@ -262,14 +263,25 @@ def bernoulli(seed: Tensor, like: Tensor, probability: float, stream: int) -> Te
     Counter-based, so that any runtime draws the same: entry i is the 32-bit finalizer of MurmurHash3 (Appleby) of
     ``i * 0x9E3779B1 + key``, with a key made of ``seed`` (a whole number from 0 to 2**31 - 1) and ``stream``.
     """
-    key = _mixed(_mixed(seed.to(torch.int64) + stream * 0x85EBCA77) + 0x27D4EB2F)
-    counter = torch.arange(math.prod(like.shape), device=like.device).view(like.shape)
-    bits = _mixed(counter * 0x9E3779B1 + key)
-    return (bits >> 1 < round(probability * 2**31)).to(like.dtype)
+    return (_bits(seed, like, stream) >> 1 < round(probability * 2**31)).to(like.dtype)
 
 
 @bernoulli.register_fake
 def _(seed: Tensor, like: Tensor, probability: float, stream: int) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+@custom_op("cutlayer::uniform", mutates_args=())
+def uniform(seed: Tensor, like: Tensor, stream: int) -> Tensor:
+    """Numbers between 0 and 1, both excluded, in the shape of ``like``; drawn as in `bernoulli`.
+
+    Odd multiples of 2**-24, which float32 holds exactly, so that every runtime has the same bits.
+    """
+    return ((_bits(seed, like, stream) >> 9) * 2 + 1).to(like.dtype) * 2**-24
+
+
+@uniform.register_fake
+def _(seed: Tensor, like: Tensor, stream: int) -> Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
@@ -286,6 +298,13 @@ def one_minus_power(base: float, exponent: Tensor) -> Tensor:
 @one_minus_power.register_fake
 def _(base: float, exponent: Tensor) -> Tensor:
     return torch.empty_like(exponent, dtype=torch.float32)
+
+
+def _bits(seed: Tensor, like: Tensor, stream: int) -> Tensor:
+    """32 random bits for each entry of ``like``, as int64."""
+    key = _mixed(_mixed(seed.to(torch.int64) + stream * 0x85EBCA77) + 0x27D4EB2F)
+    counter = torch.arange(math.prod(like.shape), device=like.device).view(like.shape)
+    return _mixed(counter * 0x9E3779B1 + key)
 
 
 def _mixed(bits: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ gradient comes in. The optimizer is torch code like the rest, so it is traced, e
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Optimizer
-from cutlayer_cut import ClientState, mode, training
+from cutlayer_cut import ClientState, mode, tracing, training
 from cutlayer_export.graph.batch_decisions import sizes_decided_otherwise
 from cutlayer_export.graph.decompositions import decompositions
-from cutlayer_export.graph.draws import Draws
+from cutlayer_export.graph.draws import Draws, refuse_other_draws
 from cutlayer_export.graph.optimizer_step import initial_state, optimizer_step
-from cutlayer_export.graph.owners import owner_of
+from cutlayer_export.graph.owners import Owners
 from cutlayer_export.graph.rewrites import simplify, use_plain_softmax, use_reshape
 
 __all__ = ["BATCHED", "Graph", "initial_values", "trace_inference", "trace_training"]
@@ -41,14 +40,12 @@ class Graph(NamedTuple):
         module: takes ``inputs`` and returns ``outputs``, by position.
         inputs: examples by name; axis 0 of ``x`` and ``g`` is the batch. ``constants.*`` never change.
         outputs: names of the outputs.
-        owner: finds the client's module that an operation named in a text belongs to; see `owners.owner_of`.
         other_sizes: batch sizes for which the client's code may compute otherwise; see `batch_decisions`.
     """
 
     module: fx.GraphModule
     inputs: Tensors
     outputs: list[str]
-    owner: Callable[[str], str]
     other_sizes: tuple[int, ...]
 
 
@@ -123,7 +120,7 @@ def _inputs(client: nn.Module, state: ClientState, example: Tensor, optimizer: O
 
 def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Tensors) -> Graph:
     names, outputs, draws, shapes = list(inputs), list[str](), Draws(), ShapeEnv()
-    owner = partial(owner_of, client=client, x=inputs["x"])
+    owners = Owners()
 
     def flat(*values: Tensor) -> list[Tensor]:
         results = function(dict(zip(names, values, strict=True)))
@@ -132,23 +129,26 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
 
     def with_draws(*values: Tensor) -> list[Tensor]:
         draws.seed = dict(zip(names, values, strict=True)).get("seed")
-        results: list[Tensor] = functionalize(joint, remove="mutations")(*values)
+        results: list[Tensor] = functionalize(replay.run, remove="mutations")(*values)
         return results
 
     try:
-        with sdpa_kernel(SDPBackend.MATH), _without_onednn():
+        with tracing(), sdpa_kernel(SDPBackend.MATH), _without_onednn():
             fakes = _fakes(inputs, shapes)
             options: dict[str, Any] = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
-            joint = make_fx(flat, **options)(*fakes)  # differentiates; the next one decomposes
-            use_plain_softmax(joint)
-            use_reshape(joint)
-            module = make_fx(with_draws, {**decompositions(), **draws.table()}, **options)(*fakes)
+            with owners.of(client):
+                joint = make_fx(flat, **options)(*fakes)  # differentiates; the next one decomposes
+                use_plain_softmax(joint)
+                use_reshape(joint)
+                replay = owners.replay(joint)
+                module = make_fx(with_draws, {**decompositions(), **draws.table()}, **options)(*fakes)
+            refuse_other_draws(module)
     except (NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         if "data-dependent" in reason:
             reason = "it decides by the values of tensors, as BatchNorm with momentum=None does"
         raise UserError(
-            f"the part before the cut cannot be trained on a board: {reason}{owner(reason)}; cut before it, or freeze it"
+            f"the part before the cut cannot be trained on a board: {reason}{owners.blamed()}; cut before it, or freeze it"
         ) from error
     simplify(module)
     used = [node for node in module.graph.find_nodes(op="placeholder") if node.users]
@@ -158,7 +158,7 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
             module.graph.erase_node(node)
     module.recompile()
     sizes = sizes_decided_otherwise(shapes)
-    return Graph(module, {node.meta["input"]: inputs[node.meta["input"]] for node in used}, outputs, owner, sizes)
+    return Graph(module, {node.meta["input"]: inputs[node.meta["input"]] for node in used}, outputs, sizes)
 
 
 @contextmanager

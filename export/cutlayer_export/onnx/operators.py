@@ -136,14 +136,23 @@ def _embedding_grad_onto(base: Any, dy: Any, indices: Any, padding_index: int) -
 
 
 def _bernoulli(seed: Any, like: Any, probability: float, stream: int) -> Any:
-    start = op.Add(op.Cast(seed, to=_INT32), _int32(stream * 0x85EBCA77))
-    key = _mixed(op.Add(_mixed(start), _int32(0x27D4EB2F)))
-    count = op.Cast(op.Size(like), to=_INT32)
-    counter = op.Range(_int32(0), count, _int32(1))
-    bits = op.Cast(_mixed(op.Add(op.Mul(counter, _int32(0x9E3779B1)), key)), to=_UINT32)
-    drawn = op.Cast(op.BitShift(bits, _uint32(1), direction="RIGHT"), to=_INT32)
+    drawn = _drawn(seed, like, stream, 1)
     kept = op.Cast(op.Less(drawn, _int32(min(round(probability * 2**31), 2**31 - 1))), to=_FLOAT)
     return op.Reshape(kept, op.Shape(like))
+
+
+def _uniform(seed: Any, like: Any, stream: int) -> Any:
+    odd = op.Add(op.Mul(_drawn(seed, like, stream, 9), _int32(2)), _int32(1))
+    return op.Reshape(op.Mul(op.Cast(odd, to=_FLOAT), op.Constant(value_float=2.0**-24)), op.Shape(like))
+
+
+def _drawn(seed: Any, like: Any, stream: int, shift: int) -> Any:
+    """Random bits for each entry, of which the last ``shift`` are dropped, as a vector of int32."""
+    start = op.Add(op.Cast(seed, to=_INT32), _int32(stream * 0x85EBCA77))
+    key = _mixed(op.Add(_mixed(start), _int32(0x27D4EB2F)))
+    counter = op.Range(_int32(0), op.Cast(op.Size(like), to=_INT32), _int32(1))
+    bits = op.Cast(_mixed(op.Add(op.Mul(counter, _int32(0x9E3779B1)), key)), to=_UINT32)
+    return op.Cast(op.BitShift(bits, _uint32(shift), direction="RIGHT"), to=_INT32)
 
 
 def _one_minus_power(base: float, exponent: Any) -> Any:
@@ -196,4 +205,5 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.relu_grad.default: _relu_grad,
     _ours.scale_channels.default: _scale_channels,
     _ours.scale_shift.default: _scale_shift,
+    _ours.uniform.default: _uniform,
 }

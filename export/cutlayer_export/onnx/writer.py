@@ -1,10 +1,6 @@
 """Traced graphs as ONNX models of standard operations, with our input and output names."""
 
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import onnx
@@ -21,8 +17,10 @@ from onnxscript.optimizer._constant_folding import (
 from torch import nn
 
 from cutlayer_core.errors import UserError
+from cutlayer_cut import tracing
 from cutlayer_export.errors import CertificateError
 from cutlayer_export.graph.form import Arrays, Form, Graphs, Run, Written, versions_of
+from cutlayer_export.graph.owners import owner_of_named
 from cutlayer_export.graph.partition import partition
 from cutlayer_export.graph.rewrites import scale_weights_instead
 from cutlayer_export.graph.threads import on_any_threads
@@ -66,7 +64,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     scale_weights_instead(graph.module)
     inputs = tuple(graph.inputs.values())
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} if name in ("x", "g") else None for name in graph.inputs)
-    with _quiet():
+    with tracing():
         try:
             program = torch.export.export(_Positional(graph.module), inputs, dynamic_shapes=(dynamic,), strict=False)
             exported = torch.onnx.export(
@@ -79,7 +77,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise UserError(
-                f"the part before the cut cannot be exported to ONNX: {(culprit := _culprit(error))}{graph.owner(culprit)}; "
+                f"the part before the cut cannot be exported to ONNX: {(culprit := _culprit(error))}{owner_of_named(graph.module, culprit)}; "
                 "cut before it"
             ) from error
     assert exported is not None
@@ -189,22 +187,6 @@ def _refuse_races(model: onnx.ModelProto) -> None:
                 "the part before the cut cannot be exported to ONNX: it adds to places that a mask chooses, which "
                 "onnxruntime does wrongly on several threads; cut before it"
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's reports on its own progress and on packages that are not needed."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _session(graph: bytes) -> Run:

@@ -1,4 +1,4 @@
-"""Random draws for dropout: `operators.bernoulli` in signed 32-bit integers, the only ones all runtimes multiply."""
+"""Random draws of `operators` in signed 32-bit integers, the only ones that all runtimes multiply."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +16,18 @@ _MAX = (1 << 31) - 1
 
 
 def _bernoulli(graph: Graph, seed: Value, like: Value, probability: float, stream: int) -> Value:
+    limit = _int32(graph, min(round(probability * 2**31), _MAX))
+    drawn = _shifted(graph, _bits(graph, seed, like, stream), 1)
+    return Value(graph.reshape(graph.cast(graph.binary("LESS", drawn, limit, "bool"), "float32"), like.shape))
+
+
+def _uniform(graph: Graph, seed: Value, like: Value, stream: int) -> Value:
+    drawn = _shifted(graph, _bits(graph, seed, like, stream), 9)
+    odd = graph.cast(graph.plus(graph.plus(drawn, drawn), _int32(graph, 1)), "float32")
+    return Value(graph.reshape(graph.times(odd, graph.constant(np.float32(2**-24))), like.shape))
+
+
+def _bits(graph: Graph, seed: Value, like: Value, stream: int) -> Tensor:
     start = graph.plus(graph.cast(seed.tensor, "int32"), _int32(graph, stream * 0x85EBCA77))
     key = _mixed(graph, graph.plus(_mixed(graph, graph.reshape(start, (1, 1))), _int32(graph, 0x27D4EB2F)))
     number = entries(like.shape)
@@ -23,10 +35,7 @@ def _bernoulli(graph: Graph, seed: Value, like: Value, probability: float, strea
     if number < 0:
         first = graph.times(graph.cast(samples(graph), "int32"), _int32(graph, -number))
         counter = graph.plus(first, counter)
-    bits = _mixed(graph, graph.plus(graph.times(counter, _int32(graph, 0x9E3779B1)), key))
-    limit = _int32(graph, min(round(probability * 2**31), _MAX))
-    kept = graph.cast(graph.binary("LESS", _shifted(graph, bits, 1), limit, "bool"), "float32")
-    return Value(graph.reshape(kept, like.shape))
+    return _mixed(graph, graph.plus(graph.times(counter, _int32(graph, 0x9E3779B1)), key))
 
 
 def _mixed(graph: Graph, bits: Tensor) -> Tensor:
@@ -53,4 +62,7 @@ def _int32(graph: Graph, value: int) -> Tensor:
     return graph.constant(np.array(value & 0xFFFFFFFF, np.uint32).view(np.int32), "int32")
 
 
-RULES: dict[Any, Callable[..., Any]] = {torch.ops.cutlayer.bernoulli.default: _bernoulli}
+RULES: dict[Any, Callable[..., Any]] = {
+    torch.ops.cutlayer.bernoulli.default: _bernoulli,
+    torch.ops.cutlayer.uniform.default: _uniform,
+}

@@ -20,6 +20,8 @@ from cutlayer_export.tflite.folding import folded
 __all__ = ["Graph", "Operation", "Tensor", "broadcast", "entries"]
 
 Shape = tuple[int, ...]
+_MOST_AXES = 6
+"""Most axes of a tensor that the runtimes' kernels take; only a reshape takes more."""
 _AXES, _JOINED = 4, 5
 """Most axes of a tensor that all runtimes broadcast; most tensors that XNNPACK concatenates at once."""
 
@@ -99,6 +101,9 @@ class Graph:
     ) -> Tensor:
         """Add an operation, unless there is an equal one, and return its result."""
         taken = tuple(inputs)
+        rank = max(len(each) for each in (shape, *(each.shape for each in taken if each is not None)))
+        if rank > _MOST_AXES and kind != "RESHAPE":
+            raise NotImplementedError(f"a tensor of {rank} dimensions, where up to {_MOST_AXES} can be computed with")
         key = (kind, tuple(map(id, taken)), tuple(options.items()), dtype)
         if key not in self._known and (known := folded(kind, taken, options)) is not None:
             self._known[key] = self.constant(known, dtype)

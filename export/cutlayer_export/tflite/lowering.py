@@ -9,6 +9,7 @@ from torch import fx
 
 from cutlayer_core.errors import UserError
 from cutlayer_export.graph import training_graph
+from cutlayer_export.graph.owners import owner_of
 from cutlayer_export.tflite import convolution, draws, elementwise, matrix, moving, normalisation, pooling, reductions
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.values import PerSample, Value, count, plain, scalar
@@ -42,7 +43,7 @@ def lower(traced: training_graph.Graph, delegated: bool) -> Graph:
         if node.op == "placeholder":
             values[node] = _input(graph, node.meta["input"], traced.inputs[node.meta["input"]])
         elif node.op == "call_function":
-            values[node] = _called(graph, node, values, traced.owner)
+            values[node] = _called(graph, node, values)
         elif node.op == "get_attr":
             values[node] = _constant(graph, operator.attrgetter(node.target)(traced.module))
         else:
@@ -66,23 +67,23 @@ def _dtype(value: torch.Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _called(graph: Graph, node: fx.Node, values: dict[fx.Node, Any], owner: Callable[[str], str]) -> Any:
+def _called(graph: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     arguments = [_argument(each, values) for each in node.args]
     options = {name: _argument(each, values) for name, each in node.kwargs.items()}
     rule = _RULES.get(node.target) or _NUMBERS.get(node.target)
     if rule is None:
-        raise _refusal(node, owner, "")
+        raise _refusal(node, "")
     try:
         return rule(graph, *arguments, **options)
     except (NotImplementedError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise _refusal(node, owner, f" ({error})") from error
+        raise _refusal(node, f" ({error})") from error
 
 
-def _refusal(node: fx.Node, owner: Callable[[str], str], reason: str) -> UserError:
+def _refusal(node: fx.Node, reason: str) -> UserError:
     name = node.target if isinstance(node.target, torch._ops.OpOverload) else getattr(node.target, "__name__", "")  # noqa: SLF001
     return UserError(
         f"the part before the cut cannot be exported to TFLite: its builtin operations have no counterpart of "
-        f"{name}{owner(str(node.target))}{reason}; cut before it, or use --engine onnx"
+        f"{name}{owner_of(node)}{reason}; cut before it, or use --engine onnx"
     )
 
 

@@ -58,8 +58,9 @@ class WholeModel:
         for number, (device, each) in enumerate(weights.models().items()):
             load_client(self._client, each)
             whole = self._client.state_dict() | self.server.state_dict()
-            # Clones, since tied weights share memory, which safetensors refuses.
-            content = save_safetensors({name: value.clone() for name, value in whole.items()})
+            # Clones in rows, since safetensors refuses tied weights, which share memory, and any other order.
+            copies = {name: value.clone(memory_format=torch.contiguous_format) for name, value in whole.items()}
+            content = save_safetensors(copies)
             if device:
                 (record.path / "models").mkdir(exist_ok=True)
                 replace_file(record.path / "models" / f"{device}.safetensors", content)
