@@ -8,7 +8,7 @@ import msgspec
 from safetensors.torch import save as save_safetensors
 
 from cutlayer_core import __version__
-from cutlayer_core.bundles.bundle import FORMAT_VERSION, Manifest, write_bundle
+from cutlayer_core.bundles.bundle import FORMAT_VERSION, Manifest, check_place, write_bundle
 from cutlayer_core.trial.recipe import Recipe
 from cutlayer_cut import build_model, client_of, cut_model, examples, up_to_cut
 from cutlayer_export.certificate.batches import EXAMPLE_BATCH
@@ -40,6 +40,7 @@ def export_bundle(
             written.
         CertificateError: the exported graphs do not compute what torch computes; nothing is written.
     """
+    check_place(path)
     tell(f"cutting {recipe.model.factory} at {recipe.model.cut!r}")
     model = build_model(recipe.model, recipe.seed)
     module = (halves := cut_model(recipe, model)).client

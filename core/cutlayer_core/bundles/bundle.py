@@ -20,7 +20,6 @@ it belongs in the file. Whatever never changes is stored inside the graphs.
 import hashlib
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,18 +30,19 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+from cutlayer_core.bundles.contents import Contents
+from cutlayer_core.engines import ENGINES, check_engine
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Optimizer
 from cutlayer_core.trial.recipe import InputSpec, Spec
 
-__all__ = ["Bundle", "Certificate", "Client", "Manifest", "filters_of", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "Certificate", "Client", "Manifest", "check_place", "filters_of", "read_bundle", "write_bundle"]
 
 FORMAT_VERSION = 3
 TOLERANCE = 1e-4
 """Largest relative error against torch with which a bundle may be used."""
-MAX_BUNDLE_BYTES = 1 << 30
-"""Limit on the unpacked size of all files together."""
 _MANIFEST, _PARAMS, _CERTIFICATE = "manifest.json", "params.safetensors", "certificate.json"
+_INFERENCE, _TRAINING = "inference", ("inference", "forward", "backward")
 _Arrays = dict[str, NDArray[Any]]
 
 
@@ -186,24 +186,37 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
                 archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
         return manifest
     path.mkdir(exist_ok=True)
+    for name in _every_name() - everything.keys():  # of a bundle for another engine
+        (path / name).unlink(missing_ok=True)
     for name, content in everything.items():
         (path / name).write_bytes(content)
     return manifest
+
+
+def check_place(path: Path) -> None:
+    """Raise `UserError` if a bundle written to ``path`` would lie among files that belong to no bundle."""
+    others = {each.name for each in path.iterdir()} - _every_name() if path.is_dir() else set()
+    if others:
+        raise UserError(
+            f"--out: {path} holds {min(others)!r}; give the bundle a folder of its own, or a name with .zip"
+        )
 
 
 def read_bundle(path: Path) -> Bundle:
     """Read a bundle and check every file against the manifest.
 
     Raises:
-        UserError: missing, truncated, edited, or of another format version; the text says which file.
+        UserError: missing, truncated, edited, too large, or of another format version or engine; the text says which
+            file.
     """
-    manifest = _read_manifest(path, _read_file(path, _MANIFEST, MAX_BUNDLE_BYTES))
-    files, room = {}, MAX_BUNDLE_BYTES
+    contents, files = Contents(path), {}
+    manifest = _read_manifest(path, contents.read(_MANIFEST))
+    check_engine(manifest.engine, f"bundle {path}")
+    contents.require_only({_MANIFEST, *manifest.files})
     for name, wanted in manifest.files.items():
         if name not in _allowed_files(manifest):
             raise UserError(f"bundle {path}: the manifest names {name!r}, which no bundle of its kind has")
-        files[name] = _read_file(path, name, room)
-        room -= len(files[name])
+        files[name] = contents.read(name)
         if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise UserError(f"bundle {path}: {name} was changed after export (its SHA-256 differs): export it again")
     for name in sorted(_wanted_files(manifest)):
@@ -221,7 +234,7 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _graphs(manifest: Manifest) -> list[str]:
-    return ["inference"] if manifest.client.optimizer is None else ["inference", "forward", "backward"]
+    return [_INFERENCE] if manifest.client.optimizer is None else list(_TRAINING)
 
 
 def _wanted_files(manifest: Manifest) -> set[str]:
@@ -231,6 +244,12 @@ def _wanted_files(manifest: Manifest) -> set[str]:
 def _allowed_files(manifest: Manifest) -> set[str]:
     filters = {f"{filters_of(graph)}.{manifest.engine}" for graph in _graphs(manifest)}
     return _wanted_files(manifest) | filters | {_CERTIFICATE}
+
+
+def _every_name() -> set[str]:
+    """Names of the files of any bundle."""
+    graphs = [each for graph in _TRAINING for each in (graph, filters_of(graph))]
+    return {_MANIFEST, _PARAMS, _CERTIFICATE, *(f"{graph}.{engine}" for graph in graphs for engine in ENGINES)}
 
 
 def _read_manifest(path: Path, content: bytes) -> Manifest:
@@ -243,28 +262,6 @@ def _read_manifest(path: Path, content: bytes) -> Manifest:
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, AttributeError, RecursionError, UnicodeDecodeError) as error:
         raise UserError(f"bundle {path}: {_MANIFEST} cannot be read, export it again: {error}") from error
-
-
-def _read_file(path: Path, name: str, room: int) -> bytes:
-    try:
-        if path.is_dir():
-            file_path = path / name
-            if file_path.is_symlink() or not file_path.is_file():
-                raise UserError(f"bundle {path}: {name} is missing or no plain file")
-            with file_path.open("rb") as file:
-                content = file.read(room + 1)
-        else:
-            with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-                content = member.read(room + 1)
-    except (OSError, KeyError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"bundle {path}: {name} cannot be read: {error}") from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"bundle {path}: {name} cannot be read: {error}") from error
-    if len(content) > room:
-        raise UserError(f"bundle {path}: it holds more than {MAX_BUNDLE_BYTES} bytes")
-    return content
 
 
 def _check_client(path: Path, client: Client) -> None:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from cutlayer_core.bundles.bundle import FORMAT_VERSION, Certificate, Client, Manifest, read_bundle, write_bundle
+from cutlayer_core.bundles import contents
+from cutlayer_core.bundles.bundle import (
+    FORMAT_VERSION,
+    Certificate,
+    Client,
+    Manifest,
+    check_place,
+    read_bundle,
+    write_bundle,
+)
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_core.trial.recipe import InputSpec, Spec
@@ -107,6 +116,7 @@ def test_a_manifest_cannot_reach_outside_its_folder(tmp_path, name):
         (lambda m: m["client"].pop("cut"), "manifest.json cannot be read"),
         (lambda m: m["client"]["params"]["w"].update(shape=[2**50]), "as the manifest describes it"),
         (lambda m: m.update(engine="tflite"), "which no bundle of its kind has"),
+        (lambda m: m.update(engine="npu"), "found the engine 'npu', allowed: onnx, tflite"),
     ],
 )
 def test_an_unacceptable_manifest_is_refused_in_one_line(tmp_path, edit, message):
@@ -125,16 +135,65 @@ def test_what_is_no_bundle_is_refused(tmp_path):
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "manifest.json").write_text("[]")
     for name in ("none", "text.zip", "list"):
-        with pytest.raises(UserError, match=r"manifest\.json (cannot be read|is missing)"):
+        with pytest.raises(UserError, match="cannot be read"):
             read_bundle(tmp_path / name)
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("cutlayer_core.bundles.bundle.MAX_BUNDLE_BYTES", 10_000)
+    """Its directory is enough to refuse it."""
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("manifest.json", b" " * 1_000_000)
-    with pytest.raises(UserError, match="holds more than 10000 bytes"):
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    with pytest.raises(UserError, match="would unpack from 1110 to 1000000 bytes"):
         read_bundle(tmp_path / "bomb.zip")
+    monkeypatch.undo()
+    monkeypatch.setattr(contents, "MAX_BUNDLE_BYTES", 10_000)
+    with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
+        archive.writestr("manifest.json", b" " * 9_000)
+        archive.writestr("params.safetensors", b" " * 2_000)
+    with pytest.raises(UserError, match="has 11236 bytes, allowed: up to 10000"):
+        read_bundle(tmp_path / "large.zip")
+
+
+def test_a_file_that_is_longer_than_its_zip_lists_is_not_read_further(tmp_path):
+    write_bundle(tmp_path / "b.zip", manifest(), FILES)
+    content = (tmp_path / "b.zip").read_bytes()
+    at = content.rindex(b"forward.onnx") - 46  # its entry in the directory
+    assert content[at : at + 4] == b"PK\x01\x02"
+    (tmp_path / "b.zip").write_bytes(content[: at + 24] + (3).to_bytes(4, "little") + content[at + 28 :])
+    with pytest.raises(UserError, match=r"forward\.onnx (cannot be read|was changed)"):
+        read_bundle(tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize("name", ["b", "b.zip"])
+def test_a_file_that_does_not_belong_is_refused_by_name(tmp_path, name):
+    write_bundle(tmp_path / name, manifest(), FILES)
+    if name == "b":
+        (tmp_path / name / "run.sh").write_text("echo")
+    else:
+        with zipfile.ZipFile(tmp_path / name, "a") as archive:
+            archive.writestr("run.sh", "echo")
+    with pytest.raises(UserError, match=r"holds 'run\.sh', which no bundle of its kind has"):
+        read_bundle(tmp_path / name)
+
+
+def test_a_zip_that_lists_a_name_twice_is_refused(tmp_path):
+    write_bundle(tmp_path / "b.zip", manifest(), FILES)
+    with zipfile.ZipFile(tmp_path / "b.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("forward.onnx", "other")
+    with pytest.raises(UserError, match="lists 7 files, some twice"):
+        read_bundle(tmp_path / "b.zip")
+
+
+def test_a_bundle_is_written_over_one_of_another_engine_but_not_into_other_peoples_files(tmp_path):
+    write_bundle(tmp_path / "b", manifest(), FILES)
+    other = {name.replace("onnx", "tflite"): content for name, content in FILES.items()}
+    write_bundle(tmp_path / "b", msgspec.structs.replace(manifest(), engine="tflite"), other)
+    assert read_bundle(tmp_path / "b").manifest.engine == "tflite"
+    (tmp_path / "b" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"--out: .*b holds 'thesis\.tex'.*a folder of its own"):
+        check_place(tmp_path / "b")
+    check_place(tmp_path / "new")
 
 
 @pytest.mark.parametrize("error", [2e-4, float("nan"), float("inf")])
