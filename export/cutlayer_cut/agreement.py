@@ -63,9 +63,10 @@ class Agreement:
         if key not in self._wanted:
             try:
                 self._wanted[key] = self._computed(self._model, (self._model,), training, batch)
-            except (RuntimeError, ValueError):
+            except (RuntimeError, ValueError) as error:
                 if len(batch) > 1:
-                    raise
+                    when = "in train mode" if training else "in eval mode"
+                    raise Untraceable(f"the whole model fails {when}: {str(error).splitlines()[0]}") from error
                 self._wanted[key] = None
         return self._wanted[key]
 

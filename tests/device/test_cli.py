@@ -42,7 +42,7 @@ def device(digits, tmp_path, **changes):
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        ({"bundle": "none"}, 2, "cutlayer: bundle none: manifest.json cannot be read"),
+        ({"bundle": "none"}, 2, "cutlayer: bundle none: cannot be read"),
         ({"data": "none.npz"}, 2, "cutlayer: data none.npz: does not exist"),
         ({"name": "a/b"}, 2, "cutlayer: the device name 'a/b': use 1 to 64"),
         ({"broker": "x:y"}, 2, "cutlayer: --broker: found 'x:y'"),

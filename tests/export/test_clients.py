@@ -195,7 +195,6 @@ class Nextafter(Underived):
         ([nn.Conv2d(3, 3, 1), Noisy()], r"draws random numbers in eval mode, too.*\(in the module '1'\)"),
         ([nn.Conv2d(3, 3, 1), Nextafter()], r"nextafter.*\(in the module '1'\)"),
         ([nn.Conv2d(3, 3, 1), Underived()], r"no counterpart of .*i0.*\(in the module '1'\)"),
-        ([nn.Conv2d(3, 3, 1), nn.AdaptiveMaxPool2d(3)], r"adaptive_max_pool of .*\(in the module '1'\)"),
     ],
 )
 def test_an_operation_that_cannot_be_trained_is_named_with_its_module(modules, message):

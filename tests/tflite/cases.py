@@ -1,6 +1,7 @@
 """Single operations with their gradients as torch's autograd gives them, in files that any TFLite runtime can be held against."""
 
 import copy
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from cutlayer_cut import examples, training
 from cutlayer_export.graph.draws import SeededDraws
 from cutlayer_export.graph.training_graph import trace_inference, trace_training
 from cutlayer_export.tflite.writer import tflite_files
+from operations import OPERATIONS, REFUSED
 
 STEP = Sgd(learning_rate=1.0)
 """With it a step of the optimizer is the gradient."""
@@ -29,6 +31,9 @@ POOLS = [
     (2, 2, 0, 8, False), (2, 2, 0, 9, False), (3, 2, 1, 9, False), (3, 2, 1, 8, False), (3, 2, 0, 9, False), (3, 1, 1, 7, False),
     (3, 3, 0, 9, False), (3, 3, 0, 11, False), (2, 1, 0, 6, False), (2, 2, 0, 9, True), (3, 2, 1, 8, True), ((2, 1), (2, 1), 0, 8, False),
 ]  # fmt: skip
+
+IN_FLOAT32 = {"cdist", "tensordot", "bilinear", "grid_sample"}
+"""Their constants have to be of the type of their input, which is float64 here."""
 
 
 def nets():
@@ -91,9 +96,16 @@ def nets():
         yield name, OTHERS[name][1], OTHERS[name][0]
 
 
+def single_operations():
+    """The same of the table of operations."""
+    for name, operation in OPERATIONS.items():
+        if name not in REFUSED["tflite"] | IN_FLOAT32:
+            yield name, [operation.model()], operation.spec
+
+
 def write_cases(folder):
     """A folder a case and form: TFLite files, and ``case.npz`` with what goes in and what torch says comes out."""
-    for number, (name, modules, spec) in enumerate(nets()):
+    for number, (name, modules, spec) in enumerate(chain(nets(), single_operations())):
         module = client(modules)
         _, state, values = described(module, spec, STEP)
         example = examples(spec, 5, seed=1)

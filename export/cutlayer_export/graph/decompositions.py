@@ -9,9 +9,10 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions, decomposition_table
 
 from cutlayer_export.graph import operators
+from cutlayer_export.graph.functions import FUNCTIONS
 from cutlayer_export.graph.pooling import POOLING
 
-__all__ = ["decompositions"]
+__all__ = ["OURS", "decompositions"]
 
 aten = torch.ops.aten
 _KEPT = {
@@ -29,7 +30,7 @@ _MANY = 16
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The decomposition table for `make_fx`."""
     backward = {op: rule for op, rule in decomposition_table.items() if "backward" in str(op)}
-    table: dict[Any, Callable[..., Any]] = {**backward, **core_aten_decompositions(), **_OURS}
+    table: dict[Any, Callable[..., Any]] = {**backward, **core_aten_decompositions(), **OURS}
     return {op: rule for op, rule in table.items() if op not in _KEPT}
 
 
@@ -188,7 +189,8 @@ def _threshold_backward(dy: Tensor, y: Tensor, threshold: float) -> Any:
     return operators.relu_grad(dy, y) if threshold == 0 else dy * (y > threshold).to(dy.dtype)
 
 
-_OURS: dict[Any, Callable[..., Any]] = {
+OURS: dict[Any, Callable[..., Any]] = {
+    **FUNCTIONS,
     **POOLING,
     aten.convolution_backward.default: _convolution_backward,
     aten.native_batch_norm.default: _native_batch_norm,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cutlayer_export.graph import operators
+from cutlayer_export.graph import random_numbers
 from cutlayer_export.graph.owners import owner_of
 
 __all__ = ["Draws", "SeededDraws", "refuse_other_draws"]
@@ -71,7 +71,7 @@ class Draws:
 
     def _bernoulli(self, like: Tensor, probability: float) -> Tensor:
         seed, stream = self._next()
-        drawn: Tensor = operators.bernoulli(seed, like, probability, stream)
+        drawn: Tensor = random_numbers.bernoulli(seed, like, probability, stream)
         return drawn
 
     def _dropout(self, x: Tensor, probability: float, train: bool | None) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ class Draws:
 
     def _uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0, **_: Any) -> Tensor:
         seed, stream = self._next()
-        drawn: Tensor = operators.uniform(seed, like, stream)
+        drawn: Tensor = random_numbers.uniform(seed, like, stream)
         return drawn if (low, high) == (0.0, 1.0) else low + (high - low) * drawn
 
     def _normal(self, like: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> Tensor:

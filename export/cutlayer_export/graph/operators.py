@@ -7,7 +7,6 @@ compare the translations with what torch computes here.
 Shapes: images (B, C, *size), convolution weights (O, I / groups, *kernel); transposed ones (I, O / groups, *kernel).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.library import custom_op
 __all__ = [
     "average_pool_grad",
     "batch_norm_train",
-    "bernoulli",
     "between_grad",
     "channel_sum",
     "convolution_grad_input",
@@ -32,7 +30,6 @@ __all__ = [
     "relu_grad",
     "scale_channels",
     "scale_shift",
-    "uniform",
 ]
 
 aten = torch.ops.aten
@@ -256,35 +253,6 @@ def _(base: Tensor, dy: Tensor, indices: Tensor, padding_index: int) -> Tensor:
     return torch.empty_like(base)
 
 
-@custom_op("cutlayer::bernoulli", mutates_args=())
-def bernoulli(seed: Tensor, like: Tensor, probability: float, stream: int) -> Tensor:
-    """Ones with ``probability``, else zeros, in the shape of ``like``; equal seeds and streams give equal draws.
-
-    Counter-based, so that any runtime draws the same: entry i is the 32-bit finalizer of MurmurHash3 (Appleby) of
-    ``i * 0x9E3779B1 + key``, with a key made of ``seed`` (a whole number from 0 to 2**31 - 1) and ``stream``.
-    """
-    return (_bits(seed, like, stream) >> 1 < round(probability * 2**31)).to(like.dtype)
-
-
-@bernoulli.register_fake
-def _(seed: Tensor, like: Tensor, probability: float, stream: int) -> Tensor:
-    return torch.empty_like(like, memory_format=torch.contiguous_format)
-
-
-@custom_op("cutlayer::uniform", mutates_args=())
-def uniform(seed: Tensor, like: Tensor, stream: int) -> Tensor:
-    """Numbers between 0 and 1, both excluded, in the shape of ``like``; drawn as in `bernoulli`.
-
-    Odd multiples of 2**-24, which float32 holds exactly, so that every runtime has the same bits.
-    """
-    return ((_bits(seed, like, stream) >> 9) * 2 + 1).to(like.dtype) * 2**-24
-
-
-@uniform.register_fake
-def _(seed: Tensor, like: Tensor, stream: int) -> Tensor:
-    return torch.empty_like(like, memory_format=torch.contiguous_format)
-
-
 @custom_op("cutlayer::one_minus_power", mutates_args=())
 def one_minus_power(base: float, exponent: Tensor) -> Tensor:
     """``1 - base ** exponent`` in float32, for a scalar int64 exponent: what Adam divides its moments by.
@@ -298,18 +266,3 @@ def one_minus_power(base: float, exponent: Tensor) -> Tensor:
 @one_minus_power.register_fake
 def _(base: float, exponent: Tensor) -> Tensor:
     return torch.empty_like(exponent, dtype=torch.float32)
-
-
-def _bits(seed: Tensor, like: Tensor, stream: int) -> Tensor:
-    """32 random bits for each entry of ``like``, as int64."""
-    key = _mixed(_mixed(seed.to(torch.int64) + stream * 0x85EBCA77) + 0x27D4EB2F)
-    counter = torch.arange(math.prod(like.shape), device=like.device).view(like.shape)
-    return _mixed(counter * 0x9E3779B1 + key)
-
-
-def _mixed(bits: Tensor) -> Tensor:
-    """MurmurHash3's finalizer of 32-bit numbers, in 64-bit arithmetic."""
-    bits = bits & 0xFFFFFFFF
-    bits = (bits ^ bits >> 16) * 0x85EBCA6B & 0xFFFFFFFF
-    bits = (bits ^ bits >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
-    return bits ^ bits >> 16

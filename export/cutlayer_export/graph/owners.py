@@ -33,6 +33,7 @@ class Owners:
         """Trace ``client``'s forward passes, and what autograd makes of them, with their modules' names."""
         with ExitStack() as stack:
             stack.enter_context(traceback.preserve_node_meta())
+            stack.enter_context(traceback.annotate({_KEY: ""}))
             stack.enter_context(calls_through(client, self._called))
             yield
 

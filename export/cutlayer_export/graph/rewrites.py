@@ -11,6 +11,8 @@ aten, ours = torch.ops.aten, torch.ops.cutlayer
 _VIEWS = {aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.reshape.default}  # noqa: SLF001
 _PRODUCTS = {aten.bmm.default, aten.mm.default, aten.matmul.default}
 _SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.detach_copy.default}
+_CHECKS = {aten._assert_async.msg, aten._assert_async.default}  # noqa: SLF001
+"""What torch checks at run time, and boards do not."""
 
 _OF_TENSORS = {aten.mul.Scalar: aten.mul.Tensor, aten.div.Scalar: aten.div.Tensor}
 """Overloads for numbers that depend on the batch, which the ONNX exporter treats as tensors."""
@@ -21,7 +23,9 @@ def simplify(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.target in _OF_TENSORS and isinstance(node.args[1], fx.Node):
             node.target = _OF_TENSORS[node.target]
-        if node.target in _SAME:
+        if node.target in _CHECKS:
+            module.graph.erase_node(node)
+        elif node.target in _SAME:
             node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)
     for node in module.graph.find_nodes(op="call_function", target=ours.relu_grad.default):

@@ -25,6 +25,7 @@ from cutlayer_export.graph.draws import Draws, refuse_other_draws
 from cutlayer_export.graph.optimizer_step import initial_state, optimizer_step
 from cutlayer_export.graph.owners import Owners
 from cutlayer_export.graph.rewrites import simplify, use_plain_softmax, use_reshape
+from cutlayer_export.graph.substitutes import substituted
 
 __all__ = ["BATCHED", "Graph", "initial_values", "trace_inference", "trace_training"]
 
@@ -137,7 +138,8 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
             fakes = _fakes(inputs, shapes)
             options: dict[str, Any] = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
             with owners.of(client):
-                joint = make_fx(flat, **options)(*fakes)  # differentiates; the next one decomposes
+                with substituted(client):
+                    joint = make_fx(flat, **options)(*fakes)  # differentiates; the next one decomposes
                 use_plain_softmax(joint)
                 use_reshape(joint)
                 replay = owners.replay(joint)

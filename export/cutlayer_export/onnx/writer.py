@@ -31,6 +31,8 @@ from cutlayer_export.onnx.scatter import index_put
 __all__ = ["OPSET", "onnx_files", "to_onnx", "write"]
 
 OPSET = 18
+_REFUSALS = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, onnx.shape_inference.InferenceError)  # noqa: SLF001
+"""What an exporter raises for a graph that it cannot write."""
 
 
 def write(inference: Graph, training: Graph | None, form: Form) -> Written:
@@ -75,7 +77,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
                 verbose=False,
                 custom_translation_table=TRANSLATIONS,
             )
-        except torch.onnx.errors.OnnxExporterError as error:
+        except _REFUSALS as error:
             raise UserError(
                 f"the part before the cut cannot be exported to ONNX: {(culprit := _culprit(error))}{owner_of_named(graph.module, culprit)}; "
                 "cut before it"
@@ -86,7 +88,11 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     _drop_unused_outputs(model)
     _freeze(model, graph)
     _refuse_races(model)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(f"the part before the cut cannot be exported to ONNX: its own checks say {reason}") from error
     return model
 
 

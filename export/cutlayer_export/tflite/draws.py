@@ -1,4 +1,4 @@
-"""Random draws of `operators` in signed 32-bit integers, the only ones that all runtimes multiply."""
+"""Random draws of `graph.random_numbers` in signed 32-bit integers, the only ones that all runtimes multiply."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cutlayer_export.tflite.graph import Graph, Tensor, entries
+from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.moving import samples
+from cutlayer_export.tflite.shapes import entries
 from cutlayer_export.tflite.values import Value
 
 __all__ = ["RULES"]

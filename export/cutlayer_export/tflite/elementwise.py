@@ -51,6 +51,26 @@ def _kind(kind: str, dtype: str = "") -> Callable[[Graph, Tensor, Tensor], Tenso
     return lambda graph, a, b: graph.binary(kind, a, b, dtype)
 
 
+def _product(graph: Graph, a: Tensor, b: Tensor) -> Tensor:
+    return graph.binary("LOGICAL_AND", a, b) if a.dtype == "bool" else graph.times(a, b)
+
+
+def _remainder(graph: Graph, x: Value, divisor: Any) -> Value:
+    """With the sign of the divisor."""
+    if x.tensor.data is not None and not isinstance(divisor, Value):
+        return Value(graph.constant(np.mod(x.tensor.data, divisor), x.tensor.dtype))
+    return _MINUS(
+        graph, x, _TIMES(graph, Value(graph.unary("FLOOR", _DIVIDED(graph, x, divisor).tensor), x.images), divisor)
+    )
+
+
+def _fmod(graph: Graph, x: Value, divisor: Any) -> Value:
+    """With the sign of x."""
+    times = _DIVIDED(graph, x, divisor)
+    whole = graph.times(graph.unary("FLOOR", graph.unary("ABS", times.tensor)), _sign(graph, times.tensor))
+    return _MINUS(graph, x, _TIMES(graph, Value(whole, x.images), divisor))
+
+
 def _add(graph: Graph, a: Any, b: Any, alpha: Any = 1) -> Value:
     return _PLUS(graph, a, b if alpha == 1 else _TIMES(graph, b, alpha))
 
@@ -199,12 +219,12 @@ def _same(graph: Graph, x: Value, *_: Any, **__: Any) -> Value:
 
 
 _PLUS, _MINUS = _binary(Graph.plus), _binary(Graph.minus)
-_TIMES, _DIVIDED = _binary(Graph.times), _binary(_divide)
+_TIMES, _DIVIDED = _binary(_product), _binary(_divide)
 _COMPARISONS = {
     "gt": "GREATER", "lt": "LESS", "ge": "GREATER_EQUAL", "le": "LESS_EQUAL", "eq": "EQUAL", "ne": "NOT_EQUAL",
 }  # fmt: skip
 _UNARY = {
-    "abs": "ABS", "cos": "COS", "exp": "EXP", "floor": "FLOOR", "log": "LOG", "neg": "NEG", "relu": "RELU",
+    "abs": "ABS", "ceil": "CEIL", "cos": "COS", "exp": "EXP", "floor": "FLOOR", "log": "LOG", "neg": "NEG", "relu": "RELU",
     "round": "ROUND", "rsqrt": "RSQRT", "sigmoid": "LOGISTIC", "sin": "SIN", "sqrt": "SQRT", "tanh": "TANH",
 }  # fmt: skip
 _BINARY = {
@@ -242,8 +262,13 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.bitwise_not.default: lambda graph, x: Value(graph.unary("LOGICAL_NOT", x.tensor), x.images),
     aten.mul.Scalar: _TIMES,
     aten.mul.Tensor: _TIMES,
+    aten.fmod.Scalar: _fmod,
+    aten.fmod.Tensor: _fmod,
     aten.pow.Tensor_Scalar: _composed(_power),
+    aten.pow.Tensor_Tensor: _binary(_kind("POW")),
     aten.reciprocal.default: _composed(lambda graph, x: graph.binary("DIV", graph.constant(1.0), x)),
+    aten.remainder.Scalar: _remainder,
+    aten.remainder.Tensor: _remainder,
     aten.sign.default: _composed(_sign),
     aten.sub.Scalar: _subtract,
     aten.sub.Tensor: _subtract,

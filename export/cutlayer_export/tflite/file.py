@@ -51,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "BATCH_MATMUL": Kind(126, 101, (("turn_b", 1, "B"),)),
     "BITWISE_XOR": Kind(160, 125),
     "CAST": Kind(53, 37, (("source", 0, "t"), ("target", 1, "t"))),
+    "CEIL": Kind(104),
     "CONCATENATION": Kind(2, 10, (("axis", 0, "i"),)),
     "CONV_2D": Kind(3, 1, (*_SWEEP, ("activation", 3, "b"), ("dilation_width", 4, "i"), ("dilation_height", 5, "i"))),
     "COS": Kind(108),

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer_export.tflite.folding import folded
+from cutlayer_export.tflite.shapes import broadcast, entries
 
-__all__ = ["Graph", "Operation", "Tensor", "broadcast", "entries"]
+__all__ = ["Graph", "Operation", "Tensor"]
 
-Shape = tuple[int, ...]
 _MOST_AXES = 6
 """Most axes of a tensor that the runtimes' kernels take; only a reshape takes more."""
 _AXES, _JOINED = 4, 5
@@ -51,20 +51,6 @@ class Operation(NamedTuple):
     options: dict[str, Any]
 
 
-def entries(shape: Sequence[int]) -> int:
-    """How many entries a tensor of this shape has; negative if that is a number per sample."""
-    if sum(size < 0 for size in shape) > 1:
-        raise NotImplementedError(f"a tensor with the batch in two of its dimensions, {tuple(shape)}")
-    return math.prod(shape)
-
-
-def broadcast(*shapes: Shape) -> Shape:
-    """The shape of an elementwise operation on tensors of these shapes."""
-    rank = max(map(len, shapes))
-    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
-
-
 class Graph:
     """Operations in the order in which they were added.
 
@@ -84,6 +70,7 @@ class Graph:
         self.outputs: dict[str, Tensor] = {}
         self.operations: list[Operation] = []
         self._known: dict[Any, Tensor] = {}
+        self._viewed: dict[Tensor, Tensor] = {}
 
     def like(self) -> "Graph":
         """A graph with the same inputs and outputs and no operations."""
@@ -181,7 +168,12 @@ class Graph:
             raise NotImplementedError(f"a view of {x.shape} as {tuple(shape)}")
         if x.data is not None:
             return self.constant(x.data.reshape(shape), x.dtype)
-        return self.add("RESHAPE", [x, self.integers(*(max(size, -1) for size in shape))], shape, x.dtype)
+        x = self._viewed.get(x, x)
+        if tuple(shape) == x.shape:
+            return x
+        result = self.add("RESHAPE", [x, self.integers(*(max(size, -1) for size in shape))], shape, x.dtype)
+        self._viewed[result] = x
+        return result
 
     def copy(self, x: Tensor) -> Tensor:
         """The same entries as a new tensor."""

@@ -10,20 +10,33 @@ from torch import fx
 from cutlayer_core.errors import UserError
 from cutlayer_export.graph import training_graph
 from cutlayer_export.graph.owners import owner_of
-from cutlayer_export.tflite import convolution, draws, elementwise, matrix, moving, normalisation, pooling, reductions
+from cutlayer_export.tflite import (
+    angles,
+    convolution,
+    draws,
+    elementwise,
+    matrix,
+    moving,
+    normalisation,
+    places,
+    pooling,
+    reductions,
+)
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.values import PerSample, Value, count, plain, scalar
 
-__all__ = ["lower"]
+__all__ = ["RULES", "lower"]
 
 Rule = Callable[..., Any]
-_RULES: dict[Any, Rule] = {
+RULES: dict[Any, Rule] = {
+    **angles.RULES,
     **convolution.RULES,
     **draws.RULES,
     **elementwise.RULES,
     **matrix.RULES,
     **moving.RULES,
     **normalisation.RULES,
+    **places.RULES,
     **pooling.RULES,
     **reductions.RULES,
 }
@@ -70,7 +83,7 @@ def _dtype(value: torch.Tensor) -> str:
 def _called(graph: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     arguments = [_argument(each, values) for each in node.args]
     options = {name: _argument(each, values) for name, each in node.kwargs.items()}
-    rule = _RULES.get(node.target) or _NUMBERS.get(node.target)
+    rule = RULES.get(node.target) or _NUMBERS.get(node.target)
     if rule is None:
         raise _refusal(node, "")
     try:

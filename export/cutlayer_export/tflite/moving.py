@@ -46,9 +46,8 @@ def _expand(graph: Graph, x: Value, shape: Sequence[Any]) -> Value:
         return Value(tensor)
     if tensor.data is not None and min(wanted, default=0) >= 0:
         return Value(graph.constant(np.broadcast_to(tensor.data, wanted), tensor.dtype))
-    if x.tensor.dtype != "float32":
-        raise NotImplementedError(f"repeating a tensor of {x.tensor.dtype}")
-    return Value(graph.plus(tensor, _zeros(graph, wanted)))
+    zeros = graph.cast(_zeros(graph, wanted), tensor.dtype)
+    return Value(graph.binary("LOGICAL_OR", tensor, zeros) if tensor.dtype == "bool" else graph.plus(tensor, zeros))
 
 
 def _repeat(graph: Graph, x: Value, times: Sequence[Any]) -> Value:
@@ -164,18 +163,51 @@ def _full_like(graph: Graph, x: Value, value: Any, dtype: torch.dtype | None = N
     return _full(graph, shape, value, name)
 
 
-def _arange(graph: Graph, start: int, stop: int, step: int = 1, dtype: torch.dtype | None = None, **_: Any) -> Value:
+def _arange(graph: Graph, start: int, stop: Any, step: int = 1, dtype: torch.dtype | None = None, **_: Any) -> Value:
     name = "int64" if dtype is None else str(dtype).removeprefix("torch.")
+    if isinstance(stop, PerSample):
+        if (start, step, stop.number) != (0, 1, 1):
+            raise NotImplementedError("numbers in steps up to the size of the batch")
+        return Value(graph.cast(graph.reshape(samples(graph), (-1,)), name))
     return Value(graph.constant(np.arange(start, stop, step), name))
 
 
 def _index(graph: Graph, x: Value, places: Sequence[Value | None]) -> Value:
-    """Entries at constant indices along one axis, or the last two: what reflection padding and upsampling need."""
+    """Entries at constant indices along some axes: what upsampling needs, and the masks of attention."""
+    first = places[0]
+    if first is not None and _is_batch(graph, first):
+        return _index_of_samples(graph, x, first, places[1:])
     tensor = plain(graph, x)
     for axis, wanted in _places(x.shape, places).items():
         shape = (*tensor.shape[:axis], len(wanted), *tensor.shape[axis + 1 :])
         tensor = graph.add("GATHER", [tensor, graph.constant(wanted, "int32")], shape, tensor.dtype, axis=axis)
     return Value(tensor)
+
+
+def _is_batch(graph: Graph, place: Value) -> bool:
+    """Whether a tensor holds the number of each sample, so that it picks from each sample its own entries."""
+    numbers = graph.reshape(graph.cast(graph.reshape(samples(graph), (-1,)), place.tensor.dtype), place.shape)
+    return place.tensor is numbers and place.shape[0] == -1
+
+
+def _index_of_samples(graph: Graph, x: Value, batch: Value, places: Sequence[Value | None]) -> Value:
+    """Entries of each sample at constant places, each axis of x in a dimension of its own of the result."""
+    wanted = [1] * len(batch.shape)
+    wanted[0] = -1
+    tensor, last = plain(graph, x), 0
+    for axis, place in enumerate(places, 1):
+        if place is None or place.tensor.data is None or len(place.shape) > len(wanted):
+            raise NotImplementedError("places that are known at run time only")
+        full = (1,) * (len(wanted) - len(place.shape)) + place.shape
+        long = [at for at, size in enumerate(full) if size > 1] or [last + 1]
+        if len(long) > 1 or long[0] <= last:
+            raise NotImplementedError("places that are not an axis each")
+        last = long[0]
+        wanted[last] = full[last]
+        at = np.asarray(place.tensor.data).reshape(-1) % x.shape[axis]
+        shape = (*tensor.shape[:axis], len(at), *tensor.shape[axis + 1 :])
+        tensor = graph.add("GATHER", [tensor, graph.constant(at, "int32")], shape, tensor.dtype, axis=axis)
+    return Value(graph.reshape(tensor, [*wanted, *x.shape[1 + len(places) :]]))
 
 
 def _places(shape: Sequence[int], places: Sequence[Value | None]) -> dict[int, NDArray[Any]]:
@@ -238,6 +270,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.full_like.default: _full_like,
     aten.index.Tensor: _index,
     aten.index_put.default: _index_put,
+    aten.new_empty_strided.default: lambda graph, _, size, *__, **options: _full(graph, size, 0, options.get("dtype")),
     aten.permute.default: _permute,
     aten.repeat.default: _repeat,
     aten.reshape.default: _view,

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from cutlayer_export.tflite.graph import Graph, Tensor
+from cutlayer_export.tflite.graph import Graph
 from cutlayer_export.tflite.values import CHANNELS_LAST, Value, count, plain, scalar
 
 __all__ = ["RULES"]
@@ -94,41 +93,6 @@ def _extreme(value: str, place: str) -> Callable[..., list[Value]]:
     return rule
 
 
-def _chosen(graph: Graph, x: Value, axis: int, places: Value) -> tuple[Tensor, int]:
-    """A mask along an axis: true at the index that ``places`` holds, false elsewhere."""
-    axis %= len(x.shape)
-    size, rank = x.shape[axis], len(x.shape)
-    if size < 0:
-        raise NotImplementedError("places along the batch")
-    if places.shape != (*x.shape[:axis], 1, *x.shape[axis + 1 :]):
-        raise NotImplementedError(f"places of shape {places.shape} in one of {x.shape}")
-    each = graph.constant(np.arange(size).reshape([-1 if at == axis else 1 for at in range(rank)]), "int32")
-    return graph.binary("EQUAL", graph.cast(plain(graph, places), "int32"), each, "bool"), axis
-
-
-def _gather(graph: Graph, x: Value, axis: int, places: Value, **_: Any) -> Value:
-    chosen, axis = _chosen(graph, x, axis, places)
-    return Value(graph.reduce("SUM", graph.choose(chosen, plain(graph, x), graph.constant(0.0)), [axis]))
-
-
-def _scatter(graph: Graph, x: Value, axis: int, places: Value, source: Any) -> Value:
-    chosen, _ = _chosen(graph, x, axis, places)
-    return Value(graph.choose(chosen, _source(graph, places, source), plain(graph, x)))
-
-
-def _scatter_add(graph: Graph, x: Value, axis: int, places: Value, source: Value) -> Value:
-    chosen, _ = _chosen(graph, x, axis, places)
-    return Value(graph.plus(plain(graph, x), graph.choose(chosen, _source(graph, places, source), graph.constant(0.0))))
-
-
-def _source(graph: Graph, places: Value, source: Any) -> Tensor:
-    if not isinstance(source, Value):
-        return graph.constant(source)
-    if source.shape != places.shape:
-        raise NotImplementedError(f"entries of shape {source.shape} for places of {places.shape}")
-    return plain(graph, source)
-
-
 def _cumulative(graph: Graph, x: Value, axis: int, **_: Any) -> Value:
     tensor = plain(graph, x)
     if tensor.dtype == "bool":
@@ -145,15 +109,12 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.argmax.default: _place("ARG_MAX"),
     aten.argmin.default: _place("ARG_MIN"),
     aten.any.dim: _reduced("REDUCE_ANY"),
+    aten.any.dims: _reduced("REDUCE_ANY"),
     aten.cumsum.default: _cumulative,
-    aten.gather.default: _gather,
     aten.linalg_vector_norm.default: _norm,
     aten.max.dim: _extreme("REDUCE_MAX", "ARG_MAX"),
     aten.mean.dim: _MEAN,
     aten.min.dim: _extreme("REDUCE_MIN", "ARG_MIN"),
-    aten.scatter.src: _scatter,
-    aten.scatter.value: _scatter,
-    aten.scatter_add.default: _scatter_add,
     aten.sum.default: _SUM,
     aten.sum.dim_IntList: _SUM,
     aten.var.correction: _variance,

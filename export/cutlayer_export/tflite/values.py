@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cutlayer_export.tflite.graph import Graph, Tensor, entries
+from cutlayer_export.tflite.graph import Graph, Tensor
+from cutlayer_export.tflite.shapes import entries
 
 __all__ = ["CHANNELS_LAST", "PerSample", "Value", "aligned", "count", "images", "plain", "scalar", "sizes", "valued"]
 

@@ -82,7 +82,7 @@ def test_a_strided_batch_is_taken_as_it_looks(engine):
 def test_an_engine_that_is_not_there_is_named(digits, monkeypatch):
     without = {name: needs for name, needs in ENGINES.items() if name != "onnx"}
     monkeypatch.setattr("cutlayer_core.engines.ENGINES", without)
-    with pytest.raises(UserError, match=r"manifest\.json: found the engine 'onnx', allowed: tflite"):
+    with pytest.raises(UserError, match=r"client\.bundle: found the engine 'onnx', allowed: tflite"):
         load_engine(read_bundle(digits / "client.bundle"), 0)
 
 

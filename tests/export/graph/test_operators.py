@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from cutlayer_export.graph import operators
+from cutlayer_export.graph import random_numbers
 
 aten = torch.ops.aten
 
 
 def draws(seed, shape=(64, 50), probability=0.3, stream=1):
-    return operators.bernoulli(torch.tensor(seed), torch.empty(shape), probability, stream)
+    return random_numbers.bernoulli(torch.tensor(seed), torch.empty(shape), probability, stream)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.9, 1.0])
