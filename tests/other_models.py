@@ -38,6 +38,22 @@ class Video(nn.Module):
         return self.head(self.over_time(y)[0][:, -1])
 
 
+class Listener(nn.Module):
+    """Spectrograms in its own code; ``hard`` code can only be traced as operations."""
+
+    def __init__(self, hard=False):
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(16))
+        self.first, self.second, self.head = nn.Conv1d(9, 4, 3), nn.Conv1d(4, 4, 3), nn.Linear(4, 3)
+        self.hard = hard
+
+    def forward(self, x):
+        if self.hard and x.shape[0] * x.shape[1] < 0:
+            return x
+        power = torch.stft(x, 16, 8, window=self.window, return_complex=True).abs().pow(2)
+        return self.head(self.second(self.first(torch.log(power + 1e-4))).mean(2))
+
+
 class Block(nn.Module):
     def __init__(self):
         super().__init__()

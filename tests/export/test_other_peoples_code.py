@@ -13,9 +13,9 @@ from cutlayer_cut import build_model, cut_model
 from cutlayer_export.export import export_bundle
 from cutlayer_export.graph.form import Form
 from harness import digits_trial, run_trial
-from other_models import Attention, Block, Chain, Video, WithNothing, channels_last, pruned, scripted
+from other_models import Attention, Block, Chain, Listener, Video, WithNothing, channels_last, pruned, scripted
 
-VECTOR, FRAMES = InputSpec(shape=(8,)), InputSpec(shape=(4, 1, 6, 6))
+VECTOR, FRAMES, SIGNAL = InputSpec(shape=(8,)), InputSpec(shape=(4, 1, 6, 6)), InputSpec(shape=(64,))
 ENGINES = pytest.mark.parametrize("form", [Form(), Form("tflite")], ids=["onnx", "tflite"])
 
 
@@ -30,8 +30,10 @@ ENGINES = pytest.mark.parametrize("form", [Form(), Form("tflite")], ids=["onnx",
         (Chain(WithNothing(), lambda found: found[0]), "block", VECTOR),
         (channels_last(), "2", InputSpec(shape=(3, 8, 8))),
         (pruned(), "block", VECTOR),
+        (Listener(), "second", SIGNAL),
+        (Listener(hard=True), "second", SIGNAL),
     ],
-    ids=["attention", "frames", "recurrent", "compiled", "none", "channels_last", "pruned"],
+    ids=["attention", "frames", "recurrent", "compiled", "none", "channels_last", "pruned", "audio", "audio, traced"],
 )
 def test_what_used_to_end_in_a_traceback_is_exported(model, cut, spec, form):
     assert certified_cut(model, cut, spec, form).valid

@@ -43,9 +43,16 @@ def _restore(module: nn.Module, forward: Any) -> None:
         module.forward = forward
 
 
+class _AsItIs(Exception):
+    """A call that torch's own function is left with."""
+
+
 class _Substitutes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return SUBSTITUTES.get(func, func)(*args, **(kwargs or {}))
+        try:
+            return SUBSTITUTES.get(func, func)(*args, **(kwargs or {}))
+        except _AsItIs:
+            return func(*args, **(kwargs or {}))
 
 
 def _batch_norm_of_all_batches(module: Any, x: Tensor) -> Tensor:
@@ -100,13 +107,13 @@ def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 def _one_by_one(x: Tensor, axis: int) -> list[Tensor]:
     if not isinstance(x.shape[axis], int) or x.shape[axis] > _MOST:
-        raise NotImplementedError(f"more than {_MOST} entries along an axis, or the batch, one after the other")
+        raise _AsItIs
     return list(x.unbind(axis))
 
 
 def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
     if dim is None:
-        raise NotImplementedError("the product of all entries, samples included")
+        raise _AsItIs
     found = reduce(torch.mul, _one_by_one(x, dim))
     return found.unsqueeze(dim) if keepdim else found
 
@@ -134,7 +141,7 @@ def _kth_value(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple
 
 def _median(x: Tensor, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     if dim is None:
-        raise NotImplementedError("the median of all entries, samples included")
+        raise _AsItIs
     return _kth_value(x, (int(x.shape[dim]) + 1) // 2, dim, keepdim)
 
 
