@@ -32,11 +32,6 @@ def test_every_optimizer_steps_as_in_torch(name):
 
 
 REFUSED = {
-    "sorting": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.sort(1)[0]),
-    "the greatest few": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.topk(2, 1)[0]),
-    "products along an axis": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.prod(1)),
-    "arc tangent": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: x.atan()),
-    "patches": lambda: Function(nn.Conv2d(3, 4, 3), lambda x: nn.functional.unfold(x, 3)),
     "places in another shape": lambda: Function(
         nn.Conv2d(3, 4, 3), lambda x: x.gather(1, x.mean((2, 3), keepdim=True).argmax(1, keepdim=True))
     ),
