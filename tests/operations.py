@@ -30,6 +30,13 @@ class Operation(NamedTuple):
         return _Model(self.layer(), self.function)
 
 
+class OfRemainders(nn.Embedding):
+    """Looks up the remainders of its tokens."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens % 7)
+
+
 class _Model(nn.Module):
     def __init__(self, layer: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -92,7 +99,7 @@ ELEMENTWISE = {
     "rsqrt": lambda y: (y.abs() + 0.1).rsqrt(), "reciprocal": lambda y: (y.abs() + 0.3).reciprocal(), "pow with a tensor": lambda y: (y.abs() + 0.5) ** y,
     "pow of a number": lambda y: 2.0**y, "maximum": lambda y: torch.maximum(y, y.roll(1, 1)), "minimum": lambda y: torch.minimum(y, y.roll(1, 1)),
     "where": lambda y: torch.where(y > 0, y * 2, y * 0.1), "logical and": lambda y: y * ((y > 0) & (y < 1)), "bucketize": lambda y: y + torch.bucketize(y, THIRDS),
-    "searchsorted": lambda y: y + torch.searchsorted(THIRDS, y), "fake_quantize": lambda y: torch.fake_quantize_per_tensor_affine(y, 0.05, 0, -128, 127),
+    "searchsorted": lambda y: y + torch.searchsorted(THIRDS, y), "searchsorted, right": lambda y: y + torch.searchsorted(THIRDS, (y * 2).round() / 2, side="right"), "fake_quantize": lambda y: torch.fake_quantize_per_tensor_affine(y, 0.05, 0, -128, 127),
 }  # fmt: skip
 ACTIVATIONS = {
     "softsign": functional.softsign, "logsigmoid": functional.logsigmoid, "mish": functional.mish, "celu": functional.celu, "selu": functional.selu,
@@ -101,15 +108,16 @@ ACTIVATIONS = {
     "log_softmax": lambda y: functional.log_softmax(y, -1), "softmin": lambda y: functional.softmin(y, -1), "smooth_l1": lambda y: functional.smooth_l1_loss(y, torch.zeros_like(y), reduction="none"),
 }  # fmt: skip
 OVER_AXES = {
-    "topk": lambda y: y.topk(3)[0], "sort": lambda y: y.sort(-1)[0], "argsort": lambda y: y.gather(1, y.argsort(1)), "median": lambda y: y.median(-1)[0],
-    "kthvalue": lambda y: y.kthvalue(3, -1)[0], "min": lambda y: y.min(-1)[0], "amin": lambda y: y.amin(-1), "aminmax": lambda y: y.aminmax(dim=-1)[0],
-    "quantile": lambda y: y.quantile(0.3, dim=-1), "cummax": lambda y: y.cummax(1)[0], "cummin": lambda y: y.cummin(1)[0], "cumprod": lambda y: y.cumprod(1),
+    "topk": lambda y: y.topk(3)[0], "sort": lambda y: y.sort(-1)[0], "argsort": lambda y: y.gather(1, y.argsort(1)), "median": lambda y: y.median(-1).values,
+    "kthvalue": lambda y: y.kthvalue(3, -1).values, "min": lambda y: y.min(-1)[0], "amin": lambda y: y.amin(-1), "aminmax": lambda y: y.aminmax(dim=-1)[0],
+    "quantile": lambda y: y.quantile(0.3, dim=-1), "cummax": lambda y: y.cummax(1).values + y.gather(1, y.cummax(1).indices), "cummin": lambda y: y.cummin(1)[0], "cumprod": lambda y: y.cumprod(1),
     "cumsum": lambda y: y.cumsum(1), "logcumsumexp": lambda y: y.logcumsumexp(1), "prod": lambda y: y.prod(1, keepdim=True), "diff": torch.diff,
     "logsumexp": lambda y: y.logsumexp(1, keepdim=True), "norm": lambda y: y / y.norm(dim=1, keepdim=True), "normalize": functional.normalize,
     "cosine_similarity": lambda y: functional.cosine_similarity(y[:, :6], y[:, 6:])[:, None] * y, "one_hot": lambda y: y * functional.one_hot(y.argmax(1), 12),
 }  # fmt: skip
 PLACES = {
     "gather": lambda y: y.gather(1, AGAIN.expand(y.shape[0], -1)), "scatter_add": lambda y: torch.zeros_like(y).scatter_add(1, AGAIN.expand(y.shape[0], -1), y),
+    "scatter of a number": lambda y: y * torch.zeros_like(y).scatter(1, AGAIN.expand(y.shape[0], -1), 0.5),
     "index_select": lambda y: y.index_select(1, torch.tensor([0, 3, 3, 5])), "index": lambda y: y[:, [0, 3, 3]], "repeat_interleave": lambda y: y.repeat_interleave(2, 1),
     "tril": lambda y: matrices(y).tril(), "diagonal": lambda y: square(y).diagonal(dim1=1, dim2=2), "tile": lambda y: y.tile(1, 2),
     "masked_fill": lambda y: square(y).masked_fill(torch.ones(3, 3).triu(1).bool(), -1e9).softmax(-1), "unbind and stack": lambda y: torch.stack(matrices(y).unbind(1), 2),
@@ -156,6 +164,7 @@ MATRICES = {
 OPERATIONS: dict[str, Operation] = {
     **{name: row(function) for group in (ELEMENTWISE, ACTIVATIONS, OVER_AXES, PLACES, PRODUCTS) for name, function in group.items()},
     **{f"EmbeddingBag, {mode}": bag(mode) for mode in ("mean", "sum", "max")},
+    "remainder of whole numbers": Operation(TOKENS, lambda: OfRemainders(20, 8), lambda y: y),
     **PADS, **FRAMES, **IMAGE_OPERATIONS, **VOLUMES, **MATRICES,
 }  # fmt: skip
 REFUSED = {

@@ -18,7 +18,7 @@ class Attention(nn.Module):
     def forward(self, x):
         y = self.embed(x)
         a, _ = self.attention(y, y, y)
-        return self.head(self.norm(a + y).mean(1))
+        return self.head(self.norm(a).mean(1))
 
 
 class Video(nn.Module):

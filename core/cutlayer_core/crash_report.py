@@ -26,7 +26,9 @@ def write_crash_report(error: BaseException) -> Path | None:
         )
     )
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="cutlayer-crash-", suffix=".txt", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="backslashreplace", prefix="cutlayer-crash-", suffix=".txt", delete=False
+        ) as file:
             file.write(text)
     except OSError:
         return None

@@ -76,8 +76,9 @@ class Agreement:
         params = {name: each for name, each in self._model.named_parameters() if each.requires_grad}
         with self._repeatable(modules, training), torch.enable_grad():
             outputs = [each for each in tree_leaves(run(batch)) if isinstance(each, Tensor)]
-            # Nothing trains in eval mode, and a batch of one only shows whether the code looks at sizes.
-            gradients = _gradients(outputs, params) if training and len(batch) > 1 else dict.fromkeys(params)
+            gradients = (
+                _gradients(outputs, params) if training else dict.fromkeys(params)
+            )  # nothing trains in eval mode
             buffers = {name: each.clone() for name, each in self._model.named_buffers()}
         return _Computed([each.detach() for each in outputs], buffers, gradients)
 

@@ -101,7 +101,7 @@ class Cutter:
     def _require_rows_by_sample(self, client: nn.Module) -> None:
         with torch.no_grad(), mode(client, training=False), unchanged(client):
             first, alone = client(self._example)[:1], client(self._example[:1])
-        if not torch.allclose(first, alone, rtol=1e-3, atol=1e-5):
+        if first.shape != alone.shape or not torch.allclose(first, alone, rtol=1e-3, atol=1e-5):
             raise Untraceable("its rows are not sorted by sample; fold other dimensions in after the batch")
 
     def _halves_of_operations(self, name: str, first: "Untraceable | _SeveralCross") -> tuple[Halves, int]:

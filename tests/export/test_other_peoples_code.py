@@ -23,7 +23,7 @@ ENGINES = pytest.mark.parametrize("form", [Form(), Form("tflite")], ids=["onnx",
 @pytest.mark.parametrize(
     ("model", "cut", "spec"),
     [
-        (Attention(), "norm", InputSpec(shape=(5, 8))),
+        (Attention(), "attention", InputSpec(shape=(5, 8))),
         (Video(), "encoder", FRAMES),
         (Video(), "over_time", FRAMES),
         (Chain(scripted(Block())), "block", VECTOR),

@@ -14,7 +14,7 @@ MAX_BUNDLE_BYTES = 1 << 30
 _MOST_ENTRIES = 64
 _MOST_TIMES = 100
 """How many times its packed size a zip may unpack to; weights hardly shrink, and text by less."""
-_Unreadable = (
+_UNREADABLE = (
     *(OSError, KeyError, ValueError, RuntimeError, NotImplementedError, EOFError),
     *(zipfile.BadZipFile, zlib.error),
 )
@@ -39,14 +39,15 @@ class Contents:
             self._sizes = self._in_folder() if path.is_dir() else self._in_zip()
         except UserError:
             raise
-        except _Unreadable as error:
+        except _UNREADABLE as error:
             raise self._refused(f"cannot be read: {error}") from error
         if (total := sum(self._sizes.values())) > MAX_BUNDLE_BYTES:
             raise self._refused(f"holds {total} bytes, allowed: up to {MAX_BUNDLE_BYTES}")
 
     def require_only(self, names: Iterable[str]) -> None:
-        """Raise `UserError` if there are other files than these."""
-        if others := sorted(self._sizes.keys() - set(names)):
+        """Raise `UserError` if there is anything else than files of these names."""
+        found = {each.name for each in self._path.iterdir()} if self._path.is_dir() else self._sizes.keys()
+        if others := sorted(found - set(names)):
             raise self._refused(f"holds {others[0]!r}, which no bundle of its kind has")
 
     def read(self, name: str) -> bytes:
@@ -59,7 +60,7 @@ class Contents:
                     return file.read(self._sizes[name])
             with zipfile.ZipFile(self._path) as archive, archive.open(name) as member:
                 return member.read(self._sizes[name])
-        except _Unreadable as error:
+        except _UNREADABLE as error:
             raise self._refused(f"{name} cannot be read: {error}") from error
 
     def _in_folder(self) -> dict[str, int]:

@@ -43,7 +43,9 @@ class ComplexPair:
         if name in _SAME:
             return getattr(self.real, name)
         if (rule := _RULES.get(name)) is None:
-            raise AttributeError(name)
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise NotImplementedError(f"{name} of complex numbers")
         return lambda *args, **kwargs: rule(self, *args, **kwargs)
 
     def __getitem__(self, places: Any) -> "ComplexPair":
@@ -60,6 +62,15 @@ class ComplexPair:
 
     def __truediv__(self, other: Any) -> "ComplexPair":
         return _over(self, other)
+
+    def __rsub__(self, other: Any) -> "ComplexPair":
+        return _plus(-self, other)
+
+    def __rtruediv__(self, other: Any) -> "ComplexPair":
+        return _over(_pair(torch.full_like(self.real, other) if isinstance(other, int | float) else other), self)
+
+    def __pow__(self, exponent: Any) -> "ComplexPair":
+        return _power(self, exponent)
 
     def __neg__(self) -> "ComplexPair":
         return ComplexPair(-self.real, -self.imag)

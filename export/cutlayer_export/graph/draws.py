@@ -14,6 +14,7 @@ from cutlayer_export.graph.owners import owner_of
 __all__ = ["Draws", "SeededDraws", "refuse_other_draws"]
 
 aten = torch.ops.aten
+_MOST_NUMBERS = 1 << 16
 
 
 class Draws:
@@ -41,10 +42,10 @@ class Draws:
             aten.normal.Tensor_Tensor: lambda mean, std, **_: mean + std * self._normal(mean + std),
             aten.normal.Tensor_float: lambda mean, std=1.0, **_: mean + std * self._normal(mean),
             aten.normal.float_Tensor: lambda mean, std, **_: mean + std * self._normal(std),
-            aten.randint.default: lambda high, size, **_: self._whole(_like(size), 0, high),
-            aten.randint.low: lambda low, high, size, **_: self._whole(_like(size), low, high),
-            aten.randint_like.default: lambda x, high, **_: self._whole(x, 0, high),
-            aten.randint_like.low_dtype: lambda x, low, high, **_: self._whole(x, low, high),
+            aten.randint.default: lambda high, size, **options: self._whole(size, 0, high, **options),
+            aten.randint.low: lambda low, high, size, **options: self._whole(size, low, high, **options),
+            aten.randint_like.default: lambda x, high, **options: self._whole(x.shape, 0, high, x, **options),
+            aten.randint_like.low_dtype: lambda x, low, high, **options: self._whole(x.shape, low, high, x, **options),
             aten.uniform.default: self._uniform,
             aten.normal_functional.default: self._normal,
             aten.exponential.default: self._exponential,
@@ -92,8 +93,14 @@ class Draws:
         drawn = radius * torch.cos(2.0 * math.pi * self._uniform(like))
         return drawn if (mean, std) == (0.0, 1.0) else mean + std * drawn
 
-    def _whole(self, like: Tensor, low: int, high: int) -> Tensor:
-        return torch.floor(self._uniform(like.to(torch.float32)) * (high - low)).to(torch.int64) + low
+    def _whole(
+        self, size: Any, low: int, high: int, of: Tensor | None = None, dtype: torch.dtype | None = None, **_: Any
+    ) -> Tensor:
+        """Whole numbers from ``low`` to one below ``high``; a uniform number has 23 bits, so there cannot be many."""
+        if high - low > _MOST_NUMBERS:
+            raise NotImplementedError(f"random whole numbers from more than {_MOST_NUMBERS}")
+        drawn = torch.floor(self._uniform(torch.zeros(size)) * (high - low)).to(torch.int64) + low
+        return drawn.to(dtype or (torch.int64 if of is None else of.dtype))
 
     def _exponential(self, like: Tensor, rate: float = 1.0, **_: Any) -> Tensor:
         return torch.log(self._uniform(like)) * (-1.0 / rate)

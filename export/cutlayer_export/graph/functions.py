@@ -55,11 +55,26 @@ def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, b) + torch.log1p(torch.exp(-torch.abs(a - b)))
 
 
-def _searchsorted(boundaries: Tensor, x: Tensor, right: bool) -> Tensor:
-    if boundaries.dim() != 1:
-        raise NotImplementedError("boundaries that differ from sample to sample")
+def _searchsorted(
+    boundaries: Tensor,
+    x: Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    if boundaries.dim() != 1 or sorter is not None:
+        raise NotImplementedError("boundaries that differ from sample to sample, or are not sorted")
     column = x.unsqueeze(-1)
-    return ((boundaries <= column) if right else (boundaries < column)).sum(-1)
+    below = boundaries <= column if right or side == "right" else boundaries < column
+    return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+def _power_of_number(base: Any, x: Tensor) -> Any:
+    if not x.is_floating_point() or base <= 0:
+        return NotImplemented  # whole numbers stay whole
+    return torch.exp(x * math.log(base))
 
 
 def _axes_of(margins: Sequence[int], x: Tensor) -> list[tuple[int, int, int]]:
@@ -210,12 +225,12 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     aten.log10.default: lambda x: torch.log(x) * (1.0 / math.log(10.0)),
     aten.logaddexp.default: _logaddexp,
     aten.hypot.default: lambda a, b: torch.sqrt(a * a + b * b),
-    aten.pow.Scalar: lambda base, x: torch.exp(x * math.log(base)) if base > 0 else aten.pow.Tensor_Tensor(torch.full_like(x, base), x),
+    aten.pow.Scalar: _power_of_number,
     aten.frac.default: lambda x: x - _trunc(x),
     aten.trunc.default: _trunc,
     aten.index_select.default: lambda x, axis, places: aten.index.Tensor(x, [None] * (axis % x.dim()) + [places]),
-    aten.searchsorted.Tensor: lambda boundaries, x, *, right=False, **_: _searchsorted(boundaries, x, right),
-    aten.bucketize.Tensor: lambda x, boundaries, *, right=False, **_: _searchsorted(boundaries, x, right),
+    aten.searchsorted.Tensor: _searchsorted,
+    aten.bucketize.Tensor: lambda x, boundaries, **options: _searchsorted(boundaries, x, **options),
     aten.unfold.default: _unfold,
     aten.unfold_backward.default: _unfold_backward,
     aten.im2col.default: _im2col,

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cutlayer_export.graph.as_it_is import AsItIs
+
 __all__ = ["SAMPLING"]
 
 
 def _affine_grid(theta: Tensor, size: Sequence[Any], align_corners: bool | None = None) -> Tensor:
     """Sampling places of an affine map (Jaderberg et al., arXiv 1506.02025, equation 1), (B, H, W, 2)."""
     if len(size) != 4:
-        raise NotImplementedError("affine_grid of volumes")
+        raise AsItIs
     height, width = int(size[2]), int(size[3])
     rows, columns = (_centres(number, bool(align_corners)) for number in (height, width))
     places = [columns.expand(height, width), rows.unsqueeze(1).expand(height, width), torch.ones(height, width)]
@@ -34,9 +36,7 @@ def _grid_sample(
     Places run from -1 to 1, with x first, as `torch.nn.functional.grid_sample` has them.
     """
     if mode != "bilinear" or padding_mode not in ("zeros", "border") or x.dim() != 4:
-        raise NotImplementedError(
-            f"grid_sample with mode={mode!r}, padding_mode={padding_mode!r} of {x.dim()} dimensions"
-        )
+        raise AsItIs
     width, height = int(x.shape[3]), int(x.shape[2])
     flat = x.flatten(2)
     places = [_pixels(grid[..., at], size, padding_mode, bool(align_corners)) for at, size in ((0, width), (1, height))]

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from cutlayer_export.graph.as_it_is import AsItIs
 from cutlayer_export.graph.complex_pairs import COMPLEX, root
 from cutlayer_export.graph.sampling import SAMPLING
 
@@ -43,15 +44,11 @@ def _restore(module: nn.Module, forward: Any) -> None:
         module.forward = forward
 
 
-class _AsItIs(Exception):
-    """A call that torch's own function is left with."""
-
-
 class _Substitutes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
             return SUBSTITUTES.get(func, func)(*args, **(kwargs or {}))
-        except _AsItIs:
+        except AsItIs:
             return func(*args, **(kwargs or {}))
 
 
@@ -83,20 +80,20 @@ def _embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     if offsets is not None or max_norm is not None or indices.dim() != 2 or padding_idx is not None:
-        raise NotImplementedError("EmbeddingBag with offsets, max_norm or padding_idx")
+        raise AsItIs
     rows = functional.embedding(indices, weight, scale_grad_by_freq=scale_grad_by_freq)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(-1)
     return {"sum": lambda: rows.sum(1), "mean": lambda: rows.mean(1), "max": lambda: rows.max(1)[0]}[mode]()
 
 
-def _cdist(a: Tensor, b: Tensor, p: float = 2.0, **_: Any) -> Tensor:
+def _cdist(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
     """Distances between all pairs of rows. The gradient of a Euclidean distance of zero is zero."""
     apart = a.unsqueeze(-2) - b.unsqueeze(-3)
     if p == 1:
         return apart.abs().sum(-1)
     if p != 2:
-        raise NotImplementedError(f"cdist with p={p}")
+        raise AsItIs
     return root((apart * apart).sum(-1))
 
 
@@ -107,19 +104,21 @@ def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 def _one_by_one(x: Tensor, axis: int) -> list[Tensor]:
     if not isinstance(x.shape[axis], int) or x.shape[axis] > _MOST:
-        raise _AsItIs
+        raise AsItIs
     return list(x.unbind(axis))
 
 
 def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
-    if dim is None:
-        raise _AsItIs
+    if dim is None or dtype is not None or not x.is_floating_point():  # else torch gives another type
+        raise AsItIs
     found = reduce(torch.mul, _one_by_one(x, dim))
     return found.unsqueeze(dim) if keepdim else found
 
 
 def _cumulative(join: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    def rule(x: Tensor, dim: int, **_: Any) -> Tensor:
+    def rule(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+        if dtype is not None or not x.is_floating_point():
+            raise AsItIs
         first, *others = _one_by_one(x, dim)
         found = [first]
         for each in others:
@@ -130,19 +129,40 @@ def _cumulative(join: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tenso
 
 
 _cumprod = _cumulative(torch.mul)
-_running_max = _cumulative(lambda so_far, each: torch.where(each >= so_far, each, so_far))
-_running_min = _cumulative(lambda so_far, each: torch.where(each <= so_far, each, so_far))
 
 
-def _kth_value(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    values, places = (each.select(dim, k - 1) for each in torch.sort(x, dim))
-    return (values.unsqueeze(dim), places.unsqueeze(dim)) if keepdim else (values, places)
+def _extreme_so_far(beats: Callable[[Tensor, Tensor], Tensor], result: Any) -> Callable[..., Any]:
+    """The greatest or least entry so far, and its place; of equal ones the last counts, as in torch."""
+
+    def rule(x: Tensor, dim: int) -> Any:
+        values, places = list[Tensor](), list[Tensor]()
+        for at, each in enumerate(_one_by_one(x, dim)):
+            place = torch.full_like(each, at, dtype=torch.int64)
+            new = beats(each, values[-1]) if values else None
+            values.append(each if new is None else torch.where(new, each, values[-1]))
+            places.append(place if new is None else torch.where(new, place, places[-1]))
+        return result((torch.stack(values, dim), torch.stack(places, dim)))
+
+    return rule
 
 
-def _median(x: Tensor, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+_cummax = _extreme_so_far(torch.ge, torch.return_types.cummax)
+_cummin = _extreme_so_far(torch.le, torch.return_types.cummin)
+
+
+def _kth_of(x: Tensor, k: int, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    value, place = (each.select(dim, k - 1) for each in torch.sort(x, dim))
+    return (value.unsqueeze(dim), place.unsqueeze(dim)) if keepdim else (value, place)
+
+
+def _kth_value(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    return torch.return_types.kthvalue(_kth_of(x, k, dim, keepdim))
+
+
+def _median(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     if dim is None:
-        raise _AsItIs
-    return _kth_value(x, (int(x.shape[dim]) + 1) // 2, dim, keepdim)
+        raise AsItIs
+    return torch.return_types.median(_kth_of(x, (int(x.shape[dim]) + 1) // 2, dim, keepdim))
 
 
 def _local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
@@ -172,10 +192,12 @@ def _fake_quantize_channels(x: Tensor, scale: Tensor, zero_point: Tensor, axis: 
 
 def _adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """Each entry is the greatest of its region; regions of different sizes are taken one by one."""
+    if return_indices:
+        raise AsItIs
     wanted = (output_size,) * 2 if isinstance(output_size, int) else tuple(output_size)
     full = tuple(int(each) for each in x.shape[-2:])
     size = [each if each is not None else whole for each, whole in zip(wanted, full, strict=True)]
-    if return_indices or not any(whole % out for whole, out in zip(full, size, strict=True)):
+    if not any(whole % out for whole, out in zip(full, size, strict=True)):
         return aten.adaptive_max_pool2d(x, size)[0]
     rows, columns = (
         [(at * whole // out, -(-(at + 1) * whole // out)) for at in range(out)]
@@ -209,8 +231,8 @@ SUBSTITUTES: dict[Any, Callable[..., Any]] = {
     torch.cumprod: _cumprod,
     Tensor.cumprod: _cumprod,
     aten.cumprod.default: _cumprod,
-    **{each: lambda x, dim, **_: (_running_max(x, dim), None) for each in (torch.cummax, Tensor.cummax, aten.cummax.default)},
-    **{each: lambda x, dim, **_: (_running_min(x, dim), None) for each in (torch.cummin, Tensor.cummin, aten.cummin.default)},
+    **dict.fromkeys((torch.cummax, Tensor.cummax, aten.cummax.default), _cummax),
+    **dict.fromkeys((torch.cummin, Tensor.cummin, aten.cummin.default), _cummin),
     torch.kthvalue: _kth_value,
     Tensor.kthvalue: _kth_value,
     aten.kthvalue.default: _kth_value,

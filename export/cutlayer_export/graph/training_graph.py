@@ -30,17 +30,6 @@ from cutlayer_export.graph.substitutes import substituted
 __all__ = ["BATCHED", "Graph", "initial_values", "trace_inference", "trace_training"]
 
 Tensors = dict[str, Tensor]
-_REFUSALS = (
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    AssertionError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    KeyError,
-)
-"""What tracing raises where it cannot go on; the model itself has run before."""
 BATCHED = ("x", "g")
 """Inputs whose axis 0 is the batch."""
 
@@ -156,7 +145,7 @@ def _trace(function: Callable[[Tensors], Tensors], client: nn.Module, inputs: Te
                 replay = owners.replay(joint)
                 module = make_fx(with_draws, {**decompositions(), **draws.table()}, **options)(*fakes)
             refuse_other_draws(module)
-    except _REFUSALS as error:
+    except (NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         if "data-dependent" in reason:
             reason = "it decides by the values of tensors, as BatchNorm with momentum=None does"

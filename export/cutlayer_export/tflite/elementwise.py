@@ -59,6 +59,8 @@ def _remainder(graph: Graph, x: Value, divisor: Any) -> Value:
     """With the sign of the divisor."""
     if x.tensor.data is not None and not isinstance(divisor, Value):
         return Value(graph.constant(np.mod(x.tensor.data, divisor), x.tensor.dtype))
+    if x.tensor.dtype != "float32":
+        return _binary(_kind("FLOOR_MOD"))(graph, x, divisor)
     return _MINUS(
         graph, x, _TIMES(graph, Value(graph.unary("FLOOR", _DIVIDED(graph, x, divisor).tensor), x.images), divisor)
     )
@@ -66,6 +68,8 @@ def _remainder(graph: Graph, x: Value, divisor: Any) -> Value:
 
 def _fmod(graph: Graph, x: Value, divisor: Any) -> Value:
     """With the sign of x."""
+    if x.tensor.dtype != "float32":
+        raise NotImplementedError("the rest of whole numbers with their sign")
     times = _DIVIDED(graph, x, divisor)
     whole = graph.times(graph.unary("FLOOR", graph.unary("ABS", times.tensor)), _sign(graph, times.tensor))
     return _MINUS(graph, x, _TIMES(graph, Value(whole, x.images), divisor))

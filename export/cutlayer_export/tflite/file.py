@@ -72,6 +72,7 @@ KINDS: dict[str, Kind] = {
     "EQUAL": Kind(71),
     "EXP": Kind(47),
     "FLOOR": Kind(8),
+    "FLOOR_MOD": Kind(95, 72),
     "FULLY_CONNECTED": Kind(9, 8, _ENTRIES),
     "GATHER": Kind(36, 23, (("axis", 0, "i"),)),
     "GREATER": Kind(61),

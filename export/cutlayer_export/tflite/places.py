@@ -76,11 +76,12 @@ def _spread(graph: Graph, x: Value, axis: int, places: Value, source: Any) -> tu
 
 
 def _scatter(graph: Graph, x: Value, axis: int, places: Value, source: Any) -> Value:
-    """Where a place is written to twice, torch does not say what stays; only different places are meant."""
+    """Write entries. Torch does not say which of two in one place stays; here their mean does, so equal ones are right."""
     axis = _checked(x, axis, places)
     added, count = _spread(graph, x, axis, places, source)
     written = graph.binary("GREATER", count, graph.constant(0.0), "bool")
-    return _back(graph, graph.choose(written, added, _rows(graph, x, axis)), x.shape, axis)
+    each = graph.binary("DIV", added, graph.binary("MAXIMUM", count, graph.constant(1.0)))
+    return _back(graph, graph.choose(written, each, _rows(graph, x, axis)), x.shape, axis)
 
 
 def _scatter_add(graph: Graph, x: Value, axis: int, places: Value, source: Value) -> Value:

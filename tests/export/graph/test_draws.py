@@ -59,20 +59,45 @@ def test_draws_that_an_export_cannot_repeat_are_refused(noise, restless, message
         certified(Noisy(noise, restless), VECTOR)
 
 
-@pytest.mark.parametrize(
-    ("draw", "mean", "std"),
-    [
-        (torch.rand_like, 0.5, 12**-0.5),
-        (torch.randn_like, 0.0, 1.0),
-        (lambda x: torch.empty_like(x).exponential_(2.0), 0.5, 0.5),
-        (lambda x: torch.randint(0, 3, x.shape).double(), 1.0, (2 / 3) ** 0.5),
-    ],
-)
-def test_numbers_are_distributed_as_those_of_torch(draw, mean, std):
+DRAWN = {
+    "rand": lambda x: torch.rand(x.shape),
+    "rand_like": torch.rand_like,
+    "randn": lambda x: torch.randn(x.shape, dtype=torch.float64),
+    "randn_like": torch.randn_like,
+    "randint": lambda x: torch.randint(0, 3, x.shape),
+    "randint from -2": lambda x: torch.randint(-2, 3, x.shape),
+    "randint as floats": lambda x: torch.randint(5, x.shape, dtype=torch.float32),
+    "randint_like": lambda x: torch.randint_like(x, 4),
+    "randint_like from 2": lambda x: torch.randint_like(x, 2, 7),
+    "uniform_": lambda x: torch.empty_like(x).uniform_(-1.0, 3.0),
+    "normal_": lambda x: torch.empty_like(x).normal_(2.0, 0.3),
+    "normal of tensors": lambda x: torch.normal(x + 1.0, x + 2.0),
+    "normal of means": lambda x: torch.normal(x - 1.0, 0.5),
+    "normal of deviations": lambda x: torch.normal(3.0, x + 0.5),
+    "exponential_": lambda x: torch.empty_like(x).exponential_(2.0),
+    "bernoulli": lambda x: torch.bernoulli(x + 0.3),
+    "bernoulli_": lambda x: torch.empty_like(x).bernoulli_(0.2),
+    "bernoulli_ of probabilities": lambda x: torch.empty_like(x).bernoulli_(x + 0.7),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_numbers_are_distributed_as_those_of_torch(name):
+    """Torch with its own generator says what type, mean and deviation they have, and between what they lie."""
+    zeros = torch.zeros(1000, 1000)
+    torch.manual_seed(0)
+    wanted = DRAWN[name](zeros)
     with SeededDraws(7):
-        found = draw(torch.zeros(1000, 1000, dtype=torch.float64))
-    assert float(found.mean()) == pytest.approx(mean, abs=5e-3 * std)
-    assert float(found.std()) == pytest.approx(std, rel=5e-3)
+        found = DRAWN[name](zeros)
+    assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+    found, wanted = found.double(), wanted.double()
+    assert float(found.mean()) == pytest.approx(float(wanted.mean()), abs=0.01 * float(wanted.std()))
+    assert float(found.std()) == pytest.approx(float(wanted.std()), rel=0.01)
+    for share in (0.05, 0.5, 0.95):
+        own, others = (float(each.flatten()[::97].quantile(share)) for each in (found, wanted))
+        assert own == pytest.approx(others, abs=0.1 * float(wanted.std())), share
+    if len(wanted.unique()) < 20:
+        assert found.unique().tolist() == wanted.unique().tolist()
 
 
 def test_draws_of_one_pass_are_independent():

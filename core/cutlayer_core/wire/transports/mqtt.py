@@ -176,12 +176,15 @@ class MqttTransport:
     def _await_answer(self, address: str, deadline: float) -> None:
         newest = self._client.protocol == paho.MQTTv5
         answer_by = min(deadline, time.monotonic() + _ANSWER_S) if newest else deadline
-        poll_at = time.monotonic() + _POLL_S
+        poll_at, tell_at = time.monotonic() + _POLL_S, time.monotonic() + _TELL_S
         while not self._connections:
             now = time.monotonic()
             if self._refusal or now > answer_by:
                 self._too_new |= newest and not self._refusal  # amqtt waits for the rest of what it misreads
                 raise TransportError(self._refusal or f"{address} accepts connections but does not speak MQTT")
+            if now > tell_at:
+                _log.warning("%s accepts connections but does not answer yet; waiting on", address)
+                tell_at = float("inf")
             if now > poll_at:
                 self._waiting()
                 poll_at = now + _POLL_S
