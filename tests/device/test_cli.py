@@ -46,7 +46,6 @@ def device(digits, tmp_path, **changes):
         ({"data": "none.npz"}, 2, "cutlayer: data none.npz: does not exist"),
         ({"name": "a/b"}, 2, "cutlayer: the device name 'a/b': use 1 to 64"),
         ({"broker": "x:y"}, 2, "cutlayer: --broker: found 'x:y'"),
-        pytest.param({}, 1, "cutlayer: no MQTT broker answers at 127.0.0.1:1", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_a_status(digits, tmp_path, change, status, message):
@@ -54,4 +53,15 @@ def test_a_mistake_ends_in_one_line_and_a_status(digits, tmp_path, change, statu
     assert finished.returncode == status
     (line,) = finished.stderr.strip().splitlines()
     assert line.startswith(message)
+    assert not finished.stdout
+
+
+@pytest.mark.slow
+def test_a_broker_that_does_not_answer_is_told_while_it_is_tried_and_ends_in_one_line(digits, tmp_path):
+    finished = device(digits, tmp_path)
+    *tried, last = finished.stderr.strip().splitlines()
+    assert finished.returncode == 1
+    assert tried
+    assert all("no MQTT broker answers at 127.0.0.1:1 yet" in each and "trying on" in each for each in tried)
+    assert last.startswith("cutlayer: no MQTT broker answers at 127.0.0.1:1 (")
     assert not finished.stdout
