@@ -4,7 +4,8 @@
 
 3x3 convolutions, batch 32, milliseconds. The contenders take turns of a few runs; the median. "constant" is
 onnxruntime's forward pass when the weights are constants, which lets it use blocked kernels; weights that are trained
-are inputs ("ours").
+are inputs ("ours"). Then all three passes together: direct, Winograd's way, and torch's; how many times as fast
+Winograd's way is as the direct one, and what an export estimates of that to choose one of them.
 """
 
 import os
@@ -16,27 +17,38 @@ from statistics import median
 TURNS, STEPS, BATCH = 3, 5, 32
 REST_S = 0.02
 """Between two, so that the threads of the one before are at rest."""
-SHAPES = ((3, 64, 32), (64, 64, 32), (64, 128, 16), (128, 256, 8), (256, 256, 8))
+SHAPES = (
+    (3, 64, 32), (16, 16, 32), (32, 32, 32), (64, 64, 32), (64, 64, 24), (16, 16, 16), (32, 64, 16), (64, 128, 16),
+    (16, 32, 8), (64, 64, 8), (128, 256, 8), (256, 256, 8), (256, 512, 4), (32, 64, 56),
+)  # fmt: skip
+"""Channels of x, channels of the result, height and width."""
+NAMES = ["y", "dw", "dx"]
 
 
-def session(model, threads: int, name: str):
+def session(model, threads: int, names: list[str]):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")  # as the engine has it
     run = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda **values: run.run([name], values)
+    return lambda **values: run.run(names, values)
 
 
-def exported(function, inputs, name: str):
+def exported(function, inputs, names: list[str], least_gain: float | None = None):
     """A function of torch tensors as ONNX, by the translations that an export uses."""
     from torch.fx import symbolic_trace
 
     from cutlayer_export.graph.training_graph import Graph
+    from cutlayer_export.graph.winograd_layers import use_winograd
     from cutlayer_export.onnx.writer import to_onnx
 
-    return to_onnx(Graph(symbolic_trace(function), inputs, [name], lambda text: ""))
+    module = symbolic_trace(function)
+    for node in module.graph.find_nodes(op="placeholder"):
+        node.meta["val"] = inputs[node.target]
+    if least_gain is not None:
+        use_winograd(module, least_gain)
+    return to_onnx(Graph(module, inputs, names, ()))
 
 
 def contenders(channels: int, outputs: int, size: int, threads: int):
@@ -49,34 +61,53 @@ def contenders(channels: int, outputs: int, size: int, threads: int):
     x, g = torch.randn(BATCH, channels, size, size), torch.randn(BATCH, outputs, size, size)
     w, shape = torch.randn(outputs, channels, 3, 3), [outputs, channels, 3, 3]
     ours, aten = torch.ops.cutlayer, torch.ops.aten
-    forward = exported(lambda x, w: [aten.convolution.default(x, w, None, *geometry)], {"x": x, "w": w}, "y")
-    constant = type(forward).FromString(forward.SerializeToString())
+    passes = {
+        "y": lambda x, w: [aten.convolution.default(x, w, None, *geometry)],
+        "dw": lambda x, g: [ours.convolution_grad_weight.default(x, g, shape, *geometry)],
+        "dx": lambda g, w: [ours.convolution_grad_input.default(g, w, [size, size], *geometry)],
+    }
+
+    def every(x, w, g):
+        return [*passes["y"](x, w), *passes["dw"](x, g), *passes["dx"](g, w)]
+
+    models = {
+        "y": exported(passes["y"], {"x": x, "w": w}, ["y"]),
+        "dw": exported(passes["dw"], {"x": x, "g": g}, ["dw"]),
+        "dx": exported(passes["dx"], {"g": g, "w": w}, ["dx"]),
+    }
+    constant = type(models["y"]).FromString(models["y"].SerializeToString())
     constant.graph.input.remove(next(each for each in constant.graph.input if each.name == "w"))
     constant.graph.initializer.append(numpy_helper.from_array(w.numpy(), "w"))
-    weight = exported(
-        lambda x, g: [ours.convolution_grad_weight.default(x, g, shape, *geometry)], {"x": x, "g": g}, "dw"
-    )
-    inputs = exported(
-        lambda g, w: [ours.convolution_grad_input.default(g, w, [size, size], *geometry)], {"g": g, "w": w}, "dx"
-    )
-    runs = [
-        session(model, threads, name)
-        for model, name in ((forward, "y"), (constant, "y"), (weight, "dw"), (inputs, "dx"))
-    ]
+    values = {"x": x, "w": w, "g": g}
+    runs = {name: session(model, threads, [name]) for name, model in models.items()}
+    fixed = session(constant, threads, ["y"])
+    direct, winograd = (session(exported(every, values, NAMES, least), threads, NAMES) for least in (None, 0))
     xn, gn, wn = x.numpy(), g.numpy(), w.numpy()
+    for mine, theirs in zip(direct(x=xn, w=wn, g=gn), winograd(x=xn, w=wn, g=gn), strict=True):
+        assert abs(mine - theirs).max() < 1e-4 * abs(mine).max()
 
     def gradient(*mask):
-        return lambda: aten.convolution_backward(g, x, w, None, *geometry, mask)
+        return aten.convolution_backward(g, x, w, None, *geometry, mask)
 
     return {
-        "forward ours": lambda: runs[0](x=xn, w=wn),
-        "constant": lambda: runs[1](x=xn),
+        "forward ours": lambda: runs["y"](x=xn, w=wn),
+        "constant": lambda: fixed(x=xn),
         "torch": lambda: aten.convolution(x, w, None, *geometry),
-        "weight ours": lambda: runs[2](x=xn, g=gn),
-        "weight torch": gradient(False, True, False),
-        "input ours": lambda: runs[3](g=gn, w=wn),
-        "input torch": gradient(True, False, False),
+        "weight ours": lambda: runs["dw"](x=xn, g=gn),
+        "weight torch": lambda: gradient(False, True, False),
+        "input ours": lambda: runs["dx"](g=gn, w=wn),
+        "input torch": lambda: gradient(True, False, False),
+        "all direct": lambda: direct(x=xn, w=wn, g=gn),
+        "winograd": lambda: winograd(x=xn, w=wn, g=gn),
+        "all torch": lambda: (aten.convolution(x, w, None, *geometry), gradient(True, True, False)),
     }
+
+
+def estimate(channels: int, outputs: int, size: int) -> float:
+    from cutlayer_export.graph.winograd import Layer
+    from cutlayer_export.graph.winograd_layers import gain
+
+    return gain(Layer(channels, outputs, (size, size), (1, 1)))
 
 
 def worker(threads: int) -> None:
@@ -95,7 +126,12 @@ def worker(threads: int) -> None:
                 times[name].append(1e3 * (time.perf_counter() - begun))
         found = {name: median(each) for name, each in times.items()}
         text = "  ".join(f"{name} {spent:.1f}" for name, spent in found.items())
-        print(f"{channels:3} to {outputs:3} at {size}x{size}:  {text}", flush=True)
+        ratio = found["all direct"] / found["winograd"]
+        print(
+            f"{channels:3} to {outputs:3} at {size}x{size}:  {text}  "
+            f"{ratio:.2f}x, estimated {estimate(channels, outputs, size):.2f}x",
+            flush=True,
+        )
 
 
 def main() -> None:

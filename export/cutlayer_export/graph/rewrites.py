@@ -57,6 +57,7 @@ def _scale_weights(graph: fx.Graph, scaled: fx.Node) -> None:
             if user.target is ours.convolution_grad_weight.default and user.args[1] is scaled and not user.args[6]:
                 x, _, shape, *geometry = user.args
                 gradient = graph.call_function(user.target, (x, dy, shape, *geometry))
+                gradient.meta = dict(user.meta)
                 result = _times(graph, gradient, scale, len(shape))
             elif user.target is ours.convolution_grad_input.default and user.args[0] is scaled and not user.args[6]:
                 _, weight, size, *geometry = user.args
@@ -75,7 +76,9 @@ def _scale_weights(graph: fx.Graph, scaled: fx.Node) -> None:
 def _times(graph: fx.Graph, weight: Any, scale: Any, dims: int) -> fx.Node:
     """A weight (O, ...) with each of its O outputs scaled."""
     factors = graph.call_function(aten.view.default, (scale, [-1] + [1] * (dims - 1)))
-    return graph.call_function(aten.mul.Tensor, (weight, factors))
+    scaled = graph.call_function(aten.mul.Tensor, (weight, factors))
+    scaled.meta = dict(weight.meta)
+    return scaled
 
 
 def _scatter_onto(graph: fx.Graph, add: fx.Node) -> None:

@@ -10,6 +10,7 @@ from onnxscript import opset18
 
 from cutlayer_export.graph.operators import pooling_matrices
 from cutlayer_export.onnx import convolution as onnx_convolution
+from cutlayer_export.onnx import winograd
 from cutlayer_export.onnx.convolution import integers, sizes
 
 __all__ = ["TRANSLATIONS"]
@@ -195,6 +196,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.bernoulli.default: _bernoulli,
     _ours.between_grad.default: _between_grad,
     _ours.channel_sum.default: _channel_sum,
+    _ours.collect.default: winograd.collect,
     _ours.convolution_grad_input.default: onnx_convolution.grad_input,
     _ours.convolution_grad_weight.default: onnx_convolution.grad_weight,
     _ours.embedding_grad.default: _embedding_grad,
@@ -205,5 +207,8 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.relu_grad.default: _relu_grad,
     _ours.scale_channels.default: _scale_channels,
     _ours.scale_shift.default: _scale_shift,
+    _ours.spread.default: winograd.spread,
+    _ours.tile_correlations.default: winograd.tile_correlations,
+    _ours.tile_products.default: winograd.tile_products,
     _ours.uniform.default: _uniform,
 }

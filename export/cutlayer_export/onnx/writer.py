@@ -25,12 +25,15 @@ from cutlayer_export.graph.partition import partition
 from cutlayer_export.graph.rewrites import scale_weights_instead
 from cutlayer_export.graph.threads import on_any_threads
 from cutlayer_export.graph.training_graph import Graph
+from cutlayer_export.graph.winograd_layers import use_winograd
 from cutlayer_export.onnx.operators import TRANSLATIONS
 from cutlayer_export.onnx.scatter import index_put
 
 __all__ = ["OPSET", "onnx_files", "to_onnx", "write"]
 
 OPSET = 18
+_LEAST_GAIN = 1.1
+"""Convolutions that gain less by Winograd's way are left as they are: transformed patches take memory."""
 _REFUSALS = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, onnx.shape_inference.InferenceError)  # noqa: SLF001
 """What an exporter raises for a graph that it cannot write."""
 
@@ -50,6 +53,8 @@ def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, byte
     files = {"inference": to_onnx(inference).SerializeToString(deterministic=True)}
     if training is None:
         return files, Graphs(_session(files["inference"]))
+    scale_weights_instead(training.module)
+    use_winograd(training.module, _LEAST_GAIN)
     joint = to_onnx(training)
     steps = zip(("forward", "backward"), partition(joint), strict=True)
     files |= {name: model.SerializeToString(deterministic=True) for name, model in steps}
@@ -63,7 +68,6 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     Raises:
         UserError: the graph has an operation that ONNX does not have.
     """
-    scale_weights_instead(graph.module)
     inputs = tuple(graph.inputs.values())
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} if name in ("x", "g") else None for name in graph.inputs)
     with tracing():

@@ -21,6 +21,7 @@ from cutlayer_export.tflite import (
     places,
     pooling,
     reductions,
+    winograd,
 )
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.values import PerSample, Value, count, plain, scalar
@@ -39,6 +40,7 @@ RULES: dict[Any, Rule] = {
     **places.RULES,
     **pooling.RULES,
     **reductions.RULES,
+    **winograd.RULES,
 }
 """What each operation of torch becomes: a function of the graph and of the operation's arguments."""
 

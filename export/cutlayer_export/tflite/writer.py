@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from cutlayer_export.graph.form import Form, Graphs, Written, versions_of
 from cutlayer_export.graph.training_graph import Graph as Traced
+from cutlayer_export.graph.winograd_layers import use_winograd
 from cutlayer_export.tflite.file import SCHEMA_VERSION, to_file
 from cutlayer_export.tflite.filters import with_filters
 from cutlayer_export.tflite.fusion import fused
@@ -16,6 +17,9 @@ from cutlayer_export.tflite.precision import in_float16, in_int8
 from cutlayer_export.tflite.runner import runner
 
 __all__ = ["in_precision", "tflite_files", "write"]
+
+_LEAST_GAIN = 1.4
+"""Convolutions that gain less by Winograd's way are left as they are: XNNPACK is faster at them than at small products."""
 
 
 def write(inference: Traced, training: Traced | None, form: Form) -> Written:
@@ -46,6 +50,8 @@ def tflite_files(inference: Traced, training: Traced | None, delegated: bool) ->
     if training is None:
         files = _files(graphs, delegated)
         return files, Graphs(runner(files, "inference"))
+    if delegated:
+        use_winograd(training.module, _LEAST_GAIN)
     forward, backward = partition(lower(training, delegated))
     graphs |= {"forward": fused(forward), "backward": fused(backward)}
     certified = _files(graphs, delegated)

@@ -1,0 +1,87 @@
+"""Winograd's convolutions against torch's own, in a traced graph, and on both engines."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clients import IMAGE, SGD, certified, traced
+from cutlayer_core.trial.recipe import InputSpec
+from cutlayer_export.graph import winograd
+from cutlayer_export.graph.form import Form
+from cutlayer_export.graph.toom_cook import matrices
+from cutlayer_export.graph.winograd import Layer
+from cutlayer_export.graph.winograd_layers import gain, use_winograd
+
+aten, ours = torch.ops.aten, torch.ops.cutlayer
+SIZES = [((8, 8), (1, 1)), ((9, 7), (1, 1)), ((10, 13), (0, 2)), ((3, 4), (0, 0)), ((4, 4), (1, 0)), ((17, 16), (2, 1))]
+
+
+@pytest.mark.parametrize(("size", "padding"), SIZES)
+def test_results_and_both_gradients_are_those_of_torch(size, padding):
+    torch.manual_seed(0)
+    layer = Layer(5, 6, size, padding)
+    x, weight = torch.randn(3, 5, *size), torch.randn(6, 5, 3, 3)
+    geometry = ([1, 1], padding, [1, 1], False, [0, 0], 1)
+    y = aten.convolution(x.double(), weight.double(), None, *geometry)
+    dy = torch.randn(y.shape)
+    dx, dw, _ = aten.convolution_backward(
+        dy.double(), x.double(), weight.double(), None, *geometry, [True, True, False]
+    )
+    spread_x, spread_dy = winograd.transformed_x(x, layer), winograd.transformed_dy(dy, layer)
+    for found, wanted in (
+        (winograd.forward(spread_x, weight, layer), y),
+        (winograd.grad_weight(spread_x, spread_dy, layer), dw),
+        (winograd.grad_input(spread_dy, weight, layer), dx),
+    ):
+        assert float((found - wanted).norm() / wanted.norm()) < 2e-6
+
+
+def test_the_matrices_compute_a_convolution_exactly_but_for_rounding():
+    patch, kernel, back = matrices()
+    x, weight = np.random.default_rng(0).standard_normal((2, 6, 1))
+    found = back @ ((kernel @ weight[:3]) * (patch @ x))
+    np.testing.assert_allclose(found[:, 0], np.convolve(x[:, 0], weight[2::-1, 0], "valid"), rtol=1e-12)
+
+
+def layers():
+    """Convolutions, of which the second, third and fourth can be computed by Winograd's way."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 5, padding=2),
+        nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 40, 3, padding=(0, 2)), nn.ReLU(),
+        nn.Conv2d(40, 32, 3, padding=1, bias=False),
+        nn.Conv2d(32, 32, 3, stride=2), nn.Conv2d(32, 32, 3, padding=2, dilation=2), nn.Conv2d(32, 32, 1),
+        nn.Conv2d(32, 32, 3, groups=2, padding=1),
+    )  # fmt: skip
+
+
+def test_what_can_be_done_is_replaced_and_nothing_is_transformed_twice():
+    _, graph = traced(layers(), IMAGE, SGD)
+    use_winograd(graph.module, least_gain=0)
+
+    def count(operation):
+        return len(graph.module.graph.find_nodes(op="call_function", target=operation.default))
+
+    assert count(ours.spread) == 3 * 2, "x and dy of each layer"
+    assert count(ours.tile_products) == 3 * 2
+    assert count(ours.tile_correlations) == 3
+    assert count(aten.convolution) == 5
+    assert count(ours.convolution_grad_weight) == 5
+    assert count(ours.convolution_grad_input) == 4, "nobody asks for the gradient of the images"
+
+
+def test_layers_that_gain_are_those_with_many_channels_and_small_images():
+    same = (1, 1)
+    assert gain(Layer(256, 256, (8, 8), same)) > 1.9
+    assert gain(Layer(64, 128, (16, 16), same)) > 1.5
+    assert gain(Layer(3, 64, (32, 32), same)) < 1
+    assert gain(Layer(16, 16, (56, 56), same)) < 1
+
+
+@pytest.mark.parametrize("engine", ["onnx", "tflite"])
+@pytest.mark.parametrize("size", [(8, 8), (11, 6)])
+def test_engines_compute_them_too(monkeypatch, engine, size):
+    monkeypatch.setattr(f"cutlayer_export.{engine}.writer._LEAST_GAIN", 0)
+    certificate = certified(layers(), InputSpec(shape=(3, *size)), form=Form(engine))
+    assert max(certificate.errors.values()) < 1e-4
