@@ -1,6 +1,7 @@
 """Fixtures for everything that takes seconds to make."""
 
 import os
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,8 @@ __all__ = ["pytest_runtest_setup", "pytest_terminal_summary"]
 
 # A test in each core: threads of several that spin for the same cores take a third longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests export is kept apart from what this machine's user does.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cutlayer-cache-")
 # A busy machine is slow, which says nothing of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

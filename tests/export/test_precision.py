@@ -14,9 +14,10 @@ from cutlayer_cut import examples
 from cutlayer_cut.zoo.lenet import LeNet
 from cutlayer_device.engines import load_engine
 from cutlayer_export.certificate.reduction import reduction_of
-from cutlayer_export.cli import Options, export
+from cutlayer_export.cli import export
 from cutlayer_export.graph.form import Form
 from cutlayer_export.graph.training_graph import trace_inference
+from cutlayer_export.options import Options
 from cutlayer_export.tflite.writer import write
 
 MODEL = ("cutlayer_cut.zoo.lenet:LeNet", "none", "1x28x28", "{}", "", "", "")
@@ -26,7 +27,7 @@ SAMPLES = np.random.default_rng(0).standard_normal((24, 1, 28, 28)).astype(np.fl
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory):
     path = tmp_path_factory.mktemp("exact") / "whole.bundle"
-    export(None, Options(*MODEL, "tflite"), path, as_json=False)
+    export(None, Options(*MODEL, "tflite"), path, fresh=True, as_json=False)
     return path
 
 
@@ -36,7 +37,7 @@ def test_fewer_bits_make_the_file_smaller_and_the_result_a_little_other(
 ):
     np.savez(tmp_path / "samples.npz", x=SAMPLES, y=np.zeros(len(SAMPLES), np.uint8))
     options = Options(*MODEL, "tflite", "xnnpack", precision, tmp_path / "samples.npz")
-    export(None, options, tmp_path / "less.bundle", as_json=False)
+    export(None, options, tmp_path / "less.bundle", fresh=True, as_json=False)
     less, whole = read_bundle(tmp_path / "less.bundle"), read_bundle(exact)
     assert f"{precision}             "[:14] in capsys.readouterr().out
     assert less.manifest.precision == precision
@@ -125,7 +126,7 @@ def test_accuracy_is_that_of_the_whole_model_beside_float32(tmp_path, capsys):
         precision="int8",
         calibration=tmp_path / "samples.npz",
     )
-    export(None, options, tmp_path / "less.bundle", as_json=False)
+    export(None, options, tmp_path / "less.bundle", fresh=True, as_json=False)
     exact, reduced = read_bundle(tmp_path / "less.bundle").certificate.precision_accuracies
     assert exact == 16 / 24
     assert abs(reduced - exact) < 0.2

@@ -147,6 +147,10 @@ class Bundle:
         """Initial values by graph input name: ``params.*``, ``buffers.*``, ``state.*``."""
         return dict(load_safetensors(self._files[_PARAMS]))
 
+    def write(self, path: Path) -> Manifest:
+        """Write it to another place; see `write_bundle`."""
+        return write_bundle(path, self.manifest, self._files)
+
     def require_certificate(self) -> None:
         """Raise `UserError` unless the bundle may be used."""
         if self.certificate is None:

@@ -63,7 +63,8 @@ def export(
     all_cuts: Annotated[
         bool,
         typer.Option(
-            "--all-cuts", help="Export every possible cut, into the folder --out; what is there already stays."
+            "--all-cuts",
+            help="Export every possible cut, into the folder --out; what was exported before is not done again.",
         ),
     ] = False,
     engine: _Engine = "onnx",
@@ -80,13 +81,15 @@ def export(
         float,
         typer.Option(min=0.0, help="Of float16 or int8: greatest change of smashed data, as a share of their size."),
     ] = 0.1,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Export again what the same recipe, code and packages gave before.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Cut a model and export the part before the cut as a bundle that a board can train."""
     needs = ENGINES.get(engine, ENGINES["onnx"])  # an unknown one is refused by the export
     with command(needs.export_extra, "torch", *needs.writes_with):
-        from cutlayer_export.cli import Options, export_all
-        from cutlayer_export.cli import export as run
+        from cutlayer_export.options import Options
 
         if freeze and trainable:
             raise UserError("--freeze: nothing is trained, so leave out --trainable")
@@ -94,10 +97,17 @@ def export(
         options = Options(
             model, cut, example, kwargs, weights, optimizer, trains, engine, target, precision, calibration, max_error
         )
-        if all_cuts:
-            export_all(trial, options, out, as_json)
-        else:
-            run(trial, options, None if list_cuts else out, as_json)
+        if list_cuts or all_cuts:  # these need torch in any case
+            from cutlayer_export.every_cut import export_all, show_cuts
+
+            if list_cuts:
+                show_cuts(trial, options, as_json)
+            else:
+                export_all(trial, options, out, as_json)
+            return
+        from cutlayer_export.cli import export as run
+
+        run(trial, options, out, fresh, as_json)
 
 
 @app.command()
