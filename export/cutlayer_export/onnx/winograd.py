@@ -4,6 +4,7 @@ from typing import Any
 
 from onnxscript import opset18
 
+import cutlayer_export.graph.winograd  # noqa: F401 - registers the operators
 from cutlayer_export.graph.toom_cook import PATCH
 from cutlayer_export.onnx.convolution import integers, sizes
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+import cutlayer_export.graph.winograd  # noqa: F401 - registers the operators
 from cutlayer_export.graph.toom_cook import PATCH
 from cutlayer_export.tflite.graph import Graph
 from cutlayer_export.tflite.values import Value, images, plain
