@@ -20,9 +20,12 @@ _FORWARD, _WEIGHT, _INPUT = (
     ours.convolution_grad_input.default,
 )
 
+_FEW = 8
+"""Fewer channels were not measured: a direct convolution of them is one product for all windows."""
+
 
 def gain(layer: Layer) -> float:
-    """About how many times as fast a layer and its gradients are by Winograd's way.
+    """About how many times as fast a layer and its gradients are by Winograd's way; 0 for fewer than 8 channels.
 
     The numbers are fitted to `benchmarks/convolutions.py`, which compares both ways: gathering windows takes about as
     long as eight products an entry, and a product in small matrices twice as long as one in great ones.
@@ -30,6 +33,8 @@ def gain(layer: Layer) -> float:
     (height, width), (out_height, out_width) = layer.size, layer.out
     tall, wide = (PATCH * tiles for tiles in layer.tiles)
     channels = layer.inputs + layer.outputs
+    if min(layer.inputs, layer.outputs) < _FEW:
+        return 0.0
     direct = 27 * out_height * out_width * (layer.inputs * layer.outputs + 8 * channels)
     transforms = wide * (width * height + tall * height) * 2 * channels
     products = 3 * tall * wide * layer.inputs * layer.outputs

@@ -21,6 +21,10 @@ __all__ = ["grad_input", "grad_weight", "integers", "sizes"]
 op: Any = opset18  # its type hints do not know numpy arrays
 
 
+_FEW = 8
+"""A convolution that gives so few channels is slow; its transpose is not, though it runs on one thread."""
+
+
 def integers(values: Any) -> Any:
     """A constant int64 tensor."""
     return op.Constant(value=onnx_ir.tensor(np.asarray(values, np.int64)))
@@ -49,7 +53,13 @@ def grad_input(
         return op.Conv(dy, weight, strides=stride, pads=[*padding, *padding], dilations=dilation, group=groups)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     depthwise = shape[0] == groups and shape[1] == 1
-    if (groups == 1 or depthwise) and max(stride) == 1 and all(r >= p for r, p in zip(reach, padding, strict=True)):
+    few = groups == 1 and shape[1] <= _FEW and shape[1] < shape[0]
+    if (
+        not few
+        and (groups == 1 or depthwise)
+        and max(stride) == 1
+        and all(r >= p for r, p in zip(reach, padding, strict=True))
+    ):
         # A convolution with the kernel rotated by 180 degrees and its input and output channels swapped.
         turned = _turned(weight, shape)
         turned = turned if depthwise else op.Transpose(turned, perm=[1, 0, *range(2, 2 + dims)])
