@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -40,3 +41,16 @@ def test_links_are_measured():
     assert len({row["link"] for row in rows}) == 4
     assert all(0 < row["share_of_rate"] <= 1 for row in rows if "window" in row)
     assert all(row["times"] > 0 for row in rows if "times" in row)
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_round_is_measured_beside_torch(tmp_path):
+    random = np.random.default_rng(0)
+    parts = {"train": 1024, "test": 100}
+    images = {f"x_{part}": random.integers(0, 256, (count, 28, 28), np.uint8) for part, count in parts.items()}
+    labels = {f"y_{part}": random.integers(0, 10, count, np.uint8) for part, count in parts.items()}
+    np.savez(tmp_path / "mnist.npz", **images, **labels)
+    lines = run("rounds.py", "--data", str(tmp_path), "--rounds", "2", "--turns", "1", "--json").splitlines()
+    rows = {row["what"]: row for row in map(msgspec.json.decode, lines)}
+    assert rows.keys() == {"torch", "raw", "fp8"}
+    assert all(row["median_s"] > 0 for row in rows.values())
