@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.library import Library
 
 from cutlayer_core.errors import CutlayerError, UserError
 from cutlayer_core.trial.optimizers import Sgd
@@ -101,14 +103,19 @@ CASES = [
 ]
 
 
-def torchvision(name: str, **options: object) -> nn.Module:
-    """A torchvision model. Its wheel is built for CUDA: its own operations, which no model here calls, are only declared."""
-    from torch.library import Library
-
+@cache
+def _declare_operations() -> Library:
+    """torchvision's wheel is built for CUDA: its own operations, which no model here calls, are only declared."""
     library = Library("torchvision", "DEF")
     for each in ("nms", "qnms", "roi_align", "qroi_align", "ps_roi_align", "roi_pool", "ps_roi_pool", "deform_conv2d"):
         library.define(f"{each}(Tensor x) -> Tensor")
         library.define(f"_{each}_backward(Tensor x) -> Tensor")
+    return library
+
+
+def torchvision(name: str, **options: object) -> nn.Module:
+    """A torchvision model."""
+    _declare_operations()
     from torchvision import models
 
     extra = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
@@ -117,7 +124,7 @@ def torchvision(name: str, **options: object) -> nn.Module:
 
 def timm(name: str, **options: object) -> nn.Module:
     """A timm model."""
-    torchvision("alexnet")  # timm imports torchvision
+    _declare_operations()  # timm imports torchvision
     import timm as package
 
     return package.create_model(name, num_classes=10, **options)
@@ -137,7 +144,7 @@ class LastState(nn.Module):
 
 def transformers(name: str, **options: object) -> nn.Module:
     """A transformers model made from its configuration."""
-    torchvision("alexnet")
+    _declare_operations()
     import transformers as package
 
     config = getattr(package, f"{name}Config")(**options)
