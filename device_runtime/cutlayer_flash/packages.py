@@ -42,13 +42,17 @@ _NOT_NEEDED = (
 """Files of packages of which nothing runs on a board."""
 
 
+_EXTRAS = ("images", "updates", "zstd")
+"""What not every board needs, but a release has: its board may be given any trial."""
+
+
 def requirements(extra: str = "device") -> list[str]:
-    """What cutlayer with this extra requires, by its metadata, with the markers that are for the board to evaluate."""
+    """What cutlayer with this extra requires on any board, by its metadata, with the markers that the board evaluates."""
     found = []
     for text in requires("cutlayer") or ():
         each = Requirement(text)
         if each.marker is not None and "extra" in str(each.marker):
-            if not each.marker.evaluate({"extra": extra}):
+            if not any(each.marker.evaluate({"extra": name}) for name in (extra, *_EXTRAS)):
                 continue
             each.marker = None
         found.append(str(each))

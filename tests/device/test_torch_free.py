@@ -32,6 +32,26 @@ def test_every_module_of_board_and_core_imports_where_torch_cannot_be():
     subprocess.run([sys.executable, "-c", blocked + imports], check=True)
 
 
+@pytest.mark.parametrize(
+    ("package", "code", "extra"),
+    [
+        ("PIL", "read_image(Path('x.png'), InputSpec(shape=(3, 8, 8)))", "images"),
+        ("zstandard", "shrink(b'x')", "zstd"),
+        ("cryptography", "import cutlayer_device.service.service", "updates"),
+    ],
+)
+def test_what_needs_a_package_that_not_every_board_has_names_it(package, code, extra):
+    start = f"import sys; sys.modules['{package}'] = None\n" + (
+        "from pathlib import Path\n"
+        "from cutlayer_core.codecs.lossless import shrink\n"
+        "from cutlayer_core.errors import UserError\n"
+        "from cutlayer_core.samples.data import read_image\n"
+        "from cutlayer_core.trial.recipe import InputSpec\n"
+    )
+    words = [sys.executable, "-c", f"{start}try: {code}\nexcept UserError as error: print(error)"]
+    assert f"pip install 'cutlayer[{extra}]'" in subprocess.check_output(words, text=True)
+
+
 def test_the_boards_program_forbids_torch_to_itself():
     code = (
         "from cutlayer_device.cli import forbid_torch; forbid_torch()\n"
@@ -51,7 +71,10 @@ def test_an_environment_with_only_the_boards_packages_trains(broker, digits, tmp
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, "--constraint", ROOT / "constraints.txt", f"{ROOT}[device]"], check=True)
     installed = subprocess.check_output([python, "-m", "pip", "freeze"], text=True)
-    assert not {"torch", "onnx", "matplotlib"} & {line.split("==")[0] for line in installed.splitlines()}
+    unwanted = {"torch", "onnx", "matplotlib", "pillow", "cryptography", "zstandard"}
+    assert not unwanted & {line.split("==")[0].lower() for line in installed.splitlines()}
+    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    assert sum(each.stat().st_size for each in packages.rglob("*") if each.is_file()) < 200e6
 
     trial = digits_trial(digits, name="torch-free", devices=("board-1",), epochs=2, patience_s=20.0)
     command = [python, "-m", "cutlayer_device", "run", "--bundle", digits / "client.bundle", "--trial", trial.name]

@@ -42,8 +42,9 @@ def test_a_board_with_a_tflite_bundle_gets_its_runtime_and_no_other():
 def test_the_packages_are_those_of_the_device_and_markers_are_the_boards_to_decide():
     wanted = requirements()
     names = [each.split(";")[0].split(">")[0] for each in wanted]
-    assert {"numpy", "onnxruntime", "msgspec", "paho-mqtt", "cryptography"} <= set(names)
+    assert {"numpy", "onnxruntime", "msgspec", "paho-mqtt", "cryptography", "pillow", "zstandard"} <= set(names)
     assert not {"torch", "onnx", "matplotlib", "uv"} & set(names)
+    assert len(names) == len(set(names))
     assert any("python_version" in each for each in wanted), "tomli is for Python 3.10 only"
     assert next(each for each in wanted if each.startswith("onnxruntime")) == "onnxruntime>=1.22.1", (
         "1.21 dies on a Raspberry Pi 4"

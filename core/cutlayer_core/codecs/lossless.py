@@ -44,6 +44,7 @@ def _zstandard() -> ModuleType:
         import zstandard
     except ImportError as error:
         raise UserError(
-            "codec.lossless: found 'zstd', for which the package zstandard is missing here: install it, or set 'none'"
+            "codec.lossless: found 'zstd', for which the package zstandard is missing here: "
+            "pip install 'cutlayer[zstd]', or set 'none'"
         ) from error
     return zstandard

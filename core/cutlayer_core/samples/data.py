@@ -200,9 +200,14 @@ def read_image(file: Path, spec: InputSpec) -> NDArray[np.uint8]:
     """An image as channels, height, width, resized and made grey as ``spec`` requires.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or Pillow is missing.
     """
-    from PIL import Image
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UserError(
+            f"data {file}: reading images needs Pillow: pip install 'cutlayer[images]', or give the samples as an .npz"
+        ) from error
 
     mode, (height, width) = ("L" if spec.shape[0] == 1 else "RGB"), spec.shape[1:]
     try:

@@ -9,14 +9,18 @@ import threading
 from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cutlayer_core.bundles import update
 from cutlayer_core.bundles.release import CONFIG, DeviceConfig
 from cutlayer_core.errors import RemoteError, UserError
 from cutlayer_core.files import replace_file
 from cutlayer_core.trial import toml
+
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+except ModuleNotFoundError as error:
+    raise UserError("a board that takes updates needs cryptography: pip install 'cutlayer[updates]'") from error
 
 __all__ = ["Updates"]
 
