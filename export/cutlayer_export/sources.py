@@ -62,8 +62,9 @@ def digest(path: str) -> str:
 
 
 def packages() -> list[str]:
-    """Names and versions of all installed packages, from the names of their folders."""
-    return sorted({each.name for folder in _folders() for each in Path(folder).glob("*.dist-info")})
+    """Names, versions and times of installation of all packages: one may be installed again with other code."""
+    folders = (each for folder in _folders() for each in Path(folder).glob("*.dist-info"))
+    return sorted({f"{each.name} {each.stat().st_mtime_ns}" for each in folders})
 
 
 def _is_own(path: str) -> bool:

@@ -15,7 +15,7 @@ from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_core.trial.recipe import Model, Recipe
 from cutlayer_export.graph.form import Form
 from cutlayer_export.kept import KeptExports, export_once
-from cutlayer_export.sources import Sources
+from cutlayer_export.sources import Sources, packages
 
 FACTORY = """
 import json
@@ -137,6 +137,15 @@ def test_a_disk_that_cannot_be_written_to_keeps_nothing(place, tmp_path):
     exports = KeptExports(tmp_path / "file")
     exports.keep(RECIPE, ONNX, read_bundle(place / "client.bundle"), {})
     assert exports.find(RECIPE, ONNX) is None
+
+
+def test_a_package_that_is_installed_again_is_another(tmp_path, monkeypatch):
+    (tmp_path / "mine-1.0.dist-info").mkdir()
+    monkeypatch.setattr("cutlayer_export.sources._folders", lambda: (str(tmp_path),))
+    before = packages()
+    (tmp_path / "mine-1.0.dist-info" / "RECORD").write_text("")
+    assert packages() != before
+    assert [each.split()[0] for each in packages()] == ["mine-1.0.dist-info"]
 
 
 def test_files_that_are_written_or_belong_to_packages_are_no_sources(tmp_path):
