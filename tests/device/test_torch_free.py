@@ -41,7 +41,8 @@ def test_every_module_of_board_and_core_imports_where_torch_cannot_be():
     ],
 )
 def test_what_needs_a_package_that_not_every_board_has_names_it(package, code, extra):
-    start = f"import sys; sys.modules['{package}'] = None\n" + (
+    start = (
+        f"import sys; sys.modules['{package}'] = None\n"
         "from pathlib import Path\n"
         "from cutlayer_core.codecs.lossless import shrink\n"
         "from cutlayer_core.errors import UserError\n"
