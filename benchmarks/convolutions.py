@@ -41,6 +41,7 @@ def exported(function, inputs, names: list[str], least_gain: float | None = None
 
     from cutlayer_export.graph.training_graph import Graph
     from cutlayer_export.graph.winograd_layers import use_winograd
+    from cutlayer_export.onnx.lines import keep_lines
     from cutlayer_export.onnx.writer import to_onnx
 
     module = symbolic_trace(function)
@@ -48,6 +49,7 @@ def exported(function, inputs, names: list[str], least_gain: float | None = None
         node.meta["val"] = inputs[node.target]
     if least_gain is not None:
         use_winograd(module, least_gain)
+        keep_lines(module)
     return to_onnx(Graph(module, inputs, names, ()))
 
 

@@ -89,7 +89,7 @@ class _Writer:
                 x, weight, bias = args[:3]
                 result = winograd.forward(self._x(x, layer), self._proxy(weight), layer)
                 if bias is not None:
-                    result = aten.add.Tensor(result, aten.view.default(self._proxy(bias), [layer.outputs, 1, 1]))
+                    result = self._with_bias(result, bias, node)
             elif node.target is _WEIGHT:
                 x, dy = args[:2]
                 result = winograd.grad_weight(self._x(x, layer), self._dy(dy, layer), layer)
@@ -99,6 +99,13 @@ class _Writer:
         result.node.meta = dict(node.meta)
         node.replace_all_uses_with(result.node)
         self._graph.erase_node(node)
+
+    def _with_bias(self, result: fx.Proxy, bias: fx.Node, like: fx.Node) -> fx.Proxy:
+        shift = aten.view.default(self._proxy(bias), [-1, 1, 1])
+        result.node.meta = dict(like.meta)
+        shift.node.meta["val"] = bias.meta["val"].view(-1, 1, 1)
+        total: fx.Proxy = aten.add.Tensor(result, shift)
+        return total
 
     def _x(self, x: fx.Node, layer: Layer) -> fx.Proxy:
         return self._once("x", x, layer, winograd.transformed_x)

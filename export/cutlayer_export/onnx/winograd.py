@@ -4,32 +4,45 @@ from typing import Any
 
 from onnxscript import opset18
 
-import cutlayer_export.graph.winograd  # noqa: F401 - registers the operators
+import cutlayer_export.onnx.lines  # noqa: F401 - registers the operators
 from cutlayer_export.graph.toom_cook import PATCH
 from cutlayer_export.onnx.convolution import integers, sizes
 
-__all__ = ["collect", "spread", "tile_correlations", "tile_products"]
+__all__ = ["collect_lines", "from_lines", "spread_lines", "tile_correlations", "tile_products", "to_lines"]
 
 op: Any = opset18
 
 
-def spread(x: Any, rows: Any, columns: Any) -> Any:
+def to_lines(x: Any) -> Any:
+    """See `onnx.lines`."""
+    channels, height, width = sizes(x)[1:]
+    turned = op.Transpose(op.Reshape(x, integers([-1, height, width])), perm=[1, 0, 2])
+    return op.Reshape(turned, integers([-1, channels, width]))
+
+
+def from_lines(lines: Any, height: int) -> Any:
+    """See `onnx.lines`."""
+    channels, width = sizes(lines)[1:]
+    turned = op.Transpose(op.Reshape(lines, integers([height, -1, width])), perm=[1, 0, 2])
+    return op.Reshape(turned, integers([-1, channels, height, width]))
+
+
+def spread_lines(lines: Any, rows: Any, columns: Any) -> Any:
     """See `graph.winograd.spread`."""
-    (_, channels, height, width), wide, tall = sizes(x), sizes(columns)[0], sizes(rows)[0]
+    (channels, width), (tall, height), wide = sizes(lines)[1:], sizes(rows), sizes(columns)[0]
     # onnxruntime reads the transpose of the last two axes of a product's input while it multiplies.
-    lines = op.Transpose(op.Reshape(x, integers([-1, height, width])), perm=[1, 2, 0])
-    lines = op.MatMul(columns, lines)  # (H, Q, B * C)
-    spread_out = op.MatMul(rows, op.Reshape(lines, integers([height, -1])))
-    return op.Reshape(spread_out, integers([tall, wide, -1, channels]))
+    turned = op.Transpose(op.Reshape(lines, integers([height, -1, width])), perm=[0, 2, 1])
+    spread = op.MatMul(columns, turned)  # (H, Q, B * C)
+    spread = op.MatMul(rows, op.Reshape(spread, integers([height, -1])))
+    return op.Reshape(spread, integers([tall, wide, -1, channels]))
 
 
-def collect(y: Any, rows: Any, columns: Any) -> Any:
+def collect_lines(y: Any, rows: Any, columns: Any) -> Any:
     """See `graph.winograd.collect`."""
     (tall, wide, _, channels), (_, height), (_, width) = sizes(y), sizes(rows), sizes(columns)
     lines = op.MatMul(op.Transpose(rows, perm=[1, 0]), op.Reshape(y, integers([tall, -1])))
     lines = op.Transpose(op.Reshape(lines, integers([height, wide, -1])), perm=[0, 2, 1])
-    images = op.Transpose(op.MatMul(lines, columns), perm=[1, 0, 2])  # (B * C, H, W)
-    return op.Reshape(images, integers([-1, channels, height, width]))
+    return op.Reshape(op.MatMul(lines, columns), integers([-1, channels, width]))  # (H * B, C, W)
 
 
 def tile_products(x: Any, weight: Any, backward: bool) -> Any:

@@ -12,6 +12,7 @@ from cutlayer_export.graph.form import Form
 from cutlayer_export.graph.toom_cook import matrices
 from cutlayer_export.graph.winograd import Layer
 from cutlayer_export.graph.winograd_layers import gain, use_winograd
+from cutlayer_export.onnx.lines import keep_lines
 
 aten, ours = torch.ops.aten, torch.ops.cutlayer
 SIZES = [((8, 8), (1, 1)), ((9, 7), (1, 1)), ((10, 13), (0, 2)), ((3, 4), (0, 0)), ((4, 4), (1, 0)), ((17, 16), (2, 1))]
@@ -69,6 +70,41 @@ def test_what_can_be_done_is_replaced_and_nothing_is_transformed_twice():
     assert count(aten.convolution) == 5
     assert count(ours.convolution_grad_weight) == 5
     assert count(ours.convolution_grad_input) == 4, "nobody asks for the gradient of the images"
+
+
+def test_images_stay_lines_between_layers_and_nothing_else_changes():
+    blocks = [nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
+    _, graph = traced(nn.Sequential(nn.Conv2d(3, 8, 1), *blocks), IMAGE, SGD)
+    inputs = [value.clone() for value in graph.inputs.values()]
+    before = graph.module(*inputs)
+    use_winograd(graph.module, least_gain=0)
+    keep_lines(graph.module)
+    for found, wanted in zip(graph.module(*inputs), before, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    turns = [
+        len(graph.module.graph.find_nodes(op="call_function", target=each.default))
+        for each in (ours.to_lines, ours.from_lines)
+    ]
+    assert turns == [2, 2], "x and g come in as images, z and the gradient of x go out as images"
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (8, 1, 1), (1, 1, 1, 8), (8,)])
+def test_what_would_mean_something_else_for_lines_stays_an_operation_on_images(shape):
+    class Shifted(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+            self.register_buffer("shift", torch.randn(shape))
+
+        def forward(self, x):
+            return self[1](self[0](x) + self.shift)
+
+    _, graph = traced(Shifted(), IMAGE, SGD)
+    inputs = [value.clone() for value in graph.inputs.values()]
+    before = graph.module(*inputs)
+    use_winograd(graph.module, least_gain=0)
+    keep_lines(graph.module)
+    for found, wanted in zip(graph.module(*inputs), before, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_that_gain_are_those_with_many_channels_and_small_images():
