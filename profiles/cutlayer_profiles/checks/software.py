@@ -27,8 +27,8 @@ class Use(NamedTuple):
 
 
 USES = (
-    Use("device", "device", ("cryptography", "PIL")),
-    Use("serve", "server", ("torch", "cryptography", "jinja2", "matplotlib", "PIL")),
+    Use("device", "device", ()),
+    Use("serve", "server", ("torch", "cryptography", "jinja2", "matplotlib", "PIL", "zstandard")),
     *(Use(f"export {name}", needs.export_extra, ("torch", *needs.writes_with)) for name, needs in ENGINES.items()),
     Use("flash", "flash", ("cryptography", "packaging", "tomli_w", "uv", "yaml")),
     Use("demo", "demo", ("torch", "onnxruntime", "onnxscript", "sklearn")),
