@@ -8,10 +8,12 @@ are inputs ("ours"). Then all three passes together: direct, Winograd's way, and
 Winograd's way is as the direct one, and what an export estimates of that to choose one of them.
 """
 
+import argparse
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from statistics import median
 
 TURNS, STEPS, BATCH = 3, 5, 32
@@ -38,6 +40,7 @@ def session(model, threads: int, names: list[str]):
 def exported(function, inputs, names: list[str], least_gain: float | None = None):
     """A function of torch tensors as ONNX, by the translations that an export uses."""
     from torch.fx import symbolic_trace
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
     from cutlayer_export.graph.training_graph import Graph
     from cutlayer_export.graph.winograd_layers import use_winograd
@@ -45,8 +48,7 @@ def exported(function, inputs, names: list[str], least_gain: float | None = None
     from cutlayer_export.onnx.writer import to_onnx
 
     module = symbolic_trace(function)
-    for node in module.graph.find_nodes(op="placeholder"):
-        node.meta["val"] = inputs[node.target]
+    FakeTensorProp(module).propagate(*inputs.values())
     if least_gain is not None:
         use_winograd(module, least_gain)
         keep_lines(module)
@@ -112,11 +114,11 @@ def estimate(channels: int, outputs: int, size: int) -> float:
     return gain(Layer(channels, outputs, (size, size), (1, 1)))
 
 
-def worker(threads: int) -> None:
+def worker(threads: int, shapes: Iterable[tuple[int, ...]]) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    for channels, outputs, size in SHAPES:
+    for channels, outputs, size in shapes:
         runs = contenders(channels, outputs, size, threads)
         times = {name: [] for name in runs}
         for name, run in [*runs.items()] * TURNS:
@@ -137,13 +139,17 @@ def worker(threads: int) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        worker(int(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, help="only images of this height and width")
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.threads:
+        worker(options.threads, [each for each in SHAPES if options.size in (None, each[2])])
         return
     for threads in (1, 2):
         print(f"{threads} thread{'s' * (threads > 1)}", flush=True)
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        subprocess.run([sys.executable, __file__, str(threads)], env=env, check=True)
+        words = [sys.executable, __file__, *sys.argv[1:], "--threads", str(threads)]
+        subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=True)
 
 
 if __name__ == "__main__":

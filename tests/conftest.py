@@ -1,6 +1,8 @@
 """Fixtures for everything that takes seconds to make."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -14,6 +16,7 @@ __all__ = ["pytest_runtest_setup", "pytest_terminal_summary"]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What tests export is kept apart from what this machine's user does.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cutlayer-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # A busy machine is slow, which says nothing of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

@@ -34,6 +34,12 @@ def test_one_client_is_measured_beside_torch():
     assert "geometric mean of onnx against eager" in shown
 
 
+def test_both_ways_of_a_convolution_are_measured():
+    lines = run("convolutions.py", "--size", "4").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["1 thread", "256 to 512 at 4x4", "2 threads", "256 to 512 at 4x4"]
+    assert "winograd" in lines[1]
+
+
 @pytest.mark.needs("mosquitto")
 def test_links_are_measured():
     lines = run("links.py", "--megabytes", "0.25", "--rounds", "1", "--json").splitlines()

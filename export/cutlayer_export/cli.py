@@ -12,6 +12,7 @@ from cutlayer_core.trial.optimizers import Optimizer
 from cutlayer_core.trial.recipe import WHOLE
 from cutlayer_export.kept import export_once
 from cutlayer_export.options import Options, form_of, recipe_of
+from cutlayer_export.sources import Sources
 
 __all__ = ["export"]
 
@@ -29,11 +30,11 @@ def export(trial_file: Path | None, options: Options, out: Path, fresh: bool, as
     Raises:
         CutlayerError: what `export_bundle` raises.
     """
-    console = Console(stderr=as_json, highlight=False)
+    console, sources = Console(stderr=as_json, highlight=False), Sources()
     recipe = recipe_of(trial_file, options, needs_cut=True)
     form = form_of(recipe, options)
     with console.status("") as status:
-        manifest, reused = export_once(recipe, out, status.update, form, fresh=fresh)
+        manifest, reused = export_once(recipe, out, sources, status.update, form, fresh=fresh)
     certificate = read_bundle(out).certificate
     assert certificate is not None
     if as_json:

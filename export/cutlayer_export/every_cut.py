@@ -13,6 +13,7 @@ from cutlayer_cut import build_model, check_input, example_batch, list_cuts
 from cutlayer_export.errors import CertificateError
 from cutlayer_export.kept import export_once
 from cutlayer_export.options import Options, form_of, recipe_of
+from cutlayer_export.sources import Sources
 
 __all__ = ["export_all", "show_cuts"]
 
@@ -40,14 +41,16 @@ def show_cuts(trial_file: Path | None, options: Options, as_json: bool) -> None:
     console.print("all a sample; a multiplication with its addition counts as two FLOP")
 
 
-def export_all(trial_file: Path | None, options: Options, folder: Path, as_json: bool) -> None:
-    """Export a bundle for every possible cut, numbered in the model's order; what was exported before is not done again.
+def export_all(trial_file: Path | None, options: Options, folder: Path, fresh: bool, as_json: bool) -> None:
+    """Export a bundle for every possible cut, numbered in the model's order.
 
-    A cut that cannot be exported is reported and left out. Raises `UserError` if the model or its input is wrong.
+    What was exported before is not done again, unless ``fresh``. A cut that cannot be exported is reported and left
+    out. Raises `UserError` if the model or its input is wrong.
     """
-    console = Console(stderr=as_json, highlight=False)
+    console, sources = Console(stderr=as_json, highlight=False), Sources()
     recipe = recipe_of(trial_file, options, needs_cut=False)
-    model = build_model(recipe.model, recipe.seed)
+    with sources:
+        model = build_model(recipe.model, recipe.seed)
     check_input(recipe, model)
     with console.status(f"trying every module of {recipe.model.factory}"):
         names = [each.cut for each in list_cuts(model, example_batch(recipe))]
@@ -56,17 +59,18 @@ def export_all(trial_file: Path | None, options: Options, folder: Path, as_json:
         own = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, cut=name))
         path = folder / f"{number:03}-{name}.zip"
         with console.status(f"{number}/{len(names)}  {name}"):
-            how = _exported(own, path, options)
+            how = _exported(own, path, options, sources, fresh)
         console.print(f"{number}/{len(names)}  {name}: {how}", soft_wrap=True)
         done.append({"cut": name, "bundle": str(path) if path.exists() else None, "how": how})
     if as_json:
         print(msgspec.json.encode(done).decode())
 
 
-def _exported(recipe: Recipe, path: Path, options: Options) -> str:
-    """Export one of many cuts, and return a line on how it went."""
+def _exported(recipe: Recipe, path: Path, options: Options, sources: Sources, fresh: bool) -> str:
+    """Export one of many cuts, and return a line on how it went; nothing older stays in its place."""
+    path.unlink(missing_ok=True)
     try:
-        done = export_once(recipe, path, form=form_of(recipe, options))
+        done = export_once(recipe, path, sources, form=form_of(recipe, options), fresh=fresh)
     except (UserError, CertificateError) as error:
         return f"left out: {error}"
     return f"{path}, as it was exported before" if done.reused else str(path)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import msgspec
@@ -22,7 +22,7 @@ from cutlayer_core.bundles.bundle import Bundle, Manifest, check_place, read_bun
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.recipe import Recipe
 from cutlayer_export.graph.form import FLOAT32_ONNX, Form
-from cutlayer_export.sources import Sources, digest, packages
+from cutlayer_export.sources import Sources, packages, unchanged
 
 __all__ = ["Done", "KeptExports", "export_once"]
 
@@ -40,12 +40,21 @@ class Done(NamedTuple):
 def export_once(
     recipe: Recipe,
     path: Path,
+    sources: Sources,
     tell: Callable[[str], None] = lambda stage: None,
     form: Form = FLOAT32_ONNX,
     *,
     fresh: bool = False,
 ) -> Done:
     """Write the bundle that was exported before from the same; if there is none, or if ``fresh``, export it.
+
+    Args:
+        recipe: names the model to export.
+        path: where to write the bundle.
+        sources: hears what the model is made from; it has heard everything of the user's that ran before, too.
+        tell: called at the beginning of each stage, with a line about it.
+        form: how the graphs are written.
+        fresh: whether to export again what was exported before.
 
     Raises:
         CutlayerError: as `export_bundle` does.
@@ -56,11 +65,13 @@ def export_once(
     if known is not None:
         return Done(known.write(path), reused=True)
     tell("importing torch")
-    with Sources() as sources:
+    with sources:
         from cutlayer_export.export import export_bundle
 
         manifest = export_bundle(recipe, path, tell, form)
-    kept.keep(recipe, form, read_bundle(path), sources.digests(also=[recipe.model.weights]))
+    found = sources.found(also=[recipe.model.weights])
+    if found is not None:
+        kept.keep(recipe, form, read_bundle(path), found)
     return Done(manifest, reused=False)
 
 
@@ -80,8 +91,7 @@ class KeptExports:
         """The export of this recipe in this form; None if there is none, or what it was made from has changed."""
         place = self._folder / _key(recipe, form)
         try:
-            sources = msgspec.json.decode((place / _SOURCES).read_bytes(), type=dict[str, str])
-            if any(digest(path) != wanted for path, wanted in sources.items()):
+            if not unchanged(msgspec.json.decode((place / _SOURCES).read_bytes(), type=dict[str, str])):
                 return None
             bundle = read_bundle(place / _BUNDLE)
             os.utime(place)
@@ -92,17 +102,14 @@ class KeptExports:
     def keep(self, recipe: Recipe, form: Form, bundle: Bundle, sources: dict[str, str]) -> None:
         """Keep an export. A disk that is full or cannot be written to is no error: nothing is kept then."""
         place = self._folder / _key(recipe, form)
-        try:
+        with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            made = Path(mkdtemp(dir=self._folder))
-            bundle.write(made / _BUNDLE)
-            (made / _SOURCES).write_bytes(msgspec.json.encode(sources))
-            shutil.rmtree(place, ignore_errors=True)
-            made.rename(place)
+            with TemporaryDirectory(dir=self._folder) as made:
+                bundle.write(Path(made) / place.name / _BUNDLE)
+                (Path(made) / place.name / _SOURCES).write_bytes(msgspec.json.encode(sources))
+                shutil.rmtree(place, ignore_errors=True)
+                (Path(made) / place.name).rename(place)
             self._prune()
-        except OSError:
-            with suppress(OSError, UnboundLocalError):
-                shutil.rmtree(made)
 
     def _prune(self) -> None:
         places = sorted(self._folder.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)

@@ -4,23 +4,46 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Sources", "digest", "packages"]
+__all__ = ["Sources", "packages", "unchanged"]
 
-_SYSTEM = ("/proc/", "/sys/", "/dev/", "/run/")
-_BLOCK = 1 << 20
+_SYSTEM = ("/proc/", "/sys/")
+_WEIGHTS = frozenset(
+    [
+        ".bin",
+        ".ckpt",
+        ".gguf",
+        ".h5",
+        ".hdf5",
+        ".keras",
+        ".msgpack",
+        ".npy",
+        ".npz",
+        ".onnx",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".safetensors",
+        ".tflite",
+    ]
+)
+"""What files of weights end in: those beside the code count too, since many readers open them without Python."""
+_ABSENT, _BLOCK = "absent", 1 << 20
 
 
 class Sources:
-    """Listens, while it is entered, to which files this process opens; a process needs one of them.
+    """Listens, while it is entered, to which files this process opens to read them.
 
-    Python's audit events tell of every file that Python code opens. What a library reads by itself goes unnoticed.
+    Made before any of the user's code runs, and once in a process. Python's audit events (PEP 578) tell of every file
+    that Python code opens, also of those that are not there.
     """
 
     def __init__(self) -> None:
+        self._begun_ns = time.time_ns()
         self._opened = set[str]()
         self._listening = False
         sys.addaudithook(self._heard)
@@ -32,33 +55,31 @@ class Sources:
     def __exit__(self, *_: object) -> None:
         self._listening = False
 
-    def digests(self, also: Iterable[str] = ()) -> dict[str, str]:
-        """The `digest` of each file read, of all imported code that is in no installed package, and of ``also``."""
+    def found(self, also: Iterable[str] = ()) -> dict[str, str] | None:
+        """For each file what `unchanged` compares; None if one was changed since this began, perhaps after it was read.
+
+        The files are those that were opened, all imported code that is in no installed package, ``also``, and weights
+        that lie beside one of these.
+        """
         code = (getattr(each, "__file__", None) for each in list(sys.modules.values()))
-        paths = {*self._opened, *filter(None, code), *filter(None, also)}
-        own = {str(Path(each).resolve()) for each in paths}
-        found = {path: digest(path) for path in sorted(own) if _is_own(path)}
-        return {path: value for path, value in found.items() if value}
+        named = {str(Path(each).absolute()) for each in (*self._opened, *code, *also) if each}
+        own = {each for each in named if _is_own(each)}
+        if any(_changed_ns(each) > self._begun_ns for each in own):
+            return None
+        beside = {each for each in _weights_beside(own) if each not in own}
+        return {each: _content(each) for each in own} | {each: _state(each) for each in beside}
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._listening or event != "open":
             return
         path, mode, flags = arguments
-        writes = flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else "w" in (mode or "")
-        if isinstance(path, str | bytes | os.PathLike) and not writes:
+        if isinstance(path, str | bytes | os.PathLike) and _reads(mode, flags):
             self._opened.add(str(Path(os.fsdecode(path)).absolute()))
 
 
-def digest(path: str) -> str:
-    """The SHA-256 of a file's content; empty if there is no such file."""
-    found = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while block := file.read(_BLOCK):
-                found.update(block)
-    except OSError:
-        return ""
-    return found.hexdigest()
+def unchanged(found: Mapping[str, str]) -> bool:
+    """Whether all files are still what `Sources.found` says."""
+    return all((_state if said.startswith("stat ") else _content)(path) == said for path, said in found.items())
 
 
 def packages() -> list[str]:
@@ -67,11 +88,55 @@ def packages() -> list[str]:
     return sorted({f"{each.name} {each.stat().st_mtime_ns}" for each in folders})
 
 
+def _reads(mode: str | None, flags: Any) -> bool:
+    if isinstance(flags, int):
+        return not flags & (os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
+    return not {"w", "a", "x"} & set(mode or "")
+
+
 def _is_own(path: str) -> bool:
-    """Whether a file belongs to the user, and not to the system, to Python or to an installed package."""
-    return not path.startswith((*_SYSTEM, *_folders())) and not path.endswith(".pyc") and Path(path).is_file()
+    """Whether a path belongs to the user, and not to the system, to Python or to an installed package."""
+    return not path.startswith((*_SYSTEM, *_folders())) and "/__pycache__/" not in path
 
 
 def _folders() -> tuple[str, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple({str(Path(sysconfig.get_path(name)).resolve()) for name in names})
+    named = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return tuple({f"{path}/" for each in named for path in (each, each.resolve())})
+
+
+def _weights_beside(paths: Iterable[str]) -> Iterator[str]:
+    for folder in {Path(each).parent for each in paths}:
+        if folder.is_dir():
+            yield from (str(each) for each in folder.iterdir() if each.suffix in _WEIGHTS)
+
+
+def _content(path: str) -> str:
+    """The SHA-256 of a file, through links, which may come to lead elsewhere."""
+    found = hashlib.sha256()
+    try:
+        if not Path(path).is_file():  # a pipe would be waited for
+            return _ABSENT
+        with Path(path).open("rb") as file:
+            while block := file.read(_BLOCK):
+                found.update(block)
+    except OSError:
+        return _ABSENT
+    return found.hexdigest()
+
+
+def _state(path: str) -> str:
+    """Size and times of a file, which may be too large to read each time."""
+    try:
+        seen = Path(path).stat()
+    except OSError:
+        return f"stat {_ABSENT}"
+    return f"stat {seen.st_size} {seen.st_mtime_ns} {seen.st_ctime_ns}"
+
+
+def _changed_ns(path: str) -> int:
+    """When a file, or a link to it, was last changed; 0 if there is none."""
+    try:
+        seen = [Path(path).stat(), Path(path).lstat()]
+    except OSError:
+        return 0
+    return max(max(each.st_mtime_ns, each.st_ctime_ns) for each in seen)

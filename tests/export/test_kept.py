@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_core.trial.recipe import Model, Recipe
 from cutlayer_export.graph.form import Form
 from cutlayer_export.kept import KeptExports, export_once
-from cutlayer_export.sources import Sources, packages
+from cutlayer_export.sources import Sources, packages, unchanged
 
 FACTORY = """
 import json
@@ -47,7 +48,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as changed:
         changed.chdir(folder)
         changed.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        assert not export_once(RECIPE, folder / "client.bundle").reused
+        assert not export_once(RECIPE, folder / "client.bundle", Sources()).reused
         yield folder
 
 
@@ -61,7 +62,7 @@ def kept(recipe=RECIPE, form=ONNX):
 
 
 def test_what_was_exported_is_written_again_from_what_is_kept(place):
-    again = export_once(RECIPE, place / "again.zip")
+    again = export_once(RECIPE, place / "again.zip", Sources())
     assert again.reused
     one, other = (read_bundle(place / each) for each in ("client.bundle", "again.zip"))
     assert one.manifest == other.manifest == again.manifest
@@ -72,7 +73,7 @@ def test_what_was_exported_is_written_again_from_what_is_kept(place):
 
 def test_it_is_not_written_among_other_files(place):
     with pytest.raises(UserError, match="--out"):
-        export_once(RECIPE, place)
+        export_once(RECIPE, place, Sources())
 
 
 def test_other_recipes_and_forms_are_others(place):
@@ -149,17 +150,78 @@ def test_a_package_that_is_installed_again_is_another(tmp_path, monkeypatch):
     assert [each.split()[0] for each in packages()] == ["mine-1.0.dist-info"]
 
 
-def test_files_that_are_written_or_belong_to_packages_are_no_sources(tmp_path):
-    read, written = tmp_path / "read.txt", tmp_path / "written.txt"
-    read.write_text("x")
+def read_by(read):
+    """What is found of files that ``read`` opens."""
     with Sources() as sources:
-        read.read_text()
-        written.write_text("y")
-    (tmp_path / "later.txt").write_text("z")
-    found = sources.digests()
-    assert str(read) in found
-    assert not {str(written), str(tmp_path / "later.txt")} & found.keys()
-    assert not [path for path in found if "site-packages" in path]
+        read()
+    return sources.found()
+
+
+def test_files_that_are_written_or_belong_to_packages_are_no_sources(tmp_path):
+    for name in ("read", "appended"):
+        (tmp_path / name).write_text("x")
+    sources = Sources()
+    with sources:
+        (tmp_path / "read").read_text()
+        (tmp_path / "written").write_text("y")
+    (tmp_path / "read").read_text()
+    found = sources.found()
+    assert str(tmp_path / "read") in found
+    assert str(tmp_path / "written") not in found
+    assert not [path for path in found if "site-packages" in path or "/__pycache__/" in path]
+
+
+def test_a_file_that_changes_while_it_is_exported_is_not_vouched_for(tmp_path):
+    """What was read is the old one, what its digest would say is the new one."""
+    (tmp_path / "table").write_text("old")
+
+    def read_and_change():
+        (tmp_path / "table").read_text()
+        time.sleep(0.02)
+        (tmp_path / "table").write_text("new")
+
+    assert read_by(lambda: None) is not None
+    assert read_by(read_and_change) is None
+
+
+def test_a_model_that_is_edited_during_its_export_is_not_kept(place):
+    recipe = msgspec.structs.replace(RECIPE, seed=7)
+    before = (place / "widths.json").read_bytes()
+    sources = Sources()
+    time.sleep(0.02)
+    export_once(recipe, place / "edited.zip", sources, lambda stage: (place / "widths.json").write_bytes(before))
+    assert not kept(recipe)
+
+
+def test_a_link_that_leads_elsewhere_a_file_that_appears_and_weights_beside_are_noticed(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "weights.safetensors").write_bytes(b"read by a library, not by Python")
+    (tmp_path / "link").symlink_to("old")
+
+    def read():
+        (tmp_path / "link").read_text()
+        with suppress(FileNotFoundError):
+            (tmp_path / "local.json").read_text()
+
+    time.sleep(0.02)
+    found = {path: said for path, said in read_by(read).items() if str(tmp_path) in path}
+    assert unchanged(found)
+    for change, back in (
+        (lambda: (tmp_path / "local.json").write_text("{}"), (tmp_path / "local.json").unlink),
+        (lambda: swap(tmp_path / "link", "new"), lambda: swap(tmp_path / "link", "old")),
+        (lambda: (tmp_path / "weights.safetensors").write_bytes(b"other weights, as long as before"), None),
+    ):
+        change()
+        assert not unchanged(found)
+        if back:
+            back()
+            assert unchanged(found)
+
+
+def swap(link, target):
+    link.unlink()
+    link.symlink_to(target)
 
 
 def test_the_second_export_by_command_needs_no_torch_and_says_so(place):
@@ -179,3 +241,33 @@ def test_the_second_export_by_command_needs_no_torch_and_says_so(place):
     assert "cutlayer_core.bundles.bundle" in imported
     assert "torch" not in imported
     assert msgspec.json.decode(run("--json")[0])["reused"]
+
+
+@pytest.mark.slow
+def test_every_cut_goes_by_the_same_and_leaves_nothing_old_where_an_export_fails(place, tmp_path):
+    """Also by what a module reads when it is imported, which happens before the first export."""
+    (tmp_path / "table.json").write_text('{"width": 3}')
+    model = "import json\nfrom pathlib import Path\nfrom torch import nn\n"
+    model += "WIDTH = json.loads(Path('table.json').read_text())['width']\n"
+    model += (
+        "class Exp(nn.Module):\n  def forward(self, x): return (x[:, :, None] * x[:, None, :]).matrix_exp()[:, 0]\n"
+    )
+    model += "def build(): return nn.Sequential(nn.Linear(4, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 2))\n"
+    (tmp_path / "table_model.py").write_text(model)
+    command = [sys.executable, "-m", "cutlayer", "export", "--model", "table_model:build", "--example", "4"]
+    command += ["--all-cuts", "--out", "cuts"]
+
+    def run(*more):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run()
+    assert "as it was exported before" in run()
+    assert "as it was exported before" not in run("--fresh")
+    (tmp_path / "table.json").write_text('{"width": 5}')
+    assert "as it was exported before" not in run()
+    assert read_bundle(tmp_path / "cuts" / "001-0.zip").manifest.client.smashed.shape == (5,)
+    (tmp_path / "table_model.py").write_text(model.replace("nn.ReLU()", "Exp()"))
+    assert "left out" in run()
+    assert not (tmp_path / "cuts" / "002-1.zip").exists()

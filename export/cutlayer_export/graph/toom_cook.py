@@ -17,7 +17,7 @@ PATCH = TILE + KERNEL - 1
 _POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
 """Where polynomials are evaluated, besides infinity.
 
-With the customary points 0, 1, -1, 2 and -2 the error is twice as great, too great for a certificate.
+With the customary points 0, 1, -1, 2 and -2 the error is twice as great.
 """
 
 

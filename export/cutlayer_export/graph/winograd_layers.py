@@ -21,14 +21,14 @@ _FORWARD, _WEIGHT, _INPUT = (
 )
 
 _FEW = 16
-"""Layers of fewer channels save well under a millisecond, and the last places of their results are worth more."""
+"""Layers of fewer channels stay direct: some gain and some lose, and all are small, so they keep their last places."""
 
 
 def gain(layer: Layer) -> float:
     """About how many times as fast a layer and its gradients are by Winograd's way; 0 for fewer than 16 channels.
 
-    The numbers are fitted to `benchmarks/convolutions.py`, which compares both ways: gathering windows takes about as
-    long as eight products an entry, and a product in small matrices twice as long as one in great ones.
+    Products, each with a weight that was fitted to times of both ways at 55 shapes; `benchmarks/convolutions.py` shows
+    how well that fits.
     """
     (height, width), (out_height, out_width) = layer.size, layer.out
     tall, wide = (PATCH * tiles for tiles in layer.tiles)
@@ -142,8 +142,8 @@ class _Tracer(GraphAppendingTracer):
         """An argument of an operation as a graph holds it."""
         if not isinstance(a, Tensor):
             return super().create_arg(a)
-        name = next((name for name, each in self._module.named_buffers() if torch.equal(each, a)), "")
-        if not name:
+        same = (n for n, each in self._module.named_buffers() if each.dtype == a.dtype and torch.equal(each, a))
+        if not (name := next(same, "")):
             name = f"_constant_{len(list(self._module.buffers()))}"
             self._module.register_buffer(name, a)
         return self.graph.get_attr(name)

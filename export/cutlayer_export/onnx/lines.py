@@ -84,7 +84,7 @@ def keep_lines(module: fx.GraphModule) -> None:
             elif node.target is ours.collect.default:
                 _replace_image(graph, node, ours.collect_lines.default, node.args)
             elif node.target in _EACH and _has_lines(node):
-                _replace_image(graph, node, node.target, _as_lines(graph, node))
+                _replace_image(graph, node, node.target, _as_lines(graph, node), node.kwargs)
             elif node.target in _NORMS and _has_lines(node):
                 _replace_norm(graph, node)
             elif node.target in _SUMS and _has_lines(node):
@@ -135,8 +135,10 @@ def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...])
     graph.erase_node(node)
 
 
-def _replace_image(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
-    image = _image_of(graph, graph.call_function(target, args), node)
+def _replace_image(
+    graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...], options: dict[str, Any] | None = None
+) -> None:
+    image = _image_of(graph, graph.call_function(target, args, options), node)
     node.replace_all_uses_with(image)
     graph.erase_node(node)
 

@@ -27,7 +27,8 @@ class Use(NamedTuple):
 
 
 USES = (
-    Use("device", "device", ()),
+    Use("image files", "images", ("PIL",)),
+    Use("updates", "updates", ("cryptography",)),
     Use("serve", "server", ("torch", "cryptography", "jinja2", "matplotlib", "PIL", "zstandard")),
     *(Use(f"export {name}", needs.export_extra, ("torch", *needs.writes_with)) for name, needs in ENGINES.items()),
     Use("flash", "flash", ("cryptography", "packaging", "tomli_w", "uv", "yaml")),

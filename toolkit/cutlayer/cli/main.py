@@ -103,7 +103,7 @@ def export(
             if list_cuts:
                 show_cuts(trial, options, as_json)
             else:
-                export_all(trial, options, out, as_json)
+                export_all(trial, options, out, fresh, as_json)
             return
         from cutlayer_export.cli import export as run
 
