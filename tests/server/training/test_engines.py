@@ -35,8 +35,9 @@ def test_one_device_of_each_engine_converges_like_two_of_a_kind(mixtures):
     assert accuracies[-1] > 0.9
     for other_accuracies, other_losses in others:
         np.testing.assert_allclose(other_losses, losses, rtol=0.02)
-        # The last place differs by engine and by processor: that many of 360 images lie near a border.
-        np.testing.assert_allclose(other_accuracies, accuracies, atol=5.5 / 360)
+        np.testing.assert_allclose(other_accuracies[:-1], accuracies[:-1], atol=0.006)  # two of 360 images
+        # The last place differs by engine and by processor, and grows: one machine had three images more at the end.
+        np.testing.assert_allclose(other_accuracies[-1], accuracies[-1], atol=4.5 / 360)
 
 
 @pytest.mark.slow
