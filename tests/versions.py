@@ -36,7 +36,7 @@ def run_tests(version: str, command: str) -> None:
     if not Path(python).exists():
         subprocess.run([command, "-m", "venv", environment], check=True)
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, "--editable", f"{ROOT}[device]", *PACKAGES], check=True)
+    subprocess.run([*install, "--editable", f"{ROOT}[device,images,updates,zstd]", *PACKAGES], check=True)
     subprocess.run([python, "-m", "pytest", *OPTIONS, *TESTS], check=True, cwd=ROOT)
 
 
