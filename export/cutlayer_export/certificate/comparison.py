@@ -18,6 +18,9 @@ __all__ = ["Comparison", "require"]
 
 DRAWS = 6
 _NUDGES = (1.0, 1.0, 4.0, 16.0)
+_MORE_NUDGES = 16
+"""How many more are tried, of the greatest size, before an error counts as none of rounding: each lets the value that
+decides go the other way in less than half of all cases."""
 
 
 class _Tried(NamedTuple):
@@ -105,13 +108,14 @@ class Comparison:
         if max(errors.values()) <= TOLERANCE:
             return _Tried(outputs, wanted, []), errors
         self._single.assign(before)
-        rough = [self._single.differentiate(x, g, seed, self._params)]
-        for number, factor in enumerate(_NUDGES):
+        tried = _Tried(outputs, wanted, [self._single.differentiate(x, g, seed, self._params)])
+        nudges = (*_NUDGES, *[max(_NUDGES)] * _MORE_NUDGES)
+        for number, factor in enumerate(nudges, start=1):
             self._single.assign(before)
-            rough.append(self._single.nudged(x, g, seed + number, self._params, factor))
-        tried = _Tried(outputs, wanted, rough)
-        if not tried.rounding_decides():
-            require(errors, batch)
+            tried.rough.append(self._single.nudged(x, g, seed + number, self._params, factor))
+            if number >= len(_NUDGES) and tried.rounding_decides():
+                return tried, errors
+        require(errors, batch)
         return tried, errors
 
     def _outputs(self, x: Tensor, g: Tensor, step: int, seed: int) -> Arrays:

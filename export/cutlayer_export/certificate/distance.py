@@ -9,23 +9,21 @@ from torch import Tensor
 
 from cutlayer_core.bundles.bundle import TOLERANCE
 from cutlayer_export.graph.form import Arrays
+from cutlayer_export.graph.scales import least_scales
 
 __all__ = ["Drifts", "Errors", "error_of", "errors_of", "floor_of"]
 
 Errors = dict[str, float]
-_NOISE = 0.01
 _DRIFT = 1e-3
 
 
 def errors_of(found: Arrays, wanted: dict[str, Tensor], floors: Errors | None = None) -> Errors:
     """The error of each tensor in ``wanted``, whose names begin with their kind."""
     floors = floors or {}
-    greatest: Errors = {}
-    for name, value in wanted.items():
-        kind = name.split(".", 1)[0]
-        greatest[kind] = max(greatest.get(kind, 0.0), float(value.detach().abs().max()))
-    least = {name: max(_NOISE * greatest[name.split(".", 1)[0]], floors.get(name, 0.0)) for name in wanted}
-    return {name: error_of(found[name], value, least[name]) for name, value in wanted.items()}
+    least = least_scales({name: float(value.detach().abs().max()) for name, value in wanted.items()})
+    return {
+        name: error_of(found[name], value, max(least[name], floors.get(name, 0.0))) for name, value in wanted.items()
+    }
 
 
 def error_of(found: NDArray[Any], wanted: Tensor, floor: float = 0.0) -> float:

@@ -91,3 +91,21 @@ def test_a_product_of_one_sample_may_round_otherwise_on_several_threads():
     )
     assert certificate.valid
     assert 1 in certificate.batch_sizes
+
+
+def test_a_tensor_that_is_all_rounding_may_differ_with_the_number_of_threads():
+    def load(threads):
+        def run(values):
+            state = {
+                "new_state.mean.0.bias": values["x"] * np.float32(1e-9 * threads),
+                "new_state.mean.0.weight": values["x"],
+            }
+            return state | {"new_state.variance.0.bias": values["x"] * np.float32(values["wrong"] ** threads * 1e-9)}
+
+        return run
+
+    ones = np.ones(3, np.float32)
+    run = on_any_threads(load)
+    run({"x": ones, "wrong": 1.0})
+    with pytest.raises(CertificateError, match="new_state.variance.0.bias is not the same on one thread and on"):
+        run({"x": ones, "wrong": 1.1})

@@ -1,0 +1,27 @@
+"""What the errors of small tensors are measured by."""
+
+from collections.abc import Mapping
+
+__all__ = ["least_scales"]
+
+_NOISE = 0.01
+
+
+def least_scales(greatest: Mapping[str, float]) -> dict[str, float]:
+    """For each tensor, a hundredth of the greatest value of any tensor of its kind.
+
+    A tensor of smaller values is all rounding: the gradient of a bias before BatchNorm is zero in exact arithmetic.
+
+    Args:
+        greatest: greatest absolute values by name. Names begin with their kind, which for an optimizer's state is the
+            moment: ``gradients.0.weight``, ``state.variance.0.weight``.
+    """
+    kinds: dict[str, float] = {}
+    for name, value in greatest.items():
+        kinds[_kind(name)] = max(kinds.get(_kind(name), 0.0), value)
+    return {name: _NOISE * kinds[_kind(name)] for name in greatest}
+
+
+def _kind(name: str) -> str:
+    first, _, rest = name.partition(".")
+    return f"{first}.{rest.partition('.')[0]}" if first.endswith("state") else first
