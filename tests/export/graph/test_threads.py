@@ -107,5 +107,5 @@ def test_a_tensor_that_is_all_rounding_may_differ_with_the_number_of_threads():
     ones = np.ones(3, np.float32)
     run = on_any_threads(load)
     run({"x": ones, "wrong": 1.0})
-    with pytest.raises(CertificateError, match="new_state.variance.0.bias is not the same on one thread and on"):
+    with pytest.raises(CertificateError, match=r"new_state\.variance\.0\.bias is not the same on one thread and on"):
         run({"x": ones, "wrong": 1.1})
