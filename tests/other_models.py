@@ -149,3 +149,23 @@ class Ignored(Pair):
 def digits_channels_last():
     layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+class Repeated(nn.Module):
+    """One layer three times, with weights that another layer uses too, then the server's layer."""
+
+    def __init__(self, hard=False):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8)] * 3)
+        self.between = nn.Linear(8, 8)
+        self.between.weight = self.layers[0].weight
+        self.last = nn.Linear(8, 3)
+        self.hard = hard
+
+    def forward(self, x):
+        """(B, 8) to (B, 3); ``hard`` runs code that only a trace of operations follows."""
+        if self.hard and x.shape[0] * x.shape[1] < 0:
+            return x
+        for layer in self.layers:
+            x = torch.tanh(self.between(layer(x)))
+        return self.last(self.layers[0](x))

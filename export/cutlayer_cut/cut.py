@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from cutlayer_core.errors import UserError
 from cutlayer_cut.agreement import Agreement
-from cutlayer_cut.halves import Halves, halves_of_modules, halves_of_operations
+from cutlayer_cut.halves import Halves, halves_of_modules, halves_of_operations, keep_names
 from cutlayer_cut.modes import mode, remember_modes, set_mode, unchanged
 from cutlayer_cut.module_trace import trace_modules
 from cutlayer_cut.operation_trace import OperationTrace
@@ -44,11 +44,17 @@ class Cutter:
     def cut(self, name: str) -> Halves:
         """Cut the model at the output of its submodule ``name``; the halves have the model's train/eval mode.
 
+        Of a module that is called several times, the last call counts.
+
         Raises:
-            UserError: there is no such module, it is not called exactly once, the code cannot be traced, several
-                tensors cross the cut (the text names them and the nearest cuts with only one), or both halves would
-                own the same parameter.
+            UserError: there is no such module, it is not called, the code cannot be traced, several tensors cross the
+                cut (the text names them and the nearest cuts with only one), or both halves would own the same
+                parameter.
         """
+        if first := _other_name(self._model, name):
+            raise UserError(
+                f"model.cut: {name!r} is the same module as {first!r}; cut at {first!r}, where its last call counts"
+            )
         if name not in self._names:
             close = difflib.get_close_matches(name, self._names, 3, 0.4)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; modules: {_some(self._names)}"
@@ -91,6 +97,7 @@ class Cutter:
         if shared := client.keys() & server.keys():
             raise Untraceable(f"the parameter {client[shared.pop()]} is used before and after it")
         for half in halves:
+            keep_names(half, self._model)
             remember_modes(half, self._model)
             set_mode(half, self._model.training)
             _forget_constants(half, self._state)
@@ -173,6 +180,13 @@ def _hooked_parameter(model: nn.Module) -> str | None:
         if each._backward_hooks or getattr(each, "_post_accumulate_grad_hooks", None):  # noqa: SLF001
             return name
     return None
+
+
+def _other_name(model: nn.Module, name: str) -> str:
+    """The first name of a module that has several, if ``name`` is another of them; else empty."""
+    own = dict(model.named_modules(remove_duplicate=False)).get(name)
+    first = next((each for each, module in model.named_modules() if module is own), name)
+    return first if first != name else ""
 
 
 def _compiled_container(model: nn.Module, name: str) -> str:

@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from cutlayer_cut.traced import Parts, Traced
 
-__all__ = ["Halves", "halves_of_modules", "halves_of_operations"]
+__all__ = ["Halves", "halves_of_modules", "halves_of_operations", "keep_names"]
 
 
 class Halves(NamedTuple):
@@ -57,6 +57,38 @@ class _TwoModes(nn.Module):
         return (self._train_forward if self.training else self._eval_forward)(self, x)
 
 
+def keep_names(half: nn.Module, model: nn.Module) -> None:
+    """Let ``half`` have its parameters and buffers under all the names of ``model``, whose state dict it fills a part of.
+
+    Modules that share a weight each have a name for it, of which a trace keeps only one.
+    """
+    own = {id(value) for value in (*half.parameters(), *half.buffers())}
+    known = {*_names_of(half)}
+    for name, value in _names_of(model).items():
+        if id(value) not in own or name in known:
+            continue
+        path, _, leaf = name.rpartition(".")
+        holder = _module_at(half, path)
+        if isinstance(value, nn.Parameter):
+            holder.register_parameter(leaf, value)
+        else:
+            holder.register_buffer(leaf, value, leaf not in model.get_submodule(path)._non_persistent_buffers_set)  # noqa: SLF001
+
+
+def _names_of(module: nn.Module) -> dict[str, Tensor]:
+    parameters, buffers = module.named_parameters, module.named_buffers
+    return {**dict(parameters(remove_duplicate=False)), **dict(buffers(remove_duplicate=False))}
+
+
+def _module_at(root: nn.Module, path: str) -> nn.Module:
+    """The module at a path; what is not there yet is made."""
+    for name in filter(None, path.split(".")):
+        if getattr(root, name, None) is None:
+            root.add_module(name, nn.Module())
+        root = root.get_submodule(name)
+    return root
+
+
 def _adopt(target: nn.Module, source: nn.Module) -> None:
     """Register the parameters and buffers of ``source`` in ``target`` too, under the same names."""
     for name, parameter in source.named_parameters(recurse=False):
@@ -64,6 +96,4 @@ def _adopt(target: nn.Module, source: nn.Module) -> None:
     for name, buffer in source.named_buffers(recurse=False):
         target.register_buffer(name, buffer, name not in source._non_persistent_buffers_set)  # noqa: SLF001
     for name, child in source.named_children():
-        if name not in dict(target.named_children()):
-            target.add_module(name, nn.Module())
-        _adopt(target.get_submodule(name), child)
+        _adopt(_module_at(target, name), child)

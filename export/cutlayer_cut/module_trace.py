@@ -19,7 +19,7 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
     """Trace only the containers of the module ``name``; every other module is one node.
 
     Raises:
-        Untraceable: a container's Python code depends on its input, or does not call the module exactly once.
+        Untraceable: a container's Python code depends on its input, or does not call the module.
     """
     tracer = _Tracer(name)
     try:
@@ -33,9 +33,9 @@ def trace_modules(model: nn.Module, name: str, example: Tensor) -> Traced:
     except Exception as error:  # whatever the user's code raises when it meets a proxy
         raise Unfollowed(str(error).strip().split("\n", 1)[0]) from error
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
-    if len(calls) != 1:
-        raise Untraceable(f"it is called {len(calls)} times")
-    [call] = calls
+    if not calls:
+        raise Untraceable("the model does not call it")
+    call = calls[-1]
     if isinstance(call.meta["val"], Tensor):
         return Traced(graph, root, [call])
     return Traced(graph, root, [user for user in call.users if user.target is operator.getitem])

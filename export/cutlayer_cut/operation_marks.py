@@ -20,8 +20,8 @@ _Nodes = list[fx.Node]
 
 
 @torch.library.custom_op("cutlayer::output_of", mutates_args=())
-def output_of(tensor: Tensor, name: str) -> Tensor:
-    """Mark an output of the module ``name``."""
+def output_of(tensor: Tensor, name: str, call: int) -> Tensor:
+    """Mark an output of the module ``name`` when it is called for the ``call``-th time."""
     return tensor.clone()
 
 
@@ -61,20 +61,22 @@ class Marks:
             yield
 
     def remove(self, graph: fx.Graph) -> dict[str, _Nodes]:
-        """Put one call in place of what each ``autograd.Function`` did; returns the nodes that each module gives."""
+        """Put one call in place of what each ``autograd.Function`` did; returns what each module's last call gives."""
         for number, (function, args) in enumerate(self._applied):
             self._restore(graph, number, function, args)
         outputs: dict[str, _Nodes] = {}
         for mark in graph.find_nodes(op="call_function", target=_OUTPUT):
-            tensor, name = mark.args
+            tensor, name, call = mark.args
             mark.replace_all_uses_with(tensor)
             graph.erase_node(mark)
-            outputs.setdefault(name, []).append(tensor)
+            if call == self.calls[name]:
+                outputs.setdefault(name, []).append(tensor)
         return outputs
 
     def _called(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = call(*args, **kwargs)
         self.calls[name] += 1
-        return tree_map_only(Tensor, lambda each: output_of(each, name), call(*args, **kwargs))
+        return tree_map_only(Tensor, lambda each: output_of(each, name, self.calls[name]), found)
 
     def _apply(
         self, apply: Callable[..., Any], function: type[torch.autograd.Function], args: Any, kwargs: dict[str, Any]

@@ -53,9 +53,9 @@ class OperationTrace:
         self._outputs = {name: [copies[node] for node in nodes if node in copies] for name, nodes in outputs.items()}
 
     def at(self, name: str) -> Traced:
-        """The trace with the outputs of one module. Raises `Untraceable` if that is not called exactly once."""
-        if self._marks.calls[name] != 1:
-            raise Untraceable(f"it is called {self._marks.calls[name]} times")
+        """The trace with the outputs of one module's last call. Raises `Untraceable` if it is not called."""
+        if not self._marks.calls[name]:
+            raise Untraceable("the model does not call it")
         return Traced(self._graph, self._root, self._outputs.get(name, []))
 
 

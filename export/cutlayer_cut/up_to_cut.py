@@ -1,5 +1,7 @@
 """The user's own model, run as far as the cut."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,10 +30,11 @@ class UpToCut:
         model: the user's whole model.
         cut: the name of a module in it, or "none" for the whole model.
         place: which of the tensors that the module gives is the smashed data.
+        calls: how often the model calls the module; the last call's output counts.
     """
 
-    def __init__(self, model: nn.Module, cut: str, place: int = 0) -> None:
-        self.model, self._cut, self._place = model, cut, place
+    def __init__(self, model: nn.Module, cut: str, place: int = 0, calls: int = 1) -> None:
+        self.model, self._cut, self._place, self._calls = model, cut, place, calls
 
     def __call__(self, x: Tensor) -> Tensor:
         """The smashed data."""
@@ -39,7 +42,7 @@ class UpToCut:
 
     def on(self, model: nn.Module) -> "UpToCut":
         """The same of another model, such as a copy."""
-        return UpToCut(model, self._cut, self._place)
+        return UpToCut(model, self._cut, self._place, self._calls)
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         """All tensors that the module at the cut gives; rows that the model has folded into the batch lie behind it."""
@@ -48,18 +51,22 @@ class UpToCut:
     def _given(self, x: Tensor) -> Any:
         if self._cut == WHOLE:
             return self.model(x)
-        owner, _, name = self._cut.rpartition(".")
-        modules = self.model.get_submodule(owner)._modules  # noqa: SLF001 - assigning it would rename parameters
-        own = modules[name]
-        assert own is not None
-        modules[name] = _Stopping(own)
-        try:
-            self.model(x)
-        except _Reached as reached:
-            return reached.output
-        finally:
-            modules[name] = own
-        raise UserError(f"model.cut: the model does not call {self._cut!r}")
+        with _stood_in(self.model, self._cut, self._calls) as stand_in:
+            try:
+                self.model(x)
+            except _Reached as reached:
+                return reached.output
+        how_often = f"calls {self._cut!r} {stand_in.calls} times, not {self._calls}"
+        raise UserError(f"model.cut: for {len(x)} samples the model {how_often}, as for others")
+
+    @staticmethod
+    def count_calls(model: nn.Module, cut: str, x: Tensor) -> int:
+        """How often a model calls its module ``cut``; once for the whole model."""
+        if cut == WHOLE:
+            return 1
+        with _stood_in(model, cut, calls=None) as stand_in:
+            model(x)
+        return stand_in.calls
 
 
 def up_to_cut(model: nn.Module, cut: str, client: nn.Module, example: Tensor) -> UpToCut:
@@ -71,29 +78,54 @@ def up_to_cut(model: nn.Module, cut: str, client: nn.Module, example: Tensor) ->
     with torch.no_grad(), unchanged(model), mode(client, training=False):
         wanted = client(example)
     with torch.no_grad(), unchanged(model), mode(model, training=False):
-        found = UpToCut(model, cut).outputs(example)
+        calls = UpToCut.count_calls(model, cut, example)
+        found = UpToCut(model, cut, calls=calls).outputs(example)
     for place, each in enumerate(found):
         if each.shape == wanted.shape and torch.allclose(each, wanted, rtol=1e-3, atol=1e-5):
-            return UpToCut(model, cut, place)
+            return UpToCut(model, cut, place, calls)
     raise UserError(f"model.cut: the part before {cut!r} does not compute what the whole model does there")
 
 
 class _Stopping(nn.Module):
-    """Stands in for a module, with its hooks and attributes, and ends the run of the model after it."""
+    """Stands in for a module, with its hooks and attributes, and ends the run of the model at a call of it.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        module: the module.
+        last: the number of the call that ends the run; None: none does.
+    """
+
+    def __init__(self, module: nn.Module, last: int | None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.calls, self._last = module, 0, last
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module, and raise `_Reached`."""
-        raise _Reached(self.module(*args, **kwargs))
+        """Call the module; raises `_Reached` at the last call."""
+        output = self.module(*args, **kwargs)
+        self.calls += 1
+        if self.calls == self._last:
+            raise _Reached(output)
+        return output
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.module, name)
+
+
+@contextmanager
+def _stood_in(model: nn.Module, cut: str, calls: int | None) -> Iterator[_Stopping]:
+    own = model.get_submodule(cut)
+    stand_in = _Stopping(own, calls)
+    holders = [each._modules for each in model.modules()]  # noqa: SLF001 - assigning modules would rename parameters
+    places = [(held, name) for held in holders for name, module in held.items() if module is own]
+    for held, name in places:
+        held[name] = stand_in
+    try:
+        yield stand_in
+    finally:
+        for held, name in places:
+            held[name] = own
 
 
 def _by_sample(tensor: Tensor, samples: int) -> Tensor:

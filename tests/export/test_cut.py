@@ -12,6 +12,7 @@ from cutlayer_cut.zoo.resnet import ResNet18
 from cutlayer_cut.zoo.resnet9 import ResNet9
 from cutlayer_cut.zoo.text_encoder import TextEncoder
 from cutlayer_cut.zoo.vgg import VGG11, VGG13
+from other_models import Repeated
 
 
 class Residual(nn.Module):
@@ -56,6 +57,11 @@ class Twice(nn.Module):
 
     def forward(self, x):
         return self.b(self.a(self.a(x)))
+
+
+class Unused(Twice):
+    def forward(self, x):
+        return self.a(x)
 
 
 class Branching(Twice):
@@ -129,6 +135,8 @@ ZOO = {
     "Residual": (Residual, IMAGE, {"first", "block"}),
     "Positions": (Positions, VECTOR, {"a"}),
     "Pair": (Pair, torch.randn(3, 5, 4), {"cell"}),
+    "Repeated": (Repeated, torch.randn(2, 8), {"layers.0"}),
+    "Repeated, traced": (lambda: Repeated(hard=True), torch.randn(2, 8), {"layers.0"}),
 }
 
 
@@ -268,7 +276,7 @@ def test_what_nobody_reads_does_not_cross(cell):
         (DigitsNet, "stm", "found 'stm', which is not a module of DigitsNet; did you mean 'stem'"),
         (DigitsNet, "", "which is not a module"),
         (Residual, "block.a", CROSSING),
-        (Twice, "a", "called 2 times"),
+        (Unused, "b", "the model does not call it"),
         (Shared, "b", "the parameter a.weight is used before and after it"),
         (Branching, "a", r"cannot be cut at 'a': its code decides by the values of tensors at .*test_cut\.py:\d+: return"),
     ],

@@ -13,7 +13,18 @@ from cutlayer_cut import build_model, cut_model
 from cutlayer_export.export import export_bundle
 from cutlayer_export.graph.form import Form
 from harness import digits_trial, run_trial
-from other_models import Attention, Block, Chain, Listener, Video, WithNothing, channels_last, pruned, scripted
+from other_models import (
+    Attention,
+    Block,
+    Chain,
+    Listener,
+    Repeated,
+    Video,
+    WithNothing,
+    channels_last,
+    pruned,
+    scripted,
+)
 
 VECTOR, FRAMES, SIGNAL = InputSpec(shape=(8,)), InputSpec(shape=(4, 1, 6, 6)), InputSpec(shape=(64,))
 ENGINES = pytest.mark.parametrize("form", [Form(), Form("tflite")], ids=["onnx", "tflite"])
@@ -32,8 +43,22 @@ ENGINES = pytest.mark.parametrize("form", [Form(), Form("tflite")], ids=["onnx",
         (pruned(), "block", VECTOR),
         (Listener(), "second", SIGNAL),
         (Listener(hard=True), "second", SIGNAL),
+        (Repeated(), "layers.0", VECTOR),
+        (Repeated(hard=True), "layers.0", VECTOR),
     ],
-    ids=["attention", "frames", "recurrent", "compiled", "none", "channels_last", "pruned", "audio", "audio, traced"],
+    ids=[
+        "attention",
+        "frames",
+        "recurrent",
+        "compiled",
+        "none",
+        "channels_last",
+        "pruned",
+        "audio",
+        "audio, traced",
+        "called again",
+        "called again, traced",
+    ],
 )
 def test_what_used_to_end_in_a_traceback_is_exported(model, cut, spec, form):
     assert certified_cut(model, cut, spec, form).valid
@@ -66,6 +91,8 @@ def recipe(factory, spec=VECTOR, cut="block", **kwargs):
         (recipe("Pair"), r"takes 2 inputs \(x, other\), allowed: one tensor; wrap it"),
         (recipe("Autocast"), r"^model\.cut: the model cannot be cut at 'block': its code uses torch\.autocast, [^;]*; [^;]*$"),
         (recipe("ByValue"), r"decides by the values of tensors at .*other_models\.py:\d+: if y\.sum\(\) > 0:"),
+        (recipe("Repeated", cut="layers.2"), r"'layers\.2' is the same module as 'layers\.0'; cut at 'layers\.0'"),
+        (recipe("Repeated", cut="between"), r"the parameter layers\.0\.weight is used before and after it"),
         (recipe("Ignored"), "what 'block' gives out is not used after it"),
     ],
 )  # fmt: skip

@@ -36,12 +36,14 @@ class Reference:
         self._initial = {name: value.detach().clone() for name, value in self.tensors().items()}
 
     def tensors(self) -> Tensors:
-        """Parameters and buffers of the whole model, by name; the same objects each time."""
-        return {**dict(self._run.model.named_parameters()), **dict(self._run.model.named_buffers())}
+        """Parameters and buffers of the whole model, by all of their names; the same objects each time."""
+        model = self._run.model
+        buffers = dict(model.named_buffers(remove_duplicate=False))
+        return {**dict(model.named_parameters(remove_duplicate=False)), **buffers}
 
     def parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
         """Some of the parameters."""
-        found = dict(self._run.model.named_parameters())
+        found = dict(self._run.model.named_parameters(remove_duplicate=False))
         return {name: found[name] for name in names}
 
     def reset(self) -> None:
