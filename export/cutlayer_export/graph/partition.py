@@ -39,13 +39,17 @@ def partition(model: ModelProto, with_gradients: bool = False) -> Partition:
     first = [name for name in outputs if name == "z" or name.startswith("new_buffers.")]
     producers = {name: node for node in graph.node for name in node.output}
     reads = [name for name in producers if name.startswith(_READ)]
+    types = {each.name: each for each in (*graph.value_info, *graph.input, *graph.output)}
+    early = [name for name in producers if _is_bytes(types.get(name))]
     before = {
-        each for name in _needed([*first, *reads], producers) if name in producers for each in producers[name].output
+        each
+        for name in _needed([*first, *reads, *early], producers)
+        if name in producers
+        for each in producers[name].output
     }
     second = [name for name in outputs if name not in first and (with_gradients or not name.startswith("gradients."))]
     kept = _kept_values(second, producers, before, graph)
     saved = {name: "z" if name == "z" else f"saved.{number}" for number, name in enumerate(kept)}
-    types = {each.name: each for each in (*graph.value_info, *graph.input, *graph.output)}
     forward = _extract(model, "forward", [], [*first, *(name for name in kept if name != "z")], producers, types, saved)
     backward = _extract(model, "backward", kept, second, producers, types, saved)
     return Partition(forward, backward)
@@ -73,6 +77,11 @@ def _kept_values(
             pending.extend(_inputs(node))
     order = {name: at for at, node in enumerate(graph.node) for name in node.output}
     return sorted(kept, key=order.__getitem__)
+
+
+def _is_bytes(value: onnx.ValueInfoProto | None) -> bool:
+    """Whether this is what `winners.pool_winners` gives: bytes that stand for images, so forward computes them."""
+    return value is not None and value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
 def _read_buffers_once(model: ModelProto) -> None:

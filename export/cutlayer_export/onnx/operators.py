@@ -10,7 +10,7 @@ from onnxscript import opset18
 
 from cutlayer_export.graph.operators import pooling_matrices
 from cutlayer_export.onnx import convolution as onnx_convolution
-from cutlayer_export.onnx import winograd
+from cutlayer_export.onnx import winners, winograd
 from cutlayer_export.onnx.convolution import integers, sizes
 
 __all__ = ["TRANSLATIONS"]
@@ -73,11 +73,7 @@ def _max_pool_grad(
     dilation: Sequence[int],
     ceil: bool,
 ) -> Any:
-    size, out = sizes(x)[-len(kernel) :], sizes(y)[-len(kernel) :]
     geometry = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *padding], "dilations": dilation}
-    tiled = [k * o for k, o in zip(kernel, out, strict=True)] == size and list(kernel) == list(stride)
-    if tiled and list(kernel) == [2, 2]:
-        return op.MaxUnpool(dy, _first_of_four(x, y), kernel_shape=kernel, strides=stride)
     _, positions = op.MaxPool(x, **geometry, ceil_mode=int(ceil))
     # Positions are indices into the whole flattened tensor.
     zeros = op.Mul(op.Reshape(x, integers([-1])), _floats(0.0))
@@ -85,25 +81,6 @@ def _max_pool_grad(
         zeros, op.Reshape(positions, integers([-1])), op.Reshape(dy, integers([-1])), axis=0, reduction="add"
     )
     return op.Reshape(flat, op.Shape(x))
-
-
-def _first_of_four(x: Any, y: Any) -> Any:
-    """The index in the flattened x (B, C, H, W) of the first greatest entry of each 2x2 window.
-
-    The runtime's pooling is slow when it has to return positions, so they are derived from the greatest values of the
-    whole window, its first place, its first row and its first column.
-    """
-    channels, height, width = sizes(x)[1:]
-    first, row, column = (op.MaxPool(x, kernel_shape=part, strides=[2, 2])[0] for part in ([1, 1], [1, 2], [2, 1]))
-    in_second_row = op.Less(row, y)
-    fourth = op.And(in_second_row, op.Less(column, y))
-    second_or_later, third_or_later = op.Cast(op.Less(first, y), to=_FLOAT), op.Cast(in_second_row, to=_FLOAT)
-    place = op.Add(op.Add(second_or_later, op.Mul(third_or_later, _floats(width - 1.0))), op.Cast(fourth, to=_FLOAT))
-    corners = np.arange(channels * height * width).reshape(1, channels, height, width)[..., ::2, ::2]
-    batch = op.Squeeze(op.Shape(x, start=0, end=1))
-    samples = op.Mul(op.Range(_int64(0), batch, _int64(1)), _int64(channels * height * width))
-    starts = op.Add(op.Reshape(samples, integers([-1, 1, 1, 1])), integers(corners))
-    return op.Add(starts, op.Cast(place, to=_INT64))
 
 
 def _average_pool_grad(dy: Any, size: Sequence[int], shares: Sequence[float]) -> Any:
@@ -205,6 +182,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.max_pool.default: _max_pool,
     _ours.max_pool_grad.default: _max_pool_grad,
     _ours.one_minus_power.default: _one_minus_power,
+    _ours.pool_winners.default: winners.pool_winners,
     _ours.relu_grad.default: _relu_grad,
     _ours.scale_channels.default: _scale_channels,
     _ours.scale_shift.default: _scale_shift,
@@ -213,4 +191,5 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.tile_products.default: winograd.tile_products,
     _ours.to_lines.default: winograd.to_lines,
     _ours.uniform.default: _uniform,
+    _ours.unpool.default: winners.unpool,
 }

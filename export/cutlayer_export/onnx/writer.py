@@ -25,6 +25,7 @@ from cutlayer_export.graph.partition import partition
 from cutlayer_export.graph.rewrites import scale_weights_instead
 from cutlayer_export.graph.threads import on_any_threads
 from cutlayer_export.graph.training_graph import Graph
+from cutlayer_export.graph.winners import keep_winners
 from cutlayer_export.graph.winograd_layers import use_winograd
 from cutlayer_export.onnx.lines import keep_lines
 from cutlayer_export.onnx.operators import TRANSLATIONS
@@ -55,6 +56,7 @@ def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, byte
     if training is None:
         return files, Graphs(_session(files["inference"]))
     scale_weights_instead(training.module)
+    keep_winners(training.module)
     use_winograd(training.module, _LEAST_GAIN)
     keep_lines(training.module)
     joint = to_onnx(training)
