@@ -156,7 +156,7 @@ def transformers(name: str, **options: object) -> nn.Module:
 
 
 def names_to_try(model: nn.Module, share: float) -> Iterator[str]:
-    """Names of modules from a share of the way through the model on."""
+    """Names of modules from a share of the way through the model on, then those before, from there back."""
     names = [
         name
         for name, module in model.named_modules()
@@ -164,10 +164,11 @@ def names_to_try(model: nn.Module, share: float) -> Iterator[str]:
     ]
     start = int(share * len(names))
     yield from names[start : start + 25]
+    yield from reversed(names[max(0, start - 25) : start])
 
 
 def export_one(case: Case, share: float, engine: str) -> dict[str, object]:
-    """Export at the first possible cut from ``share`` on."""
+    """Export at the first possible cut from ``share`` on, or at the last one before it."""
     begun, cut, reason = time.monotonic(), "", "no cut was found"
     kwargs = {"name": case.name, **case.options}
     model = Model(factory=f"models:{case.package}", cut="", kwargs=kwargs, **case.example)
@@ -218,7 +219,7 @@ def page(results: dict[str, dict[str, object]]) -> str:
         "# Models that others wrote",
         "",
         "Written by `benchmarks/models.py`, which says how to repeat it: random weights, small inputs, three cuts a model, each export",
-        "certified against torch. A cut is the first possible one from 15, 50 or 80 % of the way through the model on.",
+        "certified against torch. A cut is the first possible one from 15, 50 or 80 % of the way through the model on, or the last before it.",
         "",
         f"So far {len(results)} of {len(CASES) * len(SHARES) * len(ENGINES)} exports were tried; {passed} pass.",
         "",

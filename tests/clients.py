@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from cutlayer_core.bundles.bundle import Certificate, Client
+from cutlayer_core.bundles.bundle import Client
+from cutlayer_core.bundles.certificate import Certificate
 from cutlayer_core.trial.optimizers import Optimizer, Sgd
 from cutlayer_core.trial.recipe import InputSpec, Spec
 from cutlayer_cut import Cutter, UpToCut, client_state, examples, up_to_cut

@@ -169,3 +169,11 @@ class Repeated(nn.Module):
         for layer in self.layers:
             x = torch.tanh(self.between(layer(x)))
         return self.last(self.layers[0](x))
+
+
+def convolutions():
+    """Of many channels, so that there is more than one way to compute them well."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 16, 10),
+    )  # fmt: skip

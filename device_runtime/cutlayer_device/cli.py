@@ -19,7 +19,7 @@ from cutlayer_core.samples.inputs import read_inputs
 from cutlayer_core.wire import topics
 from cutlayer_core.wire.presence import will_of
 from cutlayer_core.wire.transports import MqttTransport, load_tls
-from cutlayer_device.commands import doctor, profile_calibrate, profile_client
+from cutlayer_device.commands import doctor, profile_calibrate, profile_client, tune
 from cutlayer_device.inference.inference import Classifier, LocalClassifier, SplitClassifier, classify
 from cutlayer_device.inference.ranking import Ranking
 from cutlayer_device.service.ending import end_within
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command()(doctor)
 app.command("profile")(profile_client)
 app.command("calibrate")(profile_calibrate)
+app.command()(tune)
 
 _LONGEST_END_S = 1.5
 

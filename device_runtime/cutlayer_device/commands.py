@@ -8,7 +8,7 @@ import typer
 from cutlayer_core.console import command
 from cutlayer_core.errors import UserError
 
-__all__ = ["doctor", "profile_calibrate", "profile_client"]
+__all__ = ["doctor", "profile_calibrate", "profile_client", "tune"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 
@@ -86,3 +86,20 @@ def profile_calibrate(
         from cutlayer_profiles.own_board import calibrate_board as run
 
         run(out, seconds, broker, meters)
+
+
+def tune(
+    bundle: Annotated[Path, typer.Option(help="What `cutlayer export --arrangements` wrote: a directory or a .zip.")],
+    state: Annotated[
+        Path, typer.Option(help="Where to keep what was found: the --state of `cutlayer device run`.")
+    ] = Path("cutlayer-state"),
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 32,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the engine, 0 for all, as in `device run`.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to train by each arrangement.")] = 10.0,
+    as_json: _Json = False,
+) -> None:
+    """On the board: find the fastest of a bundle's arrangements, and train by it from then on."""
+    with command("device"):
+        from cutlayer_device.tuning.command import tune as run
+
+        run(bundle, state, batch_size, threads, seconds, as_json)

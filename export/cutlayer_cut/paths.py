@@ -18,6 +18,8 @@ _Place = tuple[CodeType, int, int]
 """A function, a line in it, and an instruction, since a line may hold a condition and both of its sides."""
 _MOST_PLACES = 1_000_000
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), str(Path(__file__).parent), "<")
+_OURS = "cutlayer_export"
+"""What calls the model while its path is followed; it stands above this package."""
 
 
 def where_paths_part(run: Callable[[Tensor], Any], first: Tensor, second: Tensor) -> str:
@@ -50,7 +52,8 @@ def _places_passed(run: Callable[[Tensor], Any], x: Tensor) -> list[_Place]:
     passed: list[_Place] = []
 
     def follow(frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        ours = frame.f_globals.get("__name__", "").startswith(_OURS)
+        if ours or frame.f_code.co_filename.startswith(_NOT_THE_USERS):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and len(passed) < _MOST_PLACES:

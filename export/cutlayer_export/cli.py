@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from cutlayer_core.bundles.bundle import Certificate, Manifest, read_bundle
+from cutlayer_core.bundles.bundle import Manifest, read_bundle
+from cutlayer_core.bundles.certificate import Certificate
 from cutlayer_core.trial.optimizers import Optimizer
 from cutlayer_core.trial.recipe import WHOLE
 from cutlayer_export.kept import export_once
@@ -55,6 +56,8 @@ def export(trial_file: Path | None, options: Options, out: Path, fresh: bool, as
 def _findings(certificate: Certificate, precision: str, samples: int) -> Iterator[tuple[str, str]]:
     """What the certificate says, as lines with titles."""
     yield "certificate", f"worst relative error against torch {certificate.worst:.1e}"
+    for name, worst in certificate.arrangements.items():
+        yield "", f"{worst:.1e} in the arrangement {name!r}; a board chooses one by `cutlayer device tune`"
     if certificate.redrawn:
         yield "", f"{certificate.redrawn} draws of data repeated: rounding decided in torch, too"
     if precision != "float32":

@@ -124,6 +124,6 @@ def _key(recipe: Recipe, form: Form) -> str:
     arrays = [
         None if each is None else hashlib.sha256(each.tobytes()).hexdigest() for each in (form.samples, form.labels)
     ]
-    facts = [recipe, form.engine, form.target, form.precision, form.max_error, arrays]
+    facts = [recipe, form.engine, form.target, form.precision, form.max_error, form.arrangements, arrays]
     facts += [sys.version, platform.machine(), packages(), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
     return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()[:32]

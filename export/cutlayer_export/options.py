@@ -38,6 +38,7 @@ class Options(NamedTuple):
     precision: str = "float32"
     calibration: Path | None = None
     max_error: float = MAX_ERROR
+    arrangements: bool = False
 
 
 def recipe_of(trial_file: Path | None, options: Options, needs_cut: bool) -> Recipe:
@@ -74,7 +75,8 @@ def form_of(recipe: Recipe, options: Options) -> Form:
         number = min(len(stored.x), _CALIBRATION_SAMPLES)
         chosen = np.unique(np.linspace(0, len(stored.x) - 1, number).round().astype(int))
         samples, labels = Preparation(recipe.model.input, recipe.mean, recipe.std)(stored.x[chosen]), stored.y[chosen]
-    return Form(options.engine, options.target, options.precision, samples, options.max_error, labels)
+    form = Form(options.engine, options.target, options.precision, samples, options.max_error, labels)
+    return form._replace(arrangements=options.arrangements)
 
 
 def _model_changes(options: Options) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import platform
 import re
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from cutlayer_profiles.meters import Root
 __all__ = [
     "Machine",
     "Traffic",
+    "machine_name",
     "parse_busy_s",
     "parse_iw_link",
     "parse_iw_station",
@@ -235,3 +237,11 @@ def wifi_since(before: Wifi | None, after: Wifi | None) -> Wifi | None:
         return after
     passed = after.retries - before.retries
     return msgspec.structs.replace(after, retries=passed if passed >= 0 else after.retries)  # it was set up anew
+
+
+def machine_name(root: Root) -> str:
+    """A board's model as its device tree says; elsewhere processor and system."""
+    try:
+        return root.read("proc/device-tree/model")
+    except OSError:
+        return f"{platform.machine()}, {platform.system()}"

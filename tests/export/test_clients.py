@@ -8,7 +8,7 @@ from torch import nn
 
 from client_cases import CLIENTS, OPTIMIZERS, OTHERS, client, each
 from clients import SGD, certified, described, graphs_of
-from cutlayer_core.bundles.bundle import TOLERANCE
+from cutlayer_core.bundles.certificate import TOLERANCE
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Adam, Sgd
 from cutlayer_core.trial.recipe import InputSpec

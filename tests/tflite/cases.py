@@ -13,8 +13,9 @@ from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_cut import examples, training
 from cutlayer_export.graph.draws import SeededDraws
+from cutlayer_export.graph.form import Form
 from cutlayer_export.graph.training_graph import trace_inference, trace_training
-from cutlayer_export.tflite.writer import tflite_files
+from cutlayer_export.tflite.writer import least_gain, tflite_files
 from operations import OPERATIONS, REFUSED
 
 STEP = Sgd(learning_rate=1.0)
@@ -114,7 +115,9 @@ def write_cases(folder):
         for target in ("xnnpack", "generic"):
             path = folder / f"{number:03} {name} {target}"
             path.mkdir(parents=True)
-            for file, content in tflite_files(*traced, delegated=target == "xnnpack")[0].items():
+            for file, content in tflite_files(*traced, target == "xnnpack", least_gain(Form("tflite", target)))[
+                0
+            ].items():
                 (path / f"{file}.tflite").write_bytes(content)
             np.savez(path / "case.npz", **case)
 

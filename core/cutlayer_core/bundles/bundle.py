@@ -5,6 +5,7 @@
     inference.<engine>    x, parameters, buffers -> smashed data, in eval mode
     forward.<engine>      x, parameters, buffers -> smashed data, new buffers, saved tensors, in train mode
     backward.<engine>     x, cut gradient, saved tensors, parameters, state, learning rate -> new parameters and state
+    <graph>@<arrangement>.<engine>  the same training graphs, arranged in another way: see `names.ARRANGEMENTS`
     <graph>-filters.<engine>  parameters, buffers -> convolution weights, if the file of that graph stores them
     certificate.json      how much the graphs differ from torch
 
@@ -30,19 +31,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+from cutlayer_core.bundles.certificate import TOLERANCE, Certificate
 from cutlayer_core.bundles.contents import Contents
-from cutlayer_core.engines import ENGINES, check_engine
+from cutlayer_core.bundles.names import (
+    ARRANGEMENTS,
+    CERTIFICATE,
+    MANIFEST,
+    PARAMS,
+    allowed_files,
+    every_file,
+    in_arrangement,
+    wanted_files,
+)
+from cutlayer_core.engines import check_engine
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Optimizer
 from cutlayer_core.trial.recipe import InputSpec, Spec
 
-__all__ = ["Bundle", "Certificate", "Client", "Manifest", "check_place", "filters_of", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "Client", "Manifest", "check_place", "read_bundle", "write_bundle"]
 
 FORMAT_VERSION = 3
-TOLERANCE = 1e-4
-"""Largest relative error against torch with which a bundle may be used."""
-_MANIFEST, _PARAMS, _CERTIFICATE = "manifest.json", "params.safetensors", "certificate.json"
-_INFERENCE, _TRAINING = "inference", ("inference", "forward", "backward")
 _Arrays = dict[str, NDArray[Any]]
 
 
@@ -91,42 +99,8 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     """What the TFLite graphs are built for: xnnpack or generic."""
     precision: str = "float32"
     """Precision of the inference graph: float32, float16 or int8."""
-
-
-class Certificate(_Record, frozen=True, omit_defaults=True):
-    """``certificate.json``: greatest relative errors against torch, of the graphs in float32.
-
-    ``errors`` has one for the smashed data of each graph (``inference.z``, ``z``) and for each ``gradients.<name>``,
-    ``params.<name>``, ``buffers.<name>`` and ``state.<name>``; `cutlayer_export.certificate` says how they are
-    measured.
-    """
-
-    steps: int
-    batch_sizes: tuple[int, ...]
-    errors: dict[str, float]
-    redrawn: int = 0
-    """Draws of data that were replaced since rounding decided them in torch, too: a ReLU at zero, a tied maximum."""
-    precision_error: float = 0.0
-    """Error that reduced precision adds to inference: RMS of the differences, relative to the RMS of the smashed
-    data."""
-    precision_accuracies: tuple[float, float] | None = None
-    """Share of the calibration samples that are classified right in float32, and in reduced precision; None if the
-    samples have no classes, or were not given."""
-
-    @property
-    def worst(self) -> float:
-        """The greatest of all errors, infinite if there is none or one is not a number."""
-        return max((math.inf if math.isnan(error) else error for error in self.errors.values()), default=math.inf)
-
-    @property
-    def valid(self) -> bool:
-        """Whether a board may use the bundle."""
-        return self.worst <= TOLERANCE
-
-
-def filters_of(graph: str) -> str:
-    """The name of the graph that computes the convolution weights stored in the file of ``graph``."""
-    return f"{graph}-filters"
+    arrangements: tuple[str, ...] = ()
+    """Those of `names.ARRANGEMENTS` that the bundle holds besides its own, for `cutlayer device tune`."""
 
 
 class Bundle:
@@ -143,9 +117,19 @@ class Bundle:
         """Whether there is a graph of this name."""
         return f"{name}.{self.manifest.engine}" in self._files
 
+    def arranged(self, arrangement: str) -> "Bundle":
+        """The same bundle, which trains by the graphs of one of its manifest's ``arrangements``; "" is its own."""
+        ending = in_arrangement("", arrangement) + f".{self.manifest.engine}"
+        others = {name: content for name, content in self._files.items() if name.endswith(ending)}
+        if not arrangement or not others:
+            return self
+        kept = {name: each for name, each in self._files.items() if not name.startswith(("forward", "backward"))}
+        own = {name.replace(in_arrangement("", arrangement), ""): content for name, content in others.items()}
+        return Bundle(self.manifest, kept | own, self.certificate)
+
     def arrays(self) -> _Arrays:
         """Initial values by graph input name: ``params.*``, ``buffers.*``, ``state.*``."""
-        return dict(load_safetensors(self._files[_PARAMS]))
+        return dict(load_safetensors(self._files[PARAMS]))
 
     def write(self, path: Path) -> Manifest:
         """Write it to another place; see `write_bundle`."""
@@ -155,7 +139,8 @@ class Bundle:
         """Raise `UserError` unless the bundle may be used."""
         if self.certificate is None:
             raise UserError("the bundle has no certificate.json, so it may not be used: export it again")
-        missing = self._wanted_errors() - self.certificate.errors.keys()
+        found = self.certificate.errors.keys() | self.certificate.arrangements.keys()
+        missing = self._wanted_errors() - found
         if missing:
             raise UserError(f"the bundle's certificate says nothing of {min(missing)}: export it again")
         if not self.certificate.valid:
@@ -175,14 +160,15 @@ class Bundle:
         if client.optimizer is None:
             return {"inference.z"}
         trained = {f"{kind}.{name}" for kind in ("params", "gradients") for name in client.params}
-        return {"inference.z", "z"} | trained | {f"buffers.{name}" for name in client.buffers}
+        buffers = {f"buffers.{name}" for name in client.buffers}
+        return {"inference.z", "z"} | trained | buffers | set(self.manifest.arrangements)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     """Write a bundle: a zip if ``path`` ends in .zip, else a directory. Returns the manifest with its file hashes."""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = msgspec.structs.replace(manifest, files=hashes)
-    everything = {**files, _MANIFEST: msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"}
+    everything = {**files, MANIFEST: msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -190,7 +176,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
                 archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
         return manifest
     path.mkdir(exist_ok=True)
-    for name in _every_name() - everything.keys():  # of a bundle for another engine
+    for name in every_file() - everything.keys():  # of a bundle for another engine
         (path / name).unlink(missing_ok=True)
     for name, content in everything.items():
         (path / name).write_bytes(content)
@@ -199,7 +185,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 def check_place(path: Path) -> None:
     """Raise `UserError` if a bundle written to ``path`` would lie among files that belong to no bundle."""
-    others = {each.name for each in path.iterdir()} - _every_name() if path.is_dir() else set()
+    others = {each.name for each in path.iterdir()} - every_file() if path.is_dir() else set()
     if others:
         raise UserError(
             f"--out: {path} holds {min(others)!r}; give the bundle a folder of its own, or a name with .zip"
@@ -214,46 +200,32 @@ def read_bundle(path: Path) -> Bundle:
             file.
     """
     contents, files = Contents(path), {}
-    manifest = _read_manifest(path, contents.read(_MANIFEST))
+    manifest = _read_manifest(path, contents.read(MANIFEST))
     check_engine(manifest.engine, f"bundle {path}")
-    contents.require_only({_MANIFEST, *manifest.files})
+    contents.require_only({MANIFEST, *manifest.files})
+    if unknown := set(manifest.arrangements) - {*ARRANGEMENTS}:
+        raise UserError(
+            f"bundle {path}: the manifest names the arrangement {min(unknown)!r}, which this cutlayer lacks"
+        )
+    about = manifest.engine, manifest.client.optimizer is not None, manifest.arrangements
     for name, wanted in manifest.files.items():
-        if name not in _allowed_files(manifest):
+        if name not in allowed_files(*about):
             raise UserError(f"bundle {path}: the manifest names {name!r}, which no bundle of its kind has")
         files[name] = contents.read(name)
         if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise UserError(f"bundle {path}: {name} was changed after export (its SHA-256 differs): export it again")
-    for name in sorted(_wanted_files(manifest)):
+    for name in sorted(wanted_files(*about)):
         if name not in files:
             raise UserError(f"bundle {path}: the manifest does not list {name}: export it again")
     _check_client(path, manifest.client)
-    _check_params(path, manifest.client, files[_PARAMS])
+    _check_params(path, manifest.client, files[PARAMS])
     certificate = None
-    if _CERTIFICATE in files:
+    if CERTIFICATE in files:
         try:
-            certificate = msgspec.json.decode(files[_CERTIFICATE], type=Certificate)
+            certificate = msgspec.json.decode(files[CERTIFICATE], type=Certificate)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise UserError(f"bundle {path}: {_CERTIFICATE} cannot be read: {error}") from error
+            raise UserError(f"bundle {path}: {CERTIFICATE} cannot be read: {error}") from error
     return Bundle(manifest, files, certificate)
-
-
-def _graphs(manifest: Manifest) -> list[str]:
-    return [_INFERENCE] if manifest.client.optimizer is None else list(_TRAINING)
-
-
-def _wanted_files(manifest: Manifest) -> set[str]:
-    return {_PARAMS, *(f"{graph}.{manifest.engine}" for graph in _graphs(manifest))}
-
-
-def _allowed_files(manifest: Manifest) -> set[str]:
-    filters = {f"{filters_of(graph)}.{manifest.engine}" for graph in _graphs(manifest)}
-    return _wanted_files(manifest) | filters | {_CERTIFICATE}
-
-
-def _every_name() -> set[str]:
-    """Names of the files of any bundle."""
-    graphs = [each for graph in _TRAINING for each in (graph, filters_of(graph))]
-    return {_MANIFEST, _PARAMS, _CERTIFICATE, *(f"{graph}.{engine}" for graph in graphs for engine in ENGINES)}
 
 
 def _read_manifest(path: Path, content: bytes) -> Manifest:
@@ -265,7 +237,7 @@ def _read_manifest(path: Path, content: bytes) -> Manifest:
             )
         return msgspec.json.decode(content, type=Manifest)
     except (msgspec.MsgspecError, AttributeError, RecursionError, UnicodeDecodeError) as error:
-        raise UserError(f"bundle {path}: {_MANIFEST} cannot be read, export it again: {error}") from error
+        raise UserError(f"bundle {path}: {MANIFEST} cannot be read, export it again: {error}") from error
 
 
 def _check_client(path: Path, client: Client) -> None:
@@ -284,16 +256,16 @@ def _check_params(path: Path, client: Client, content: bytes) -> None:
     try:
         arrays: _Arrays = load_safetensors(content)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"bundle {path}: {_PARAMS} cannot be read: {error}") from error
+        raise UserError(f"bundle {path}: {PARAMS} cannot be read: {error}") from error
     wanted = {f"params.{name}": spec for name, spec in client.params.items()}
     wanted |= {f"buffers.{name}": spec for name, spec in client.buffers.items()}
     states = {name: array for name, array in arrays.items() if name.startswith("state.")}
     for name, spec in wanted.items():
         array = arrays.get(name)
         if array is None or array.shape != spec.shape or str(array.dtype) != spec.dtype:
-            raise UserError(f"bundle {path}: {_PARAMS} does not hold {name} as the manifest describes it")
+            raise UserError(f"bundle {path}: {PARAMS} does not hold {name} as the manifest describes it")
     for name in arrays.keys() - wanted.keys() - states.keys():
-        raise UserError(f"bundle {path}: {_PARAMS} holds {name}, which the manifest does not describe")
+        raise UserError(f"bundle {path}: {PARAMS} holds {name}, which the manifest does not describe")
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UserError(f"bundle {path}: {name} has entries that are not finite")

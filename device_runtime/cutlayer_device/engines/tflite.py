@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer_core.bundles.bundle import Bundle, filters_of
+from cutlayer_core.bundles.bundle import Bundle
+from cutlayer_core.bundles.names import filters_of
 from cutlayer_core.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
 from cutlayer_device.engines.tflite_graph import RUNTIME, TfliteGraph, keep_memory

@@ -18,6 +18,7 @@ from cutlayer_core.errors import CutlayerError, UserError
 from cutlayer_core.files import replace_file
 from cutlayer_device.profiling.measurement import Setting, StepCost, measure_step
 from cutlayer_profiles.choice import choose_profiler
+from cutlayer_profiles.machine import machine_name
 from cutlayer_profiles.meters import Root, read_settings
 
 __all__ = ["BoardProfile", "Sweep", "bundles_in", "measure_here", "profile_clients"]
@@ -75,7 +76,7 @@ def profile_clients(
     profiler.close()
     console = Console(stderr=as_json, highlight=False)
     console.print(f"energy: {source}", soft_wrap=True)
-    profile = BoardProfile(machine=_machine(), python=platform.python_version(), energy=source, steps=[])
+    profile = BoardProfile(machine=machine_name(Root()), python=platform.python_version(), energy=source, steps=[])
     if resume and out is not None and out.exists():
         profile = _begun(out, profile)
     # If a bundle of the same name held another model then, it is measured anew.
@@ -163,10 +164,3 @@ def _table(costs: Sequence[StepCost]) -> Table:
 
 def _threads(number: int) -> str:
     return f"{number} threads" if number > 1 else "1 thread" if number else "all threads"
-
-
-def _machine() -> str:
-    try:
-        return Root().read("proc/device-tree/model")
-    except OSError:
-        return f"{platform.machine()}, {platform.system()}"

@@ -3,18 +3,17 @@
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from cutlayer_core.bundles.bundle import Bundle
 from cutlayer_core.codecs import Codecs, Fp8
 from cutlayer_core.record.energy import Energy
 from cutlayer_core.record.phases import Phases
 from cutlayer_core.record.usage import Usage
-from cutlayer_core.trial.recipe import InputSpec
+from cutlayer_core.samples.draws import random_batch
 from cutlayer_device.engines import load_engine
 from cutlayer_profiles.profiler import Profiler
 
@@ -79,7 +78,7 @@ class _Client:
         self._engine, self._phases = load_engine(bundle, setting.threads), phases
         self._trains = client.optimizer is not None
         random = np.random.default_rng(0)
-        self._x = _random_samples(client.input, setting.batch_size, random)
+        self._x = random_batch(client.input, setting.batch_size, random)
         gradient = 1e-3 * random.standard_normal((setting.batch_size, *client.smashed.shape), np.float32)
         sent = _CODECS.encode(self._engine.infer(self._x))
         self._answer = _CODECS.encode_gradient(gradient, _CODECS.decode(sent.tensor, sent.payload, steady=False))
@@ -156,10 +155,3 @@ def _share(energy: Energy | None, number: int) -> Energy | None:
         return None
     low_j, high_j = energy.low_j / number, energy.high_j / number
     return msgspec.structs.replace(energy, energy_j=energy.energy_j / number, low_j=low_j, high_j=high_j)
-
-
-def _random_samples(spec: InputSpec, batch_size: int, random: np.random.Generator) -> NDArray[Any]:
-    shape = (batch_size, *spec.shape)
-    if np.issubdtype(spec.dtype, np.integer):
-        return random.integers(spec.low, spec.high + 1, shape).astype(spec.dtype)
-    return random.standard_normal(shape).astype(spec.dtype)

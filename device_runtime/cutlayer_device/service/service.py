@@ -22,6 +22,7 @@ from cutlayer_device.service.notify import Notifier
 from cutlayer_device.service.update_listener import Listener
 from cutlayer_device.service.updates import Updates
 from cutlayer_device.training.membership import Membership
+from cutlayer_device.tuning.tuning import Tuning
 from cutlayer_profiles.choice import choose_profiler
 from cutlayer_profiles.meters import Root, read_settings
 from cutlayer_profiles.profiler import Profiler
@@ -60,7 +61,7 @@ def serve(config_path: Path, state: Path, probation_s: float) -> None:
     notifier.ready()
     while True:
         try:
-            reason = _on_probation(updates, lambda: membership.run(state / membership.fingerprint[:12]))
+            reason = _on_probation(updates, lambda: membership.run(state / membership.fingerprint[:12], Tuning(state)))
             notifier.status(f"the last trial ended: {reason}")
         except UserError:
             raise

@@ -16,6 +16,7 @@ from cutlayer_device.engines import load_engine
 from cutlayer_device.training.board import Board
 from cutlayer_device.training.participation import Participation
 from cutlayer_device.training.states import States
+from cutlayer_device.tuning.tuning import Tuning
 from cutlayer_profiles.profiler import Profiler
 
 __all__ = ["Agent", "Connect", "birth_of"]
@@ -45,9 +46,10 @@ class Agent:
         threads: threads that the engine may use; 0 leaves the number to the engine.
         profiler: measures what each pass costs; None for no account of it.
         first_wait_s: how long to wait for the broker, until it has been there once in this run.
+        tuning: says by which arrangement of the bundle's graphs this board trains; None: by the bundle's own.
 
     Attributes:
-        runtime: name and version of what executes the bundle's graphs.
+        runtime: name and version of what executes the bundle's graphs, and how they are arranged, if tuning says it.
 
     Raises:
         UserError: the bundle may not train, or the runtime that it needs is not installed.
@@ -63,12 +65,13 @@ class Agent:
         threads: int = 0,
         profiler: Profiler | None = None,
         first_wait_s: float = 10.0,
+        tuning: Tuning | None = None,
     ) -> None:
         bundle.require_certificate()
         self._birth, self._connect, self._states = birth, connect, states
         self._first_wait_s = first_wait_s
-        engine = load_engine(bundle, threads)
-        self.runtime = engine.runtime
+        engine, arrangement = tuning.engine(bundle, threads) if tuning else (load_engine(bundle, threads), "")
+        self.runtime = ", ".join(filter(None, (engine.runtime, arrangement)))
         self._board = Board(bundle, engine, samples, states, profiler)
 
     def run(self) -> str:

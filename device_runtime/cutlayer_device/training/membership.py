@@ -17,6 +17,7 @@ from cutlayer_core.wire.transports import LastWill, MqttTransport, Transport, lo
 from cutlayer_device.training.agent import Agent, birth_of
 from cutlayer_device.training.states import States
 from cutlayer_device.training.watched_transport import WatchedTransport
+from cutlayer_device.tuning.tuning import Tuning
 from cutlayer_profiles.choice import choose_profiler
 from cutlayer_profiles.meters import Root, read_settings
 
@@ -72,11 +73,12 @@ class Membership:
         """Fingerprint of the client-side model: states of one model do not fit another."""
         return self._bundle.manifest.client.fingerprint
 
-    def run(self, state: Path) -> str:
+    def run(self, state: Path, tuning: Tuning | None = None) -> str:
         """Train until the trial is over; returns the server's reason.
 
         Args:
             state: a folder for what the board needs to resume after a crash, with a sub-folder per trial and device.
+            tuning: what was measured on this board; by default that of ``state``.
 
         Raises:
             UserError: the folder holds states of another bundle, or another process uses it.
@@ -98,7 +100,9 @@ class Membership:
         folder = state / birth.trial / birth.device
         with closing(profiler), closing(States(folder, self.fingerprint)) as states:
             threads = self._config.threads
-            agent = Agent(self._bundle, self._samples, birth, connect, states, threads, profiler, wait_s)
+            agent = Agent(
+                self._bundle, self._samples, birth, connect, states, threads, profiler, wait_s, tuning or Tuning(state)
+            )
             reason = agent.run()
         _log.info("the trial is over: %s", reason)
         return reason

@@ -30,7 +30,8 @@ from math import prod
 
 from torch import nn
 
-from cutlayer_core.bundles.bundle import Certificate, Client
+from cutlayer_core.bundles.bundle import Client
+from cutlayer_core.bundles.certificate import Certificate
 from cutlayer_cut import UpToCut, where_paths_part
 from cutlayer_export.certificate.batches import EXAMPLE_BATCH, MANY, cut_gradient, samples
 from cutlayer_export.certificate.comparison import Comparison, require

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutlayer_core.bundles.bundle import TOLERANCE, Client
+from cutlayer_core.bundles.bundle import Client
+from cutlayer_core.bundles.certificate import TOLERANCE
 from cutlayer_cut import clip, torch_optimizer
 from cutlayer_export.certificate.batches import cut_gradient, samples
 from cutlayer_export.certificate.distance import Drifts, Errors, errors_of, floor_of

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutlayer_core.bundles.bundle import TOLERANCE
+from cutlayer_core.bundles.certificate import TOLERANCE
 from cutlayer_export.graph.form import Arrays
 from cutlayer_export.graph.scales import least_scales
 

@@ -53,6 +53,9 @@ class Form(NamedTuple):
         samples: representative inputs for int8, (N, *input).
         max_error: the greatest error that fewer bits may add; see `certificate.reduction.Reduction`.
         labels: the class of each sample, (N,); None if they are not known.
+        least_gain: by how much Winograd's convolutions have to be faster, as estimated, to be used in training graphs;
+            None for what suits the engine.
+        arrangements: whether to write other arrangements of the training graphs too; see `arrangements`.
     """
 
     engine: str = "onnx"
@@ -61,6 +64,8 @@ class Form(NamedTuple):
     samples: NDArray[Any] | None = None
     max_error: float = MAX_ERROR
     labels: NDArray[Any] | None = None
+    least_gain: float | None = None
+    arrangements: bool = False
 
     def check(self, *, trains: bool) -> None:
         """Raise `UserError` unless there is a way to write graphs in this form."""

@@ -11,7 +11,7 @@ from cutlayer_export.graph import winograd
 from cutlayer_export.graph.toom_cook import PATCH
 from cutlayer_export.graph.winograd import Layer
 
-__all__ = ["gain", "use_winograd"]
+__all__ = ["gain", "layers_that_gain", "use_winograd"]
 
 aten, ours = torch.ops.aten, torch.ops.cutlayer
 _FORWARD, _WEIGHT, _INPUT = (
@@ -44,12 +44,16 @@ def gain(layer: Layer) -> float:
 def use_winograd(module: fx.GraphModule, least_gain: float) -> None:
     """Replace the convolutions that gain at least as much, and their gradients, in place."""
     writer = _Writer(module)
-    for node in [each for each in module.graph.nodes if each.target in (_FORWARD, _WEIGHT, _INPUT)]:
-        layer = _layer(node)
-        if layer is not None and gain(layer) >= least_gain:
-            writer.replace(node, layer)
+    for node, layer in layers_that_gain(module, least_gain):
+        writer.replace(node, layer)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def layers_that_gain(module: fx.GraphModule, least_gain: float) -> list[tuple[fx.Node, Layer]]:
+    """The convolutions, and gradients of convolutions, that gain at least as much."""
+    nodes = [each for each in module.graph.nodes if each.target in (_FORWARD, _WEIGHT, _INPUT)]
+    return [(each, layer) for each in nodes if (layer := _layer(each)) is not None and gain(layer) >= least_gain]
 
 
 def _layer(node: fx.Node) -> Layer | None:

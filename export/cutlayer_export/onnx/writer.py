@@ -31,7 +31,7 @@ from cutlayer_export.onnx.lines import keep_lines
 from cutlayer_export.onnx.operators import TRANSLATIONS
 from cutlayer_export.onnx.scatter import index_put
 
-__all__ = ["OPSET", "onnx_files", "to_onnx", "write"]
+__all__ = ["OPSET", "least_gain", "onnx_files", "to_onnx", "write"]
 
 OPSET = 18
 _LEAST_GAIN = 1.1
@@ -42,11 +42,18 @@ _REFUSALS = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, o
 
 def write(inference: Graph, training: Graph | None, form: Form) -> Written:
     """Write the graphs of a bundle; see `cutlayer_core.engines`. Raises `UserError` as `to_onnx` does."""
-    files, graphs = onnx_files(inference, training)
+    files, graphs = onnx_files(inference, training, least_gain(form))
     return Written(files, graphs, OPSET, versions_of("onnx", "onnxruntime"))
 
 
-def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, bytes], Graphs]:
+def least_gain(form: Form) -> float:
+    """See `Form`."""
+    return _LEAST_GAIN if form.least_gain is None else form.least_gain
+
+
+def onnx_files(
+    inference: Graph, training: Graph | None, least_gain: float = _LEAST_GAIN
+) -> tuple[dict[str, bytes], Graphs]:
     """The files of a bundle by graph name, and the same graphs as functions.
 
     Raises:
@@ -57,7 +64,7 @@ def onnx_files(inference: Graph, training: Graph | None) -> tuple[dict[str, byte
         return files, Graphs(_session(files["inference"]))
     scale_weights_instead(training.module)
     keep_winners(training.module)
-    use_winograd(training.module, _LEAST_GAIN)
+    use_winograd(training.module, least_gain)
     keep_lines(training.module)
     joint = to_onnx(training)
     steps = zip(("forward", "backward"), partition(joint), strict=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cutlayer_core.bundles.bundle import filters_of
+from cutlayer_core.bundles.names import filters_of
 from cutlayer_export.tflite.file import to_file
 from cutlayer_export.tflite.graph import Graph, Tensor
 from cutlayer_export.tflite.partition import needed, part

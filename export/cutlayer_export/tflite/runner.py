@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert import interpreter as runtime
 from numpy.typing import NDArray
 
-from cutlayer_core.bundles.bundle import filters_of
+from cutlayer_core.bundles.names import filters_of
 from cutlayer_core.errors import UserError
 from cutlayer_export.graph.threads import on_any_threads
 

@@ -1,5 +1,6 @@
 """Writes traced graphs as the TFLite files of a bundle."""
 
+from math import inf
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from cutlayer_export.tflite.partition import part, partition
 from cutlayer_export.tflite.precision import in_float16, in_int8
 from cutlayer_export.tflite.runner import runner
 
-__all__ = ["in_precision", "tflite_files", "write"]
+__all__ = ["in_precision", "least_gain", "tflite_files", "write"]
 
 _LEAST_GAIN = 1.4
 """Convolutions that gain less by Winograd's way are left as they are: XNNPACK is faster at them than at small products."""
@@ -25,7 +26,7 @@ _LEAST_GAIN = 1.4
 def write(inference: Traced, training: Traced | None, form: Form) -> Written:
     """Write the graphs of a bundle, see `cutlayer_core.engines`; raises as `tflite_files` and `in_precision` do."""
     delegated = form.target == "xnnpack"
-    files, graphs = tflite_files(inference, training, delegated)
+    files, graphs = tflite_files(inference, training, delegated, least_gain(form))
     versions = versions_of("flatbuffers", "ai-edge-litert")
     if form.precision == "float32":
         return Written(files, graphs, SCHEMA_VERSION, versions)
@@ -35,13 +36,23 @@ def write(inference: Traced, training: Traced | None, form: Form) -> Written:
     return Written(files, graphs, SCHEMA_VERSION, versions, runner(files, "inference"))
 
 
-def tflite_files(inference: Traced, training: Traced | None, delegated: bool) -> tuple[dict[str, bytes], Graphs]:
+def least_gain(form: Form) -> float:
+    """See `Form`."""
+    if form.target != "xnnpack":
+        return inf  # a graph for any runtime has none
+    return _LEAST_GAIN if form.least_gain is None else form.least_gain
+
+
+def tflite_files(
+    inference: Traced, training: Traced | None, delegated: bool, least_gain: float = _LEAST_GAIN
+) -> tuple[dict[str, bytes], Graphs]:
     """The files by graph name, and the same graphs as functions.
 
     Args:
         inference: the traced inference graph.
         training: the traced training graph; None for a frozen client.
         delegated: see `Graph`; if so, convolution weights are stored in the files.
+        least_gain: see `Form`.
 
     Raises:
         UserError: a graph has an operation that TFLite's builtin operations cannot express.
@@ -50,8 +61,7 @@ def tflite_files(inference: Traced, training: Traced | None, delegated: bool) ->
     if training is None:
         files = _files(graphs, delegated)
         return files, Graphs(runner(files, "inference"))
-    if delegated:
-        use_winograd(training.module, _LEAST_GAIN)
+    use_winograd(training.module, least_gain)
     forward, backward = partition(lower(training, delegated))
     graphs |= {"forward": fused(forward), "backward": fused(backward)}
     certified = _files(graphs, delegated)

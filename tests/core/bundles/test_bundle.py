@@ -10,13 +10,13 @@ from safetensors.numpy import save
 from cutlayer_core.bundles import contents
 from cutlayer_core.bundles.bundle import (
     FORMAT_VERSION,
-    Certificate,
     Client,
     Manifest,
     check_place,
     read_bundle,
     write_bundle,
 )
+from cutlayer_core.bundles.certificate import Certificate
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_core.trial.recipe import InputSpec, Spec
@@ -250,3 +250,39 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "b" / "forward.onnx").symlink_to(content)
     with pytest.raises(UserError, match=r"forward\.onnx is missing or no plain file"):
         read_bundle(tmp_path / "b")
+
+
+ARRANGED = {"forward@direct.onnx": b"other forward", "backward@direct.onnx": b"other backward"}
+
+
+def test_another_arrangement_trains_by_its_own_graphs(tmp_path):
+    sure = msgspec.structs.replace(certificate(), arrangements={"direct": 1e-6})
+    files = FILES | ARRANGED | {"certificate.json": msgspec.json.encode(sure)}
+    write_bundle(tmp_path / "b", manifest(arrangements=("direct",)), files)
+    bundle = read_bundle(tmp_path / "b")
+    bundle.require_certificate()
+    assert bundle.graph("forward") == b"forward"
+    other = bundle.arranged("direct")
+    graphs = [other.graph(name) for name in ("inference", "forward", "backward")]
+    assert graphs == [b"inference", b"other forward", b"other backward"]
+    assert other.arrays()["params.w"].shape == (3, 2)
+    write_bundle(tmp_path / "b", manifest(), FILES)
+    assert not list((tmp_path / "b").glob("*@*")), "files of the bundle before are gone"
+
+
+@pytest.mark.parametrize(
+    ("arrangements", "files", "found", "message"),
+    [
+        (("sideways",), ARRANGED, {}, "names the arrangement 'sideways', which this cutlayer lacks"),
+        ((), ARRANGED, {}, r"names '\w+@direct\.onnx', which no bundle of its kind has"),
+        (("direct",), {}, {}, r"does not list backward@direct\.onnx"),
+        (("direct",), ARRANGED, {}, "says nothing of direct"),
+        (("direct",), ARRANGED, {"direct": 1e-3}, r"shows an error of 1\.0e-03"),
+    ],
+)
+def test_an_arrangement_without_its_files_or_a_certificate_is_refused(tmp_path, arrangements, files, found, message):
+    sure = msgspec.structs.replace(certificate(), arrangements=found)
+    files = FILES | files | {"certificate.json": msgspec.json.encode(sure)}
+    write_bundle(tmp_path / "b", manifest(arrangements=arrangements), files)
+    with pytest.raises(UserError, match=message):
+        read_bundle(tmp_path / "b").require_certificate()

@@ -6,7 +6,8 @@ from safetensors.numpy import save
 from torch import nn
 
 from clients import IMAGE, SGD, described, graphs_of
-from cutlayer_core.bundles.bundle import FORMAT_VERSION, Bundle, Certificate, Manifest
+from cutlayer_core.bundles.bundle import FORMAT_VERSION, Bundle, Manifest
+from cutlayer_core.bundles.certificate import Certificate
 from cutlayer_core.errors import LocalProtocolError, UserError
 from cutlayer_device.engines import load_engine
 from cutlayer_export.graph.form import Form

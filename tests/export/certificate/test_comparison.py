@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from clients import described
@@ -12,7 +13,7 @@ from cutlayer_export.certificate import certificate
 from cutlayer_export.errors import CertificateError
 from cutlayer_export.graph.form import Graphs
 
-INPUTS, HIDDEN, OUTPUTS = 8, 512, 4
+INPUTS, HIDDEN, OUTPUTS = 8, 32768, 4
 PLAIN = Sgd(learning_rate=0.05)
 
 
@@ -45,7 +46,8 @@ class Engine:
         return y, np.maximum(y, 0) @ values["params.2.weight"].T + values["params.2.bias"]
 
 
-def certified(engine):
+def certified(engine, seed=0):
+    torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUTPUTS))
     client, _, values = described(model, InputSpec(shape=(INPUTS,)), PLAIN, "all")
     arrays = {name: value.numpy() for name, value in values.items()}
@@ -54,12 +56,12 @@ def certified(engine):
 
 
 def test_an_engine_that_rounds_otherwise_is_certified_and_the_draws_that_rounding_decided_are_counted():
-    found = [certified(Engine(rounding=2e-6)) for _ in range(6)]
+    found = [certified(Engine(rounding=4e-6), seed) for seed in (0, 2)]
     assert all(each.valid for each in found)
-    assert sum(each.redrawn for each in found) > 0
+    assert sum(each.redrawn for each in found) > 10
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.0002])
 def test_a_gradient_that_is_too_long_or_too_short_is_refused(factor):
     with pytest.raises(CertificateError, match=r"gradients\.0\.\w+ differs from torch"):
-        certified(Engine(rounding=2e-6, factor=factor))
+        certified(Engine(rounding=4e-6, factor=factor))

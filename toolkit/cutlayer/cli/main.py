@@ -81,6 +81,12 @@ def export(
         float,
         typer.Option(min=0.0, help="Of float16 or int8: greatest change of smashed data, as a share of their size."),
     ] = 0.1,
+    arrangements: Annotated[
+        bool,
+        typer.Option(
+            "--arrangements", help="Also export other ways to compute convolutions, for `cutlayer device tune`."
+        ),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Export again what the same recipe, code and packages gave before.")
     ] = False,
@@ -95,8 +101,9 @@ def export(
             raise UserError("--freeze: nothing is trained, so leave out --trainable")
         trains = "none" if freeze else trainable
         options = Options(
-            model, cut, example, kwargs, weights, optimizer, trains, engine, target, precision, calibration, max_error
-        )
+            model, cut, example, kwargs, weights, optimizer, trains, engine, target, precision, calibration, max_error,
+            arrangements,
+        )  # fmt: skip
         if list_cuts or all_cuts:  # these need torch in any case
             from cutlayer_export.every_cut import export_all, show_cuts
 

@@ -1,0 +1,1 @@
+"""Which arrangement of a bundle's graphs this board trains by."""
