@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import distribution
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -29,6 +30,7 @@ ENGINES = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert",)}
 """Ours, with the packages of their runtimes."""
 PACKAGES = {**ENGINES, "torch": ("torch",)}
 BATCH, TURNS, STEPS, RUNS = 32, 6, 5, 3
+TOKEN_BATCHES = 16
 REST_S = 0.02
 """Between the engines, so that the threads of the one before are at rest: some keep theirs spinning for a while."""
 
@@ -117,8 +119,8 @@ def our_step(path: Path, threads: int, x, g) -> Step:
     from cutlayer_core.bundles.bundle import read_bundle
     from cutlayer_device.engines import load_engine
 
-    engine = load_engine(read_bundle(path), threads)
-    return Step(lambda: engine.forward(x, 0), lambda _: engine.backward(g, 0.01))
+    engine, batches = load_engine(read_bundle(path), threads), cycle(x)
+    return Step(lambda: engine.forward(next(batches), 0), lambda _: engine.backward(g, 0.01))
 
 
 def torch_step(case: Case, x, g, *, compiled: bool = False) -> Step:
@@ -129,24 +131,25 @@ def torch_step(case: Case, x, g, *, compiled: bool = False) -> Step:
     client = cut_model(recipe(case)).client.train()
     optimizer = torch.optim.SGD(client.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     forward = torch.compile(client) if compiled else client
-    x, g = torch.from_numpy(x), torch.from_numpy(g)
+    batches, g = cycle(torch.from_numpy(x)), torch.from_numpy(g)
 
     def backward(z) -> None:
         z.backward(g)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return Step(lambda: forward(x), backward)
+    return Step(lambda: forward(next(batches)), backward)
 
 
 def data_of(case: Case, smashed: tuple[int, ...]):
+    """Batches, which take turns, and a cut gradient. Tokens differ from step to step: what a table costs depends on it."""
     import numpy as np
 
     random = np.random.default_rng(1)
     if case.tokens:
-        x = random.integers(0, case.tokens, (BATCH, *case.shape))
+        x = random.integers(0, case.tokens, (TOKEN_BATCHES, BATCH, *case.shape))
     else:
-        x = random.standard_normal((BATCH, *case.shape), np.float32)
+        x = random.standard_normal((1, BATCH, *case.shape), np.float32)
     return x, random.standard_normal((BATCH, *smashed), np.float32) * np.float32(1e-3)
 
 

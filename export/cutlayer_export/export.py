@@ -89,6 +89,7 @@ def export_bundle(
         versions={"cutlayer": __version__, "torch": version("torch"), **written.versions},
         files={},
         arrangements=tuple(certificate.arrangements),
+        tables=written.tables,
     )
     files = {f"{name}.{form.engine}": graph for name, graph in graphs.items()}
     files["params.safetensors"] = save_safetensors(values)

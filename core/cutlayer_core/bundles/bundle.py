@@ -101,6 +101,9 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     """Precision of the inference graph: float32, float16 or int8."""
     arrangements: tuple[str, ...] = ()
     """Those of `names.ARRANGEMENTS` that the bundle holds besides its own, for `cutlayer device tune`."""
+    tables: tuple[str, ...] = ()
+    """Parameters of which backward takes and gives the rows that occur in a batch: ``rows.params.<name>``,
+    ``rows.state.<name>``, and ``first.<name>``, ``rest.<name>``, ``places.<name>``; see `cutlayer_core.tables`."""
 
 
 class Bundle:

@@ -11,6 +11,7 @@ from cutlayer_core.bundles.bundle import Bundle
 from cutlayer_core.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
 from cutlayer_device.engines.onnx_file import require_self_contained
+from cutlayer_device.engines.tables import Tables
 
 try:
     import onnxruntime
@@ -46,7 +47,7 @@ class OnnxEngine:
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         onnxruntime.disable_telemetry_events()
         self._bundle, self._threads = bundle, threads
-        self._kept = {name: _owned(array) for name, array in bundle.arrays().items()}
+        self._keep(bundle.arrays())
         self._spare: _Values = {}
         self._batch: _Values = {}
         self._reusable: _Values = {}
@@ -54,10 +55,12 @@ class OnnxEngine:
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Engine`."""
+        self._tables.read(x)
         return self._smashed(self._inference.run(self._kept | {"x": _view(x)}, {}), x)
 
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
+        self._tables.occur(x)
         offered = {"x": _view(x), "seed": _view(np.asarray(seed, np.int64))}
         self._reusable, self._batch = self._batch or self._reusable, {}
         fits = bool(self._reusable) and self._reusable["x"].shape() == offered["x"].shape()
@@ -79,30 +82,45 @@ class OnnxEngine:
             raise LocalProtocolError("backward wants the gradient of the last forward, once")
         step, rate = np.asarray(self._steps + 1, np.int64), np.asarray(learning_rate, np.float32)
         offered = {"g": _view(gradient), "learning_rate": _view(rate), "step": _view(step)}
-        self._keep_news(self._backward.run(self._kept | self._batch | offered, self._spare))
+        rows = {name: _view(array) for name, array in self._tables.given().items()}
+        outputs = self._backward.run(self._kept | self._batch | offered | rows, self._spare)
+        of_tables = [f"new_{name.removeprefix('rows.')}" for name in rows if name.startswith("rows.")]
+        self._tables.take({name: _array(outputs.pop(name)) for name in of_tables}, float(rate))
+        self._keep_news(outputs)
         self._reusable, self._batch = self._batch, {}
         self._steps += 1
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
+        self._tables.finish()
         named = ((name.split(".", 1), value) for name, value in self._kept.items())
         return {name: _array(value).copy() for (kind, name), value in named if kind != "state"}
 
     def load(self, weights: dict[str, NDArray[Any]]) -> None:
         """See `Engine`."""
-        for key in self._kept:
-            kind, name = key.split(".", 1)
-            if kind != "state":
-                self._kept[key] = _owned(weights[name])
+        self._tables.finish()
+        named = {key: key.split(".", 1) for key in self._kept}
+        self._keep(
+            {key: _array(self._kept[key]) if kind == "state" else weights[name] for key, (kind, name) in named.items()}
+        )
 
     def state(self) -> EngineState:
         """See `Engine`."""
+        self._tables.finish()
         return EngineState({name: _array(value).copy() for name, value in self._kept.items()}, self._steps)
 
     def restore(self, state: EngineState) -> None:
         """See `Engine`."""
-        self._kept = {name: _owned(state.arrays[name]) for name in self._kept}
+        self._keep({name: state.arrays[name] for name in self._kept})
         self._steps, self._batch = state.steps, {}
+
+    def _keep(self, arrays: _Values) -> None:
+        """Copy arrays: into the runtime's own memory, or, of tables, into memory that it reads."""
+        tables = {f"{kind}.{name}" for kind in ("params", "state.momentum") for name in self._bundle.manifest.tables}
+        shared = {name: np.array(array, order="C") for name, array in arrays.items() if name in tables}
+        owned = {name: _owned(array) for name, array in arrays.items() if name not in tables}
+        self._kept = owned | {name: _view(array) for name, array in shared.items()}
+        self._tables = Tables(self._bundle.manifest, shared)
 
     def _keep_news(self, outputs: _Values) -> None:
         """Make a step's ``new_*`` outputs the inputs of the next; the old inputs' memory takes the ones after that."""

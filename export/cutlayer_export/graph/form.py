@@ -108,6 +108,7 @@ class Written(NamedTuple):
         opset: see `cutlayer_core.bundles.bundle.Manifest`.
         versions: versions of the packages that wrote and ran them.
         reduced: the file of the inference graph as a function, if it has fewer bits than ``graphs``.
+        tables: parameters that backward takes the occurring rows of; see `graph.tables`.
     """
 
     files: Mapping[str, bytes]
@@ -115,6 +116,7 @@ class Written(NamedTuple):
     opset: int
     versions: Mapping[str, str]
     reduced: Run | None = None
+    tables: tuple[str, ...] = ()
 
 
 def versions_of(*packages: str) -> dict[str, str]:

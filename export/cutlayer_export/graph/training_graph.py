@@ -42,12 +42,14 @@ class Graph(NamedTuple):
         inputs: examples by name; axis 0 of ``x`` and ``g`` is the batch. ``constants.*`` never change.
         outputs: names of the outputs.
         other_sizes: batch sizes for which the client's code may compute otherwise; see `batch_decisions`.
+        optimizer: whose step the graph takes; None if it takes none.
     """
 
     module: fx.GraphModule
     inputs: Tensors
     outputs: list[str]
     other_sizes: tuple[int, ...]
+    optimizer: Optimizer | None = None
 
 
 def initial_values(state: ClientState, optimizer: Optimizer | None) -> Tensors:
@@ -88,7 +90,7 @@ def trace_training(
         }
 
     with training(client, trainable):
-        return _trace(step, client, _inputs(client, state, example, optimizer))
+        return _trace(step, client, _inputs(client, state, example, optimizer))._replace(optimizer=optimizer)
 
 
 def trace_inference(client: nn.Module, state: ClientState, example: Tensor) -> Graph:

@@ -8,6 +8,7 @@ import onnx_ir
 import torch
 from onnxscript import opset18
 
+import cutlayer_export.graph.tables  # noqa: F401 - registers an operator
 from cutlayer_export.graph.operators import pooling_matrices
 from cutlayer_export.onnx import convolution as onnx_convolution
 from cutlayer_export.onnx import winners, winograd
@@ -113,6 +114,15 @@ def _embedding_grad_onto(base: Any, dy: Any, indices: Any, padding_index: int) -
     return op.ScatterElements(base, op.Expand(flat, op.Shape(updates)), updates, axis=0, reduction="add")
 
 
+def _rows_grad_onto(base: Any, dy: Any, first: Any, rest: Any, places: Any) -> Any:
+    flat = op.Reshape(dy, integers([-1, sizes(dy)[-1]]))
+    again = op.Gather(flat, rest, axis=0)
+    # Few rows occur again, and this operation is slow, but right where rows occur often; see `_embedding_grad_onto`.
+    rows = op.Expand(op.Unsqueeze(places, integers([1])), op.Shape(again))
+    total = op.Add(base, op.Gather(flat, first, axis=0))
+    return op.ScatterElements(total, rows, again, axis=0, reduction="add")
+
+
 def _bernoulli(seed: Any, like: Any, probability: float, stream: int) -> Any:
     drawn = _drawn(seed, like, stream, 1)
     kept = op.Cast(op.Less(drawn, _int32(min(round(probability * 2**31), 2**31 - 1))), to=_FLOAT)
@@ -184,6 +194,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     _ours.one_minus_power.default: _one_minus_power,
     _ours.pool_winners.default: winners.pool_winners,
     _ours.relu_grad.default: _relu_grad,
+    _ours.rows_grad_onto.default: _rows_grad_onto,
     _ours.scale_channels.default: _scale_channels,
     _ours.scale_shift.default: _scale_shift,
     _ours.spread_lines.default: winograd.spread_lines,

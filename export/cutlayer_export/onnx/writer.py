@@ -17,18 +17,21 @@ from onnxscript.optimizer._constant_folding import (
 from torch import nn
 
 from cutlayer_core.errors import UserError
+from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_cut import tracing
 from cutlayer_export.errors import CertificateError
 from cutlayer_export.graph.form import Arrays, Form, Graphs, Run, Written, versions_of
 from cutlayer_export.graph.owners import owner_of_named
 from cutlayer_export.graph.partition import partition
 from cutlayer_export.graph.rewrites import scale_weights_instead
+from cutlayer_export.graph.tables import OF_ROWS, by_rows
 from cutlayer_export.graph.threads import on_any_threads
 from cutlayer_export.graph.training_graph import Graph
 from cutlayer_export.graph.winners import keep_winners
 from cutlayer_export.graph.winograd_layers import use_winograd
 from cutlayer_export.onnx.lines import keep_lines
 from cutlayer_export.onnx.operators import TRANSLATIONS
+from cutlayer_export.onnx.rows import WithRows
 from cutlayer_export.onnx.scatter import index_put
 
 __all__ = ["OPSET", "least_gain", "onnx_files", "to_onnx", "write"]
@@ -42,8 +45,8 @@ _REFUSALS = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, o
 
 def write(inference: Graph, training: Graph | None, form: Form) -> Written:
     """Write the graphs of a bundle; see `cutlayer_core.engines`. Raises `UserError` as `to_onnx` does."""
-    files, graphs = onnx_files(inference, training, least_gain(form))
-    return Written(files, graphs, OPSET, versions_of("onnx", "onnxruntime"))
+    files, graphs, tables = onnx_files(inference, training, least_gain(form))
+    return Written(files, graphs, OPSET, versions_of("onnx", "onnxruntime"), tables=tables)
 
 
 def least_gain(form: Form) -> float:
@@ -53,24 +56,29 @@ def least_gain(form: Form) -> float:
 
 def onnx_files(
     inference: Graph, training: Graph | None, least_gain: float = _LEAST_GAIN
-) -> tuple[dict[str, bytes], Graphs]:
-    """The files of a bundle by graph name, and the same graphs as functions.
+) -> tuple[dict[str, bytes], Graphs, tuple[str, ...]]:
+    """The files of a bundle by graph name, the same graphs as functions, and the tables that train by rows.
 
     Raises:
         UserError: as in `to_onnx`.
     """
     files = {"inference": to_onnx(inference).SerializeToString(deterministic=True)}
     if training is None:
-        return files, Graphs(_session(files["inference"]))
+        return files, Graphs(_session(files["inference"])), ()
+    training, tables = by_rows(training)
     scale_weights_instead(training.module)
     keep_winners(training.module)
     use_winograd(training.module, least_gain)
     keep_lines(training.module)
     joint = to_onnx(training)
-    steps = zip(("forward", "backward"), partition(joint), strict=True)
-    files |= {name: model.SerializeToString(deterministic=True) for name, model in steps}
-    with_gradients = (each.SerializeToString() for each in partition(joint, with_gradients=True))
-    return files, Graphs(*map(_session, (files["inference"], *with_gradients)))
+    forward, backward = partition(joint)
+    steps = {"forward": forward, "backward": backward}
+    files |= {name: model.SerializeToString(deterministic=True) for name, model in steps.items()}
+    runs = [_session(each.SerializeToString()) for each in partition(joint, with_gradients=True)]
+    if tables:
+        assert isinstance(training.optimizer, Sgd)
+        runs[1] = WithRows(runs[1], tables, training.optimizer)
+    return files, Graphs(_session(files["inference"]), *runs), tables
 
 
 def to_onnx(graph: Graph) -> onnx.ModelProto:
@@ -80,7 +88,8 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         UserError: the graph has an operation that ONNX does not have.
     """
     inputs = tuple(graph.inputs.values())
-    dynamic = tuple({0: torch.export.Dim.DYNAMIC} if name in ("x", "g") else None for name in graph.inputs)
+    varying = [name in ("x", "g") or name.startswith(OF_ROWS) for name in graph.inputs]
+    dynamic = tuple({0: torch.export.Dim.DYNAMIC} if each else None for each in varying)
     with tracing():
         try:
             program = torch.export.export(_Positional(graph.module), inputs, dynamic_shapes=(dynamic,), strict=False)

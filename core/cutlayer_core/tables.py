@@ -1,0 +1,122 @@
+"""Tables of embeddings under SGD, in which a step works on the rows that occur alone.
+
+With momentum or weight decay all other rows change too, but each entry by itself: a step without a gradient multiplies
+the pair of its momentum m and its weight w by a matrix of two by two (torch.optim.SGD with a gradient of zero; mu is
+the momentum, lambda the weight decay, eta the learning rate):
+
+    m' = mu m + lambda w
+    w' = w - eta m'                  or, with Nesterov momentum, w - eta (lambda w + mu m')
+
+So a row is brought up to date when it is next read, by the product of the matrices of all steps that it has missed.
+That is exact but for rounding, also when the learning rate varies.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer_core.trial.optimizers import Sgd
+
+__all__ = ["Occurrences", "Table"]
+
+_Rows = NDArray[np.int64]
+_Values = NDArray[np.float32]
+_MOST_STEPS = 512
+"""After so many steps all rows are brought up to date, which bounds the history."""
+
+
+class Occurrences(NamedTuple):
+    """Which rows a batch of tokens has, and where; N tokens in all, R different ones.
+
+    Attributes:
+        rows: the tokens that occur, each once, in ascending order, (R,).
+        first: where in the flattened batch each row occurs first, (R,).
+        rest: where tokens occur again, (N - R,).
+        places: which of ``rows`` each of ``rest`` is, (N - R,).
+    """
+
+    rows: _Rows
+    first: _Rows
+    rest: _Rows
+    places: _Rows
+
+    @staticmethod
+    def of(tokens: NDArray[Any]) -> "Occurrences":
+        """Those of a batch of any shape."""
+        rows, first, inverse = np.unique(tokens, return_index=True, return_inverse=True)
+        again = np.ones(tokens.size, bool)
+        again[first] = False
+        rest = np.flatnonzero(again)
+        return Occurrences(rows, first, rest, inverse.reshape(-1)[rest])
+
+
+class Table:
+    """The weights of an embedding, and their momentum.
+
+    Invariant: row r is as it was after step ``_done[r]``, and ``_owed[s]`` is the product of the matrices of all steps
+    after s.
+
+    Args:
+        weight: (rows, width); it is changed in place.
+        momentum: of the same shape, changed in place too; None if the optimizer has none.
+        settings: of the optimizer; the learning rate in them is not used.
+    """
+
+    def __init__(self, weight: _Values, momentum: _Values | None, settings: Sgd) -> None:
+        self.weight, self.momentum, self._settings = weight, momentum, settings
+        self._done = np.zeros(len(weight), np.int64)
+        self._owed = np.eye(2)[None]
+
+    def read(self, rows: _Rows) -> None:
+        """Bring these rows, each named once, up to date."""
+        late = rows[self._done[rows] < len(self._owed) - 1]
+        if not len(late) or not (self._settings.momentum or self._settings.weight_decay):
+            return
+        owed = self._owed[self._done[late]].astype(np.float32)
+        weight = self.weight[late]
+        self.weight[late] = owed[:, 1, 1:] * weight
+        if self.momentum is not None:
+            momentum = self.momentum[late]
+            self.weight[late] += owed[:, 1, :1] * momentum
+            self.momentum[late] = owed[:, 0, :1] * momentum + owed[:, 0, 1:] * weight
+        self._done[late] = len(self._owed) - 1
+
+    def read_all(self) -> None:
+        """Bring all rows up to date."""
+        self.read(np.arange(len(self.weight)))
+        self._done[:], self._owed = 0, np.eye(2)[None]
+
+    def given(self, name: str, occurring: Occurrences) -> dict[str, NDArray[Any]]:
+        """What the backward graph of the parameter ``name`` gets, by input; its rows were read before."""
+        found: dict[str, NDArray[Any]] = {
+            f"first.{name}": occurring.first,
+            f"rest.{name}": occurring.rest,
+            f"places.{name}": occurring.places,
+            f"rows.params.{name}": self.weight[occurring.rows],
+        }
+        if self.momentum is not None:
+            found[f"rows.state.momentum.{name}"] = self.momentum[occurring.rows]
+        return found
+
+    def take(self, name: str, occurring: Occurrences, outputs: Mapping[str, Any], learning_rate: float) -> None:
+        """`step` with the outputs of that graph."""
+        momentum = outputs.get(f"new_state.momentum.{name}")
+        self.step(occurring.rows, outputs[f"new_params.{name}"], momentum, learning_rate)
+
+    def step(self, rows: _Rows, weight: _Values, momentum: _Values | None, learning_rate: float) -> None:
+        """Take what a step has made of these rows, which were read before it; all others owe that step."""
+        self.weight[rows] = weight
+        if self.momentum is not None:
+            self.momentum[rows] = momentum
+        self._owed = np.concatenate([self._without_gradient(learning_rate) @ self._owed, np.eye(2)[None]])
+        self._done[rows] = len(self._owed) - 1
+        if len(self._owed) > _MOST_STEPS:
+            self.read_all()
+
+    def _without_gradient(self, learning_rate: float) -> NDArray[Any]:
+        mu, decay = self._settings.momentum, self._settings.weight_decay
+        momentum = np.array([mu, decay])
+        change = np.array([0.0, decay]) + mu * momentum if self._settings.nesterov or not mu else momentum
+        return np.array([momentum, np.array([0.0, 1.0]) - learning_rate * change])

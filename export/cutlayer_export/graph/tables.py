@@ -1,0 +1,183 @@
+"""Embeddings whose training goes by rows: a step gets the rows that occur in a batch, instead of the whole table.
+
+Forward looks its tokens up in the whole table. Backward gets, of each table and its momentum, the rows that occur, and
+where in the batch each of them occurs first, and where again. `cutlayer_core.tables` says what becomes of all other rows.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.library import custom_op
+
+from cutlayer_core.trial.optimizers import Sgd
+from cutlayer_export.graph.training_graph import Graph
+
+__all__ = ["OF_ROWS", "by_rows"]
+
+aten, ours = torch.ops.aten, torch.ops.cutlayer
+OF_ROWS = ("first.", "rest.", "places.", "rows.")
+"""What the names of inputs begin with that hold as much as a batch has rows."""
+_EACH = {aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor}
+"""What an optimizer step is made of: operations on each entry."""
+_ROWS, _AGAIN = 3, 2
+"""Sizes of examples, which vary later."""
+
+
+@custom_op("cutlayer::rows_grad_onto", mutates_args=())
+def rows_grad_onto(base: Tensor, dy: Tensor, first: Tensor, rest: Tensor, places: Tensor) -> Tensor:
+    """The gradient of looked-up rows, added to ``base`` (R, width).
+
+    Args:
+        base: for each row that occurs.
+        dy: the gradient of what was looked up, (B, ..., width).
+        first: where in the flattened batch each row occurs first, (R,).
+        rest: where rows occur again, (M,).
+        places: which row each of ``rest`` is, (M,).
+    """
+    flat = dy.flatten(0, -2)
+    return (base + flat[first]).index_add(0, places, flat[rest])
+
+
+@rows_grad_onto.register_fake
+def _(base: Tensor, dy: Tensor, first: Tensor, rest: Tensor, places: Tensor) -> Tensor:
+    return torch.empty_like(base)
+
+
+class _Table(NamedTuple):
+    """A parameter with its nodes: itself, its momentum, the tokens, and all from which its new values are made."""
+
+    name: str
+    weight: fx.Node
+    momentum: fx.Node | None
+    tokens: fx.Node
+    chain: set[fx.Node]
+
+
+def by_rows(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """The graph, changed in place, with inputs more for each table that can train by rows; and their parameters' names.
+
+    One can if SGD without clipping trains it, if the client looks up its own input in it, once, and if nothing else reads
+    it.
+    """
+    if not isinstance(graph.optimizer, Sgd) or graph.optimizer.clip_norm is not None:
+        return graph, ()
+    inputs = dict(graph.inputs)
+    nodes = dict(zip(inputs, graph.module.graph.find_nodes(op="placeholder"), strict=True))
+    names = [name.removeprefix("params.") for name in inputs if name.startswith("params.")]
+    found = [table for name in names if (table := _table(graph, nodes, name)) is not None]
+    for table in found:
+        inputs |= _take_rows(graph.module.graph, table, inputs[f"params.{table.name}"].shape[1])
+    left = graph.module.graph.find_nodes(op="placeholder")
+    for name, node in nodes.items():
+        if not node.users and node in left:  # the momentum of a table
+            graph.module.graph.erase_node(node)
+            del inputs[name]
+    graph.module.recompile()
+    return graph._replace(inputs=inputs), tuple(table.name for table in found)
+
+
+def _table(graph: Graph, nodes: dict[str, fx.Node], name: str) -> _Table | None:
+    results: Any
+    [results] = graph.module.graph.output_node().args
+    outputs = dict(zip(graph.outputs, results, strict=True))
+    weight, momentum, x = nodes[f"params.{name}"], nodes.get(f"state.momentum.{name}"), nodes["x"]
+    own = [outputs[key] for key in (f"new_params.{name}", f"new_state.momentum.{name}") if key in outputs]
+    chain = _chain(own, weight.meta["val"].shape)
+    lookups = {each for each in weight.users if each.target is aten.embedding.default and each.args[1] is x}
+    scatters = [each for each in chain if _scatters(each)]
+    if not lookups or not scatters or any(_scattered(each).tokens is not x for each in scatters):
+        return None
+    if any(each.op == "call_function" and each.target not in _EACH and not _scatters(each) for each in chain):
+        return None
+    if not _is_gradient(outputs[f"gradients.{name}"]):  # of several lookups, whose gradients are added up
+        return None
+    readers = {user for each in chain for user in each.users} - chain - lookups - {graph.module.graph.output_node()}
+    return None if readers else _Table(name, weight, momentum, x, chain)
+
+
+def _chain(ends: list[fx.Node], shape: Any) -> set[fx.Node]:
+    """All nodes of a table's shape from which its new values are made."""
+    chain, pending = set[fx.Node](), list(ends)
+    while pending:
+        node = pending.pop()
+        value = node.meta.get("val")
+        if node not in chain and isinstance(value, torch.Tensor) and value.shape == shape:
+            chain.add(node)
+            pending += node.all_input_nodes
+    return chain
+
+
+class _Scattered(NamedTuple):
+    base: fx.Node | None
+    dy: fx.Node
+    tokens: fx.Node
+    padding: int
+
+
+def _scatters(node: fx.Node) -> bool:
+    return node.target in (ours.embedding_grad.default, ours.embedding_grad_onto.default)
+
+
+def _scattered(node: fx.Node) -> _Scattered:
+    args: Any = node.args
+    if node.target is ours.embedding_grad_onto.default:
+        return _Scattered(*args)
+    dy, tokens, _, padding = args
+    return _Scattered(None, dy, tokens, padding)
+
+
+def _take_rows(graph: fx.Graph, table: _Table, width: int) -> dict[str, Tensor]:
+    """Make the new values of a table from rows; returns examples of the new inputs."""
+    given: dict[str, Tensor] = {
+        f"first.{table.name}": torch.arange(_ROWS),
+        f"rest.{table.name}": torch.arange(_AGAIN),
+        f"places.{table.name}": torch.arange(_AGAIN),
+        f"rows.params.{table.name}": torch.randn(_ROWS, width),
+    }
+    if table.momentum is not None:
+        given[f"rows.state.momentum.{table.name}"] = torch.randn(_ROWS, width)
+    nodes = []
+    for value in given.values():
+        placeholders = graph.find_nodes(op="placeholder")
+        with graph.inserting_after(placeholders[-1]):
+            nodes.append(graph.placeholder(f"rows_{len(placeholders)}"))
+        nodes[-1].meta["val"] = value
+    first, rest, places, weight, *momentum = nodes
+    own = dict(zip((table.weight, table.momentum), (weight, *momentum), strict=False))
+    copies: dict[fx.Node, fx.Node] = {old: new for old, new in own.items() if old is not None}
+    for node in [each for each in graph.nodes if each in table.chain - copies.keys()]:
+        with graph.inserting_before(node):
+            if _scatters(node):
+                base, dy, tokens, padding = _scattered(node)
+                start = graph.call_function(aten.mul.Tensor, (weight, 0.0)) if base is None else copies[base]
+                dy = _without_padding(graph, dy, tokens, padding)
+                copies[node] = graph.call_function(ours.rows_grad_onto.default, (start, dy, first, rest, places))
+            else:
+                copies[node] = graph.node_copy(node, lambda each: copies.get(each, each))
+        copies[node].meta = {**node.meta, "val": weight.meta["val"]}
+    _give(graph, copies)
+    return given
+
+
+def _give(graph: fx.Graph, copies: dict[fx.Node, fx.Node]) -> None:
+    """Give rows where whole tables were given; but the gradient of a whole table, for the certificate, stays one."""
+    end = graph.output_node()
+    results: Any
+    [results] = end.args
+    end.args = ([each if _is_gradient(each) else copies.get(each, each) for each in results],)
+    graph.eliminate_dead_code()
+
+
+def _is_gradient(node: fx.Node) -> bool:
+    return node.target is ours.embedding_grad.default
+
+
+def _without_padding(graph: fx.Graph, dy: fx.Node, tokens: fx.Node, padding: int) -> fx.Node:
+    """The gradient of looked-up rows with zeros where the padding token was looked up."""
+    if padding < 0:
+        return dy
+    kept = graph.call_function(aten.ne.Scalar, (tokens, padding))
+    column = graph.call_function(aten.unsqueeze.default, (kept, -1))
+    factor = graph.call_function(aten._to_copy.default, (column,), {"dtype": torch.float32})  # noqa: SLF001
+    return graph.call_function(aten.mul.Tensor, (dy, factor))
