@@ -8,7 +8,8 @@ the momentum, lambda the weight decay, eta the learning rate):
     w' = w - eta m'                  or, with Nesterov momentum, w - eta (lambda w + mu m')
 
 So a row is brought up to date when it is next read, by the product of the matrices of all steps that it has missed.
-That is exact but for rounding, also when the learning rate varies.
+That is exact but for rounding, also when the learning rate varies. The graphs of a step do it themselves: they get the
+rows that occur as they are kept, and the entries of that product.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from cutlayer_core.trial.optimizers import Sgd
 
-__all__ = ["Occurrences", "Table"]
+__all__ = ["OWED", "Occurrences", "Table"]
 
 _Rows = NDArray[np.int64]
 _Values = NDArray[np.float32]
@@ -27,17 +28,23 @@ _MOST_STEPS = 512
 """After so many steps all rows are brought up to date, which bounds the history."""
 
 
+OWED = (("momentum-momentum", 0, 0), ("momentum-weight", 0, 1), ("weight-momentum", 1, 0), ("weight-weight", 1, 1))
+"""The entries of the matrix that a row owes: of what, by how much of what, and its place there."""
+
+
 class Occurrences(NamedTuple):
     """Which rows a batch of tokens has, and where; N tokens in all, R different ones.
 
     Attributes:
         rows: the tokens that occur, each once, in ascending order, (R,).
+        positions: which of ``rows`` each token is, of the batch's shape.
         first: where in the flattened batch each row occurs first, (R,).
         rest: where tokens occur again, (N - R,).
         places: which of ``rows`` each of ``rest`` is, (N - R,).
     """
 
     rows: _Rows
+    positions: _Rows
     first: _Rows
     rest: _Rows
     places: _Rows
@@ -49,7 +56,7 @@ class Occurrences(NamedTuple):
         again = np.ones(tokens.size, bool)
         again[first] = False
         rest = np.flatnonzero(again)
-        return Occurrences(rows, first, rest, inverse.reshape(-1)[rest])
+        return Occurrences(rows, inverse.reshape(tokens.shape), first, rest, inverse.reshape(-1)[rest])
 
 
 class Table:
@@ -89,15 +96,18 @@ class Table:
         self._done[:], self._owed = 0, np.eye(2)[None]
 
     def given(self, name: str, occurring: Occurrences) -> dict[str, NDArray[Any]]:
-        """What the backward graph of the parameter ``name`` gets, by input; its rows were read before."""
+        """What the training graphs get of the parameter ``name``, by input."""
+        rows, *places = occurring
         found: dict[str, NDArray[Any]] = {
-            f"first.{name}": occurring.first,
-            f"rest.{name}": occurring.rest,
-            f"places.{name}": occurring.places,
-            f"rows.params.{name}": self.weight[occurring.rows],
+            f"{kind}.{name}": each for kind, each in zip(Occurrences._fields[1:], places, strict=True)
         }
+        found[f"rows.params.{name}"] = self.weight.take(rows, 0)
         if self.momentum is not None:
-            found[f"rows.state.momentum.{name}"] = self.momentum[occurring.rows]
+            found[f"rows.state.momentum.{name}"] = self.momentum.take(rows, 0)
+        if self._settings.momentum or self._settings.weight_decay:
+            owed = self._owed[self._done[rows]].astype(np.float32)
+            places_of = OWED if self.momentum is not None else OWED[-1:]
+            found |= {f"{kind}.{name}": owed[:, i, j, None] for kind, i, j in places_of}
         return found
 
     def take(self, name: str, occurring: Occurrences, outputs: Mapping[str, Any], learning_rate: float) -> None:
@@ -106,7 +116,7 @@ class Table:
         self.step(occurring.rows, outputs[f"new_params.{name}"], momentum, learning_rate)
 
     def step(self, rows: _Rows, weight: _Values, momentum: _Values | None, learning_rate: float) -> None:
-        """Take what a step has made of these rows, which were read before it; all others owe that step."""
+        """Take what a step has made of these rows; all others owe that step."""
         self.weight[rows] = weight
         if self.momentum is not None:
             self.momentum[rows] = momentum

@@ -102,8 +102,8 @@ class Manifest(_Record, frozen=True, omit_defaults=True):
     arrangements: tuple[str, ...] = ()
     """Those of `names.ARRANGEMENTS` that the bundle holds besides its own, for `cutlayer device tune`."""
     tables: tuple[str, ...] = ()
-    """Parameters of which backward takes and gives the rows that occur in a batch: ``rows.params.<name>``,
-    ``rows.state.<name>``, and ``first.<name>``, ``rest.<name>``, ``places.<name>``; see `cutlayer_core.tables`."""
+    """Parameters of which the training graphs take, and backward gives, the rows that occur in a batch; the further inputs
+    are those of `tables.Table.given`."""
 
 
 class Bundle:

@@ -60,9 +60,11 @@ class OnnxEngine:
 
     def forward(self, x: NDArray[Any], seed: int = 0) -> NDArray[np.float32]:
         """See `Engine`."""
-        self._tables.occur(x)
+        rows = self._tables.occur(x)
         offered = {"x": _view(x), "seed": _view(np.asarray(seed, np.int64))}
+        offered |= {name: _view(array) for name, array in rows.items()}
         self._reusable, self._batch = self._batch or self._reusable, {}
+        # What forward gives is as large as the batch; backward computes again what is as large as the rows that occur.
         fits = bool(self._reusable) and self._reusable["x"].shape() == offered["x"].shape()
         outputs = self._forward.run(self._kept | offered, self._spare | (self._reusable if fits else {}))
         self._keep_news(outputs)
@@ -82,9 +84,8 @@ class OnnxEngine:
             raise LocalProtocolError("backward wants the gradient of the last forward, once")
         step, rate = np.asarray(self._steps + 1, np.int64), np.asarray(learning_rate, np.float32)
         offered = {"g": _view(gradient), "learning_rate": _view(rate), "step": _view(step)}
-        rows = {name: _view(array) for name, array in self._tables.given().items()}
-        outputs = self._backward.run(self._kept | self._batch | offered | rows, self._spare)
-        of_tables = [f"new_{name.removeprefix('rows.')}" for name in rows if name.startswith("rows.")]
+        outputs = self._backward.run(self._kept | self._batch | offered, self._spare)
+        of_tables = [f"new_{name.removeprefix('rows.')}" for name in self._batch if name.startswith("rows.")]
         self._tables.take({name: _array(outputs.pop(name)) for name in of_tables}, float(rate))
         self._keep_news(outputs)
         self._reusable, self._batch = self._batch, {}

@@ -40,30 +40,30 @@ class Tables:
     def read(self, x: NDArray[Any]) -> None:
         """Bring the rows of these tokens up to date. Raises `UserError` if one has no row."""
         if self._tables:
-            self._read(np.unique(x))
+            rows = np.unique(x)
+            self._require(rows)
+            for table in self._tables.values():
+                table.read(rows)
 
-    def occur(self, x: NDArray[Any]) -> None:
-        """Begin a step with these tokens: as `read`, and `given` and `take` are about them from now on."""
-        if self._tables:
-            occurring = Occurrences.of(x)
-            self._read(occurring.rows)
-            self._occurring = occurring
-
-    def _read(self, rows: NDArray[Any]) -> None:
-        for table in self._tables.values():
-            if rows.size and (rows[0] < 0 or rows[-1] >= len(table.weight)):
-                raise UserError(f"found a token outside of 0..{len(table.weight) - 1}, the rows of the embedding")
-            table.read(rows)
-
-    def given(self) -> _Arrays:
-        """What backward gets of the step's batch, by graph input name."""
+    def occur(self, x: NDArray[Any]) -> _Arrays:
+        """Begin a step with these tokens: what the training graphs get, by input name. Raises as `read` does."""
+        if not self._tables:
+            return {}
+        occurring = Occurrences.of(x)
+        self._require(occurring.rows)
+        self._occurring = occurring
         found: _Arrays = {}
         for name, table in self._tables.items():
-            found |= table.given(name, self._occurring)
+            found |= table.given(name, occurring)
         return found
 
+    def _require(self, rows: NDArray[Any]) -> None:
+        least = min(len(table.weight) for table in self._tables.values())
+        if rows.size and (rows[0] < 0 or rows[-1] >= least):
+            raise UserError(f"found a token outside of 0..{least - 1}, the rows of the embedding")
+
     def take(self, outputs: Mapping[str, Any], learning_rate: float) -> None:
-        """Take what backward has made of the rows; ``outputs`` by name."""
+        """Take what backward has made of the step's rows; ``outputs`` by name."""
         for name, table in self._tables.items():
             table.take(name, self._occurring, outputs, learning_rate)
 

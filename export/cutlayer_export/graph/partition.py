@@ -60,7 +60,7 @@ def _kept_values(
 ) -> list[str]:
     """Results of forward that backward reads; what depends on weights alone, or costs nothing, is computed again."""
     # Those that depend on buffers are kept too: by the time backward runs, forward has replaced the buffers.
-    from_x = {"x", "seed", *(each.name for each in graph.input if each.name.startswith("buffers."))}
+    from_x = {"x", "seed", *(each.name for each in graph.input if each.name.startswith(("buffers.", "positions.")))}
     for node in graph.node:
         if node.op_type != "Shape" and any(name in from_x for name in _inputs(node)):
             from_x.update(node.output)

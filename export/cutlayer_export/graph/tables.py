@@ -1,7 +1,8 @@
 """Embeddings whose training goes by rows: a step gets the rows that occur in a batch, instead of the whole table.
 
-Forward looks its tokens up in the whole table. Backward gets, of each table and its momentum, the rows that occur, and
-where in the batch each of them occurs first, and where again. `cutlayer_core.tables` says what becomes of all other rows.
+The graphs get, of each table and its momentum, the rows that occur, as they were when they last occurred; what these owe
+since then; and where in the batch each occurs, first and again. Backward gives their new values. `cutlayer_core.tables`
+says what a row owes.
 """
 
 from typing import Any, NamedTuple
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, fx
 from torch.library import custom_op
 
+from cutlayer_core.tables import OWED
 from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_export.graph.training_graph import Graph
 
 __all__ = ["OF_ROWS", "by_rows"]
 
 aten, ours = torch.ops.aten, torch.ops.cutlayer
-OF_ROWS = ("first.", "rest.", "places.", "rows.")
+OF_ROWS = ("positions.", "first.", "rest.", "places.", "rows.", *(f"{kind}." for kind, *_ in OWED))
 """What the names of inputs begin with that hold as much as a batch has rows."""
 _EACH = {aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor}
 """What an optimizer step is made of: operations on each entry."""
@@ -67,10 +69,11 @@ def by_rows(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     names = [name.removeprefix("params.") for name in inputs if name.startswith("params.")]
     found = [table for name in names if (table := _table(graph, nodes, name)) is not None]
     for table in found:
-        inputs |= _take_rows(graph.module.graph, table, inputs[f"params.{table.name}"].shape[1])
+        width = inputs[f"params.{table.name}"].shape[1]
+        inputs |= _take_rows(graph.module.graph, table, graph.optimizer, inputs["x"], width)
     left = graph.module.graph.find_nodes(op="placeholder")
     for name, node in nodes.items():
-        if not node.users and node in left:  # the momentum of a table
+        if not node.users and node in left:  # the whole table, and its momentum
             graph.module.graph.erase_node(node)
             del inputs[name]
     graph.module.recompile()
@@ -127,37 +130,63 @@ def _scattered(node: fx.Node) -> _Scattered:
     return _Scattered(None, dy, tokens, padding)
 
 
-def _take_rows(graph: fx.Graph, table: _Table, width: int) -> dict[str, Tensor]:
-    """Make the new values of a table from rows; returns examples of the new inputs."""
-    given: dict[str, Tensor] = {
-        f"first.{table.name}": torch.arange(_ROWS),
-        f"rest.{table.name}": torch.arange(_AGAIN),
-        f"places.{table.name}": torch.arange(_AGAIN),
-        f"rows.params.{table.name}": torch.randn(_ROWS, width),
-    }
-    if table.momentum is not None:
-        given[f"rows.state.momentum.{table.name}"] = torch.randn(_ROWS, width)
-    nodes = []
-    for value in given.values():
+def _take_rows(graph: fx.Graph, table: _Table, settings: Sgd, tokens: Tensor, width: int) -> dict[str, Tensor]:
+    """Let a table's lookups and new values be those of rows; returns examples of the new inputs."""
+    given = _examples(table, settings, tokens, width)
+    new = {}
+    for name, value in given.items():
         placeholders = graph.find_nodes(op="placeholder")
         with graph.inserting_after(placeholders[-1]):
-            nodes.append(graph.placeholder(f"rows_{len(placeholders)}"))
-        nodes[-1].meta["val"] = value
-    first, rest, places, weight, *momentum = nodes
-    own = dict(zip((table.weight, table.momentum), (weight, *momentum), strict=False))
-    copies: dict[fx.Node, fx.Node] = {old: new for old, new in own.items() if old is not None}
+            new[name.removesuffix(f".{table.name}")] = graph.placeholder(f"rows_{len(placeholders)}")
+        new[name.removesuffix(f".{table.name}")].meta["val"] = value
+    with graph.inserting_before(next(each for each in graph.nodes if each.op != "placeholder")):
+        copies = _up_to_date(graph, table, new)
+    weight = copies[table.weight]
+    for lookup in [each for each in table.weight.users if each.target is aten.embedding.default]:
+        lookup.args = (weight, new["positions"])
     for node in [each for each in graph.nodes if each in table.chain - copies.keys()]:
         with graph.inserting_before(node):
             if _scatters(node):
-                base, dy, tokens, padding = _scattered(node)
+                base, dy, tokens_node, padding = _scattered(node)
                 start = graph.call_function(aten.mul.Tensor, (weight, 0.0)) if base is None else copies[base]
-                dy = _without_padding(graph, dy, tokens, padding)
-                copies[node] = graph.call_function(ours.rows_grad_onto.default, (start, dy, first, rest, places))
+                dy = _without_padding(graph, dy, tokens_node, padding)
+                places = (new["first"], new["rest"], new["places"])
+                copies[node] = graph.call_function(ours.rows_grad_onto.default, (start, dy, *places))
             else:
                 copies[node] = graph.node_copy(node, lambda each: copies.get(each, each))
         copies[node].meta = {**node.meta, "val": weight.meta["val"]}
     _give(graph, copies)
     return given
+
+
+def _examples(table: _Table, settings: Sgd, tokens: Tensor, width: int) -> dict[str, Tensor]:
+    found = {"positions": torch.zeros_like(tokens), "first": torch.arange(_ROWS), "rest": torch.arange(_AGAIN)}
+    found |= {"places": torch.arange(_AGAIN), "rows.params": torch.randn(_ROWS, width)}
+    if table.momentum is not None:
+        found["rows.state.momentum"] = torch.randn(_ROWS, width)
+    if settings.momentum or settings.weight_decay:
+        found |= {kind: torch.ones(_ROWS, 1) for kind, *_ in (OWED if table.momentum is not None else OWED[-1:])}
+    return {f"{kind}.{table.name}": value for kind, value in found.items()}
+
+
+def _up_to_date(graph: fx.Graph, table: _Table, new: dict[str, fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Weight and momentum of the rows, after what they owe; by the nodes of the whole ones."""
+    weight, momentum = new["rows.params"], new.get("rows.state.momentum")
+    kept = {"weight": weight} | ({"momentum": momentum} if momentum is not None else {})
+    if not any(kind in new for kind, *_ in OWED):
+        return {table.weight: weight}
+    found = {}
+    for what in kept:
+        terms = [(new[f"{what}-{of}"], value) for of, value in kept.items()]
+        found[what] = _sum_of_products(graph, terms)
+        found[what].meta["val"] = weight.meta["val"]
+    whole = {"weight": table.weight, "momentum": table.momentum}
+    return {old: found[what] for what, old in whole.items() if old is not None}
+
+
+def _sum_of_products(graph: fx.Graph, terms: list[tuple[fx.Node, fx.Node]]) -> fx.Node:
+    products = [graph.call_function(aten.mul.Tensor, pair) for pair in terms]
+    return graph.call_function(aten.add.Tensor, tuple(products)) if len(products) == 2 else products[0]
 
 
 def _give(graph: fx.Graph, copies: dict[fx.Node, fx.Node]) -> None:

@@ -1,4 +1,4 @@
-"""Runs a backward graph that takes rows of tables as a board does, for the certificate."""
+"""Runs training graphs that take rows of tables as a board does, for the certificate."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class WithRows:
     """Gives the rows that occur, and brings all others up to date at once.
 
     Args:
-        run: the graph.
+        run: a training graph.
         tables: names of parameters.
         settings: of the optimizer.
     """
@@ -22,7 +22,7 @@ class WithRows:
         self._run, self._names, self._settings = run, tables, settings
 
     def __call__(self, values: Arrays) -> Arrays:
-        """Outputs by name, of whole tables."""
+        """Outputs by name, of whole tables; ``values`` has whole tables, too."""
         occurring, given, tables = Occurrences.of(values["x"]), dict(values), dict[str, Table]()
         for name in self._names:
             momentum = values.get(f"state.momentum.{name}")
@@ -31,6 +31,8 @@ class WithRows:
             given |= table.given(name, occurring)
         found = self._run(given)
         for name, table in tables.items():
+            if f"new_params.{name}" not in found:  # forward
+                continue
             table.take(name, occurring, found, float(values["learning_rate"]))
             table.read_all()
             found[f"new_params.{name}"] = table.weight

@@ -77,7 +77,7 @@ def onnx_files(
     runs = [_session(each.SerializeToString()) for each in partition(joint, with_gradients=True)]
     if tables:
         assert isinstance(training.optimizer, Sgd)
-        runs[1] = WithRows(runs[1], tables, training.optimizer)
+        runs = [WithRows(each, tables, training.optimizer) for each in runs]
     return files, Graphs(_session(files["inference"]), *runs), tables
 
 

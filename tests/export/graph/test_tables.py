@@ -1,6 +1,7 @@
 """Which embeddings train by rows, and that those that do, and those that do not, train as in torch."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -65,7 +66,15 @@ def test_backward_has_no_whole_table():
     graphs = graphs_of(model, TOKENS)
     assert graphs.tables == ("0.weight",)
     assert b"rows.params.0.weight" in graphs.files["backward"]
-    assert b"rows.params" not in graphs.files["forward"]
+    assert b"params.0.weight" in graphs.files["forward"]
+
+
+def test_backward_computes_nothing_again_that_forward_has_computed():
+    model = client([nn.Embedding(20, 8), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 4)])
+    files = graphs_of(model, TOKENS).files
+    operations = {name: [node.op_type for node in onnx.load_from_string(files[name]).graph.node] for name in files}
+    assert "Tanh" in operations["forward"]
+    assert "Tanh" not in operations["backward"]
 
 
 def test_a_batch_in_which_no_token_occurs_twice_trains_too():
