@@ -53,8 +53,8 @@ VISION = [
 ]  # fmt: skip
 TIMM = [
     "ghostnet_100", "mobilenetv4_conv_small", "efficientnet_lite0", "tinynet_e", "lcnet_050", "mobileone_s0",
-    "fbnetc_100", "hardcorenas_a", "dla34", "res2net50_26w_4s", "sknasnet", "repvgg_a0", "edgenext_xx_small",
-    "mobilevit_xxs", "efficientformer_l1", "convmixer_768_32", "poolformer_s12", "cspresnet50", "resnest14d",
+    "fbnetc_100", "hardcorenas_a", "dla34", "res2net50_26w_4s", "skresnet18", "repvgg_a0", "edgenext_xx_small",
+    "mobilevit_xxs", "repghostnet_050", "convmixer_768_32", "poolformer_s12", "cspresnet50", "resnest14d",
     "hrnet_w18_small", "levit_128s", "xcit_nano_12_p16_224", "vit_tiny_patch16_224", "deit_tiny_patch16_224",
 ]  # fmt: skip
 OF_SIZE = {"vit_tiny_patch16_224", "deit_tiny_patch16_224", "xcit_nano_12_p16_224", "levit_128s"}

@@ -61,3 +61,10 @@ def test_an_operation_that_tflite_cannot_express_is_named_with_its_module():
         UserError, match=r"aten.convolution.default \(in the module '0'\) \(a convolution of 3 dimensions"
     ):
         certified(client(modules), spec, form=Form("tflite"))
+
+
+def test_the_stride_of_a_tensor_that_grows_with_the_batch_is_a_number():
+    def scaled(y):
+        return y / y.transpose(0, 1).contiguous().stride(0)
+
+    assert certified(client([Function(nn.Conv2d(3, 4, 3), scaled)]), form=Form("tflite")).valid

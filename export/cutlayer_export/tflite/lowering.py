@@ -150,6 +150,8 @@ _NUMBERS: dict[Any, Rule] = {
     operator.truediv: _arithmetic("DIV", operator.truediv),
     operator.floordiv: _arithmetic("", operator.floordiv),
     torch.ops.aten.sym_size.int: lambda graph, x, axis: count(x.shape[axis : axis + 1]),
+    # Of a tensor in rows, as all are that a reshape makes; what else comes of it differs from torch in the certificate.
+    torch.ops.aten.sym_stride.int: lambda graph, x, axis: count(x.shape[axis % len(x.shape) + 1 :]),
     torch.sym_float: lambda graph, number: number,
     torch.ops.aten.sym_numel.default: lambda graph, x: count(x.shape),
 }
