@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from cutlayer_core import tables
 from cutlayer_core.tables import Occurrences, Table
@@ -24,6 +23,7 @@ def rate_of(step):
 
 def torchs(settings, weight, gradients):
     """Weight and momentum after all steps, in float64."""
+    torch = pytest.importorskip("torch")
     parameter = torch.nn.Parameter(torch.from_numpy(weight).double())
     sgd = torch.optim.SGD(
         [parameter], lr=0.1, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
