@@ -121,11 +121,11 @@ class Bundle:
         return f"{name}.{self.manifest.engine}" in self._files
 
     def arranged(self, arrangement: str) -> "Bundle":
-        """The same bundle, which trains by the graphs of one of its manifest's ``arrangements``; "" is its own."""
+        """The same bundle, which trains by the graphs of one of its manifest's ``arrangements``. Raises `UserError`."""
+        if arrangement not in self.manifest.arrangements:
+            raise UserError(f"the bundle has no arrangement {arrangement!r}: run `cutlayer device tune` again")
         ending = in_arrangement("", arrangement) + f".{self.manifest.engine}"
         others = {name: content for name, content in self._files.items() if name.endswith(ending)}
-        if not arrangement or not others:
-            return self
         kept = {name: each for name, each in self._files.items() if not name.startswith(("forward", "backward"))}
         own = {name.replace(in_arrangement("", arrangement), ""): content for name, content in others.items()}
         return Bundle(self.manifest, kept | own, self.certificate)

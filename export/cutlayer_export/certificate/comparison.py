@@ -121,9 +121,9 @@ class Comparison:
 
     def _outputs(self, x: Tensor, g: Tensor, step: int, seed: int) -> Arrays:
         rate = np.float32(self._settings.learning_rate)
-        offered = {"x": x.numpy(), "g": g.numpy(), "learning_rate": np.asarray(rate)}
-        offered |= {"step": np.asarray(step, np.int64), "seed": np.asarray(seed, np.int64)}
+        offered = {"x": x.numpy(), "seed": np.asarray(seed, np.int64)}  # a board has no more when it computes forward
         outputs = self._forward({**self._kept, **offered})
+        offered |= {"g": g.numpy(), "learning_rate": np.asarray(rate), "step": np.asarray(step, np.int64)}
         return outputs | self._backward({**self._kept, **offered, **outputs})
 
     def _advance(self, outputs: Arrays) -> None:

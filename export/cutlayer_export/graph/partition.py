@@ -40,7 +40,8 @@ def partition(model: ModelProto, with_gradients: bool = False) -> Partition:
     producers = {name: node for node in graph.node for name in node.output}
     reads = [name for name in producers if name.startswith(_READ)]
     types = {each.name: each for each in (*graph.value_info, *graph.input, *graph.output)}
-    early = [name for name in producers if _is_bytes(types.get(name))]
+    late = _depending_on({"g", "learning_rate", "step"}, graph)
+    early = [name for name in producers if name not in late and _is_bytes(types.get(name))]
     before = {
         each
         for name in _needed([*first, *reads, *early], producers)
@@ -60,10 +61,8 @@ def _kept_values(
 ) -> list[str]:
     """Results of forward that backward reads; what depends on weights alone, or costs nothing, is computed again."""
     # Those that depend on buffers are kept too: by the time backward runs, forward has replaced the buffers.
-    from_x = {"x", "seed", *(each.name for each in graph.input if each.name.startswith(("buffers.", "positions.")))}
-    for node in graph.node:
-        if node.op_type != "Shape" and any(name in from_x for name in _inputs(node)):
-            from_x.update(node.output)
+    buffers = (each.name for each in graph.input if each.name.startswith(("buffers.", "positions.")))
+    from_x = _depending_on({"x", "seed", *buffers}, graph)
     kept, seen, pending = dict[str, None](), set[str](), list(wanted)
     while pending:
         name = pending.pop()
@@ -77,6 +76,15 @@ def _kept_values(
             pending.extend(_inputs(node))
     order = {name: at for at, node in enumerate(graph.node) for name in node.output}
     return sorted(kept, key=order.__getitem__)
+
+
+def _depending_on(names: set[str], graph: onnx.GraphProto) -> set[str]:
+    """These names, and all that are computed from their values; not from their sizes."""
+    found = set(names)
+    for node in graph.node:
+        if node.op_type != "Shape" and any(name in found for name in _inputs(node)):
+            found.update(node.output)
+    return found
 
 
 def _is_bytes(value: onnx.ValueInfoProto | None) -> bool:

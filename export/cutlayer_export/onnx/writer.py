@@ -55,7 +55,7 @@ def least_gain(form: Form) -> float:
 
 
 def onnx_files(
-    inference: Graph, training: Graph | None, least_gain: float = _LEAST_GAIN
+    inference: Graph, training: Graph | None, least_gain: float
 ) -> tuple[dict[str, bytes], Graphs, tuple[str, ...]]:
     """The files of a bundle by graph name, the same graphs as functions, and the tables that train by rows.
 

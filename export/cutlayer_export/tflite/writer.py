@@ -44,7 +44,7 @@ def least_gain(form: Form) -> float:
 
 
 def tflite_files(
-    inference: Traced, training: Traced | None, delegated: bool, least_gain: float = _LEAST_GAIN
+    inference: Traced, training: Traced | None, delegated: bool, least_gain: float
 ) -> tuple[dict[str, bytes], Graphs]:
     """The files by graph name, and the same graphs as functions.
 

@@ -266,6 +266,8 @@ def test_another_arrangement_trains_by_its_own_graphs(tmp_path):
     graphs = [other.graph(name) for name in ("inference", "forward", "backward")]
     assert graphs == [b"inference", b"other forward", b"other backward"]
     assert other.arrays()["params.w"].shape == (3, 2)
+    with pytest.raises(UserError, match="no arrangement 'winograd'"):
+        bundle.arranged("winograd")
     write_bundle(tmp_path / "b", manifest(), FILES)
     assert not list((tmp_path / "b").glob("*@*")), "files of the bundle before are gone"
 

@@ -67,6 +67,13 @@ def test_a_table_trains_by_rows_as_torch_trains_the_whole(path):
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=2e-5)
 
 
+def test_inference_sees_rows_that_were_late(path):
+    engine = trained(load_engine(read_bundle(path), 1), 0, 25)
+    weights, tokens = torchs_weights(25), np.arange(ROWS).reshape(6, 5)
+    wanted = weights["embedding.weight"][tokens] @ weights["between.weight"].T + weights["between.bias"]
+    np.testing.assert_allclose(engine.infer(tokens), wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
 def test_a_state_that_is_restored_goes_on_as_if_nothing_had_happened(path):
     bundle = read_bundle(path)
     engine = trained(load_engine(bundle, 1), 0, 10)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from client_cases import Function
 from clients import IMAGE, SGD, certified, graphs_of, traced
 from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_export.graph.winners import NONE, keep_winners, pool_winners, unpool
@@ -80,3 +81,23 @@ def test_onnx_gives_ties_to_the_same_entry():
     given = values | zeros | {"g": g.numpy(), "learning_rate": np.asarray(0.1, np.float32)}
     found = graphs.backward(given | graphs.forward(given))
     np.testing.assert_allclose(found["gradients.0.weight"], model[0].weight.grad.numpy(), rtol=1e-6)
+
+
+class Coarse(torch.autograd.Function):
+    """A gradient in whole steps, as bytes: what has no business in forward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, dy):
+        [x] = ctx.saved_tensors
+        return ((dy * x.sin()).clamp(-1, 1) * 10 + 20).to(torch.uint8).float() / 10 - 2
+
+
+def test_bytes_that_come_of_the_cut_gradient_stay_in_backward():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Function(nn.Conv2d(4, 4, 1), Coarse.apply))
+    forward = onnx.load_from_string(graphs_of(model, IMAGE).files["forward"])
+    assert "g" not in {each.name for each in forward.graph.input}
