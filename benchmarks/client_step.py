@@ -1,13 +1,14 @@
 """One training step of the client-side model: our bundles on onnxruntime and ai-edge-litert, torch eager and torch.compile.
 
-    python benchmarks/client_step.py [--compile] [--only vgg11]
+    python benchmarks/client_step.py [--compile] [--only vgg11] [--runs 5]
 
 Forward, backward and optimizer (SGD with momentum and weight decay) of a batch of 32, each engine in a process of its own,
 since what one tells the C library of memory would help the other too. They take turns of a few steps, the first of which
-warms the caches and does not count; the median of all others. Ratios are the time of torch divided by an engine's, so above
-1 the engine is faster. Forward alone is that of a step, in train mode. Then, each in a process of its own: the greatest
-resident memory while training; and for VGG11 cut at features.5 the time from the start of the process to the end of the
-first step, and what the packages of its runtime take up.
+warms the caches and does not count; the median of all others is a run's. Of several runs the median is printed, and of the
+ratios the range too. Ratios are the time of torch divided by an engine's, so above 1 the engine is faster. Forward alone is
+that of a step, in train mode. Then, each in a process of its own: the greatest resident memory while training; and for
+VGG11 cut at features.5 the time from the start of the process to the end of the first step, and what the packages of its
+runtime take up.
 """
 
 import argparse
@@ -29,8 +30,8 @@ SHAPES = "shapes.json"
 ENGINES = {"onnx": ("onnxruntime",), "tflite": ("ai-edge-litert",)}
 """Ours, with the packages of their runtimes."""
 PACKAGES = {**ENGINES, "torch": ("torch",)}
-BATCH, TURNS, STEPS, RUNS = 32, 6, 5, 3
-TOKEN_BATCHES = 16
+BATCH, TURNS, STEPS = 32, 4, 5
+TOKEN_BATCHES, STARTS = 16, 3
 REST_S = 0.02
 """Between the engines, so that the threads of the one before are at rest: some keep theirs spinning for a while."""
 
@@ -181,8 +182,13 @@ def turns_worker(engine: str, name: str, folder: Path, threads: int) -> None:
         print(json.dumps(times), flush=True)
 
 
-def measure(case: Case, folder: Path, threads: int, engines: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of forward and of a whole step, by engine."""
+Times = dict[str, tuple[float, float]]
+"""Milliseconds of forward and of a whole step, by engine."""
+FORWARD, STEP = 0, 1
+
+
+def measure(case: Case, folder: Path, threads: int, engines: Sequence[str]) -> Times:
+    """The medians of one run."""
     name = f"{case.name}@{case.cut}"
     workers = {each: call("--turns", each, name, str(folder), str(threads), threads=threads) for each in engines}
     times: dict[str, list[tuple[float, float]]] = {each: [] for each in engines}
@@ -217,38 +223,45 @@ def call(*arguments: str, threads: int) -> subprocess.Popen:
 
 
 def speed(folder: Path, options: argparse.Namespace) -> None:
+    engines = [*ENGINES, "eager", *(["compile"] if options.compile else [])]
     for threads in (1, 2):
         print(
-            f"\n{threads} thread{'s' * (threads > 1)}, batch {BATCH}: milliseconds a step, and of that forward; in brackets "
-            "how many times as fast as torch eager"
+            f"\n{threads} thread{'s' * (threads > 1)}, batch {BATCH}: milliseconds a step, and of that forward; then how many "
+            f"times as fast as torch eager: the step, its range over {options.runs} runs, and forward"
         )
-        engines = [*ENGINES, "eager", *(["compile"] if options.compile else [])]
-        found: list[dict[str, tuple[float, float]]] = []
+        found: list[list[Times]] = []
         for case in chosen(options.only):
-            times = measure(case, folder, threads, engines)
-            found.append(times)
-            text = "  ".join(
-                f"{peer} {step:6.1f} {half:6.1f}" + faster(times, peer) for peer, (half, step) in times.items()
-            )
+            found.append([measure(case, folder, threads, engines) for _ in range(options.runs)])
+            text = "  ".join(described(found[-1], each) for each in engines)
             print(f"{case.name + ' @ ' + case.cut:24} {text}", flush=True)
         for peer in (each for each in engines if each != "eager"):
             parts = []
-            for what, part in (("step", 1), ("forward", 0)):
-                ratios = [times["eager"][part] / times[peer][part] for times in found]
-                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-                parts.append(f"{what} {mean:.2f}x, least {min(ratios):.2f}x")
+            for what, part in (("step", STEP), ("forward", FORWARD)):
+                by_case = [ratios(runs, peer, part) for runs in found]
+                means = [math.exp(sum(map(math.log, each)) / len(each)) for each in zip(*by_case, strict=True)]
+                parts.append(f"{what} {ranged(means)}, least {min(map(median, by_case)):.2f}x")
             print(f"geometric mean of {peer} against eager: {'; '.join(parts)}")
 
 
-def faster(times: dict[str, tuple[float, float]], peer: str) -> str:
+def described(runs: Sequence[Times], peer: str) -> str:
+    half, step = (median(times[peer][part] for times in runs) for part in (FORWARD, STEP))
+    text = f"{peer} {step:6.1f} {half:6.1f}"
     if peer == "eager":
-        return ""
-    half, step = (theirs / ours for theirs, ours in zip(times["eager"], times[peer], strict=True))
-    return f" ({step:4.2f}x {half:4.2f}x)"
+        return text
+    return f"{text} ({ranged(ratios(runs, peer, STEP))}, {median(ratios(runs, peer, FORWARD)):4.2f}x)"
+
+
+def ratios(runs: Sequence[Times], peer: str, part: int) -> list[float]:
+    """Of each run how many times as fast as torch eager."""
+    return [times["eager"][part] / times[peer][part] for times in runs]
+
+
+def ranged(values: Sequence[float]) -> str:
+    return f"{median(values):4.2f}x {min(values):.2f} to {max(values):.2f}"
 
 
 def memory(folder: Path, cases: Sequence[Case]) -> None:
-    print(f"\nGreatest resident memory in MiB, batch {BATCH}, one thread, a process of its own, median of {RUNS}")
+    print(f"\nGreatest resident memory in MiB, batch {BATCH}, one thread, a process of its own, median of {STARTS}")
     for case in cases:
         found = {engine: resident(engine, case, folder)[1] for engine in PACKAGES}
         text = "  ".join(f"{engine} {mib:4.0f}" for engine, mib in found.items())
@@ -262,7 +275,7 @@ def memory(folder: Path, cases: Sequence[Case]) -> None:
 def resident(engine: str, case: Case, folder: Path) -> tuple[float, float]:
     """Seconds to the end of the first step, and MiB."""
     runs = []
-    for _ in range(RUNS):
+    for _ in range(STARTS):
         name = f"{case.name}@{case.cut}"
         output, _ = call("--memory", engine, name, str(folder), str(time.time()), threads=1).communicate()
         runs.append(json.loads(output))
@@ -278,6 +291,7 @@ def installed_mb(package: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="also torch.compile (minutes of compiling)")
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="part of a client's name")
     parser.add_argument("--turns", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)

@@ -95,25 +95,29 @@ class Table:
         self.read(np.arange(len(self.weight)))
         self._done[:], self._owed = 0, np.eye(2)[None]
 
-    def given(self, name: str, occurring: Occurrences) -> dict[str, NDArray[Any]]:
-        """What the training graphs get of the parameter ``name``, by input."""
-        rows, *places = occurring
-        found: dict[str, NDArray[Any]] = {
-            f"{kind}.{name}": each for kind, each in zip(Occurrences._fields[1:], places, strict=True)
-        }
-        found[f"rows.params.{name}"] = self.weight.take(rows, 0)
+    def given(self, name: str, occurring: Occurrences, padded: bool = False) -> dict[str, NDArray[Any]]:
+        """What the training graphs get of the parameter ``name``, by input.
+
+        ``padded``: for graphs that know no other size than the batch's: as many rows as tokens, of which those that do
+        not occur are zero, and of all places the positions alone.
+        """
+        rows, size = occurring.rows, occurring.positions.size if padded else len(occurring.rows)
+        places = Occurrences._fields[1:2] if padded else Occurrences._fields[1:]
+        found: dict[str, NDArray[Any]] = {f"{kind}.{name}": getattr(occurring, kind) for kind in places}
+        found[f"rows.params.{name}"] = _padded(self.weight.take(rows, 0), size)
         if self.momentum is not None:
-            found[f"rows.state.momentum.{name}"] = self.momentum.take(rows, 0)
+            found[f"rows.state.momentum.{name}"] = _padded(self.momentum.take(rows, 0), size)
         if self._settings.momentum or self._settings.weight_decay:
-            owed = self._owed[self._done[rows]].astype(np.float32)
+            owed = _padded(self._owed[self._done[rows]].astype(np.float32), size)
             places_of = OWED if self.momentum is not None else OWED[-1:]
             found |= {f"{kind}.{name}": owed[:, i, j, None] for kind, i, j in places_of}
         return found
 
     def take(self, name: str, occurring: Occurrences, outputs: Mapping[str, Any], learning_rate: float) -> None:
-        """`step` with the outputs of that graph."""
-        momentum = outputs.get(f"new_state.momentum.{name}")
-        self.step(occurring.rows, outputs[f"new_params.{name}"], momentum, learning_rate)
+        """`step` with the outputs of that graph, padded or not."""
+        rows, momentum = occurring.rows, outputs.get(f"new_state.momentum.{name}")
+        new = None if momentum is None else momentum[: len(rows)]
+        self.step(rows, outputs[f"new_params.{name}"][: len(rows)], new, learning_rate)
 
     def step(self, rows: _Rows, weight: _Values, momentum: _Values | None, learning_rate: float) -> None:
         """Take what a step has made of these rows; all others owe that step."""
@@ -130,3 +134,9 @@ class Table:
         momentum = np.array([mu, decay])
         change = np.array([0.0, decay]) + mu * momentum if self._settings.nesterov or not mu else momentum
         return np.array([momentum, np.array([0.0, 1.0]) - learning_rate * change])
+
+
+def _padded(rows: NDArray[Any], size: int) -> NDArray[Any]:
+    return (
+        rows if len(rows) == size else np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+    )

@@ -8,15 +8,16 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
 from clients import IMAGE, graphs_of
+from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_export.graph.form import Form
 from cutlayer_export.tflite.file import ACTIVATIONS, KINDS, to_file
 from cutlayer_export.tflite.graph import Graph, entries
 
 NET = [
-    nn.Conv2d(3, 8, 3, padding=1),
-    nn.BatchNorm2d(8),
+    nn.Conv2d(3, 12, 3, padding=1),
+    nn.BatchNorm2d(12),
     nn.ReLU6(),
-    nn.Conv2d(8, 8, 3, groups=8),
+    nn.Conv2d(12, 12, 3, groups=12),
     nn.ReLU(),
     nn.MaxPool2d(2),
 ]
@@ -120,6 +121,13 @@ def test_backward_is_one_part_for_xnnpack(files):
     assert sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details()) == 1
 
 
+@pytest.mark.parametrize(("channels", "outputs", "size", "one"), [(1, 32, 3, True), (3, 8, 3, True), (3, 12, 3, False)])
+def test_the_weight_gradient_of_a_narrow_kernel_is_one_convolution_with_the_gradient(channels, outputs, size, one):
+    net = nn.Sequential(nn.Conv2d(channels, outputs, size), nn.Tanh())
+    backward = operations(graphs_of(net, InputSpec(shape=(channels, 8, 8)), form=Form("tflite")).files["backward"])
+    assert [inputs[1] for kind, inputs in backward if kind == "CONV_2D"] == [False] * one
+
+
 def saved(module, shape=IMAGE):
     """Shapes of what forward saves for backward, of a batch of one."""
     content = graphs_of(module, shape, form=Form("tflite")).files["forward"]
@@ -140,7 +148,7 @@ def test_what_follows_quickly_from_samples_is_computed_again_rather_than_saved()
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_smashed_data_are_neither_saved_nor_computed_a_second_time(size):
-    net = nn.Sequential(nn.Conv2d(3, 8, size), nn.ReLU())
+    net = nn.Sequential(nn.Conv2d(3, 32, size), nn.ReLU())
     assert saved(net) == []
     backward = operations(graphs_of(net, IMAGE, form=Form("tflite")).files["backward"])
     assert "CONV_2D" not in [kind for kind, _ in backward]

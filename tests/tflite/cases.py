@@ -9,6 +9,7 @@ from torch import nn
 
 from client_cases import CLIENTS, OTHERS, client
 from clients import IMAGE, described
+from cutlayer_core.tables import Occurrences, Table
 from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_cut import examples, training
@@ -110,16 +111,24 @@ def write_cases(folder):
         module = client(modules)
         _, state, values = described(module, spec, STEP)
         example = examples(spec, 5, seed=1)
-        traced = trace_inference(module, state, example), trace_training(module, state, example, "all", STEP)
         case = expected(copy.deepcopy(module).double(), spec, values)
         for target in ("xnnpack", "generic"):
+            traced = trace_inference(module, state, example), trace_training(module, state, example, "all", STEP)
             path = folder / f"{number:03} {name} {target}"
             path.mkdir(parents=True)
-            for file, content in tflite_files(*traced, target == "xnnpack", least_gain(Form("tflite", target)))[
-                0
-            ].items():
+            files, _, tables = tflite_files(*traced, target == "xnnpack", least_gain(Form("tflite", target)))
+            for file, content in files.items():
                 (path / f"{file}.tflite").write_bytes(content)
-            np.savez(path / "case.npz", **case)
+            np.savez(path / "case.npz", **case, **of_rows(case, tables))
+
+
+def of_rows(case, tables):
+    """What graphs that take rows of tables get besides, and which rows these are."""
+    occurring, found = Occurrences.of(case["in.x"]), {}
+    for name in tables:
+        given = Table(case[f"in.params.{name}"].copy(), None, STEP).given(name, occurring, padded=True)
+        found |= {f"in.{key}": value for key, value in given.items()} | {f"rows.{name}": occurring.rows}
+    return found
 
 
 def expected(exact, spec, values):

@@ -22,15 +22,17 @@ class Tables:
     Args:
         manifest: of the bundle.
         arrays: values by graph input name; those of the tables are changed in place.
+        padded: see `Table.given`.
 
     Raises:
         UserError: the manifest names a table that the bundle does not have, or that its optimizer cannot train by rows.
     """
 
-    def __init__(self, manifest: Manifest, arrays: _Arrays) -> None:
+    def __init__(self, manifest: Manifest, arrays: _Arrays, padded: bool = False) -> None:
         settings, params = manifest.client.optimizer, manifest.client.params
         if manifest.tables and (not isinstance(settings, Sgd) or not params.keys() >= set(manifest.tables)):
             raise UserError("the bundle's manifest names a table that it does not train by SGD: export it again")
+        self._padded = padded
         self._tables: dict[str, Table] = {}
         for name in manifest.tables:
             assert isinstance(settings, Sgd)
@@ -54,7 +56,7 @@ class Tables:
         self._occurring = occurring
         found: _Arrays = {}
         for name, table in self._tables.items():
-            found |= table.given(name, occurring)
+            found |= table.given(name, occurring, self._padded)
         return found
 
     def _require(self, rows: NDArray[Any]) -> None:

@@ -11,11 +11,16 @@ from cutlayer_core.bundles.bundle import Bundle
 from cutlayer_core.bundles.names import filters_of
 from cutlayer_core.errors import LocalProtocolError, UserError
 from cutlayer_device.engines.base import EngineState
+from cutlayer_device.engines.tables import Tables
 from cutlayer_device.engines.tflite_graph import RUNTIME, TfliteGraph, keep_memory
 
 __all__ = ["TfliteEngine", "load"]
 
 _Arrays = dict[str, NDArray[Any]]
+
+_SMALL = 4 << 20
+"""Bytes of parameters, state and what passes between graphs, up to which all graphs stay loaded: loading them for each step
+would take as long as running them."""
 
 
 class TfliteEngine:
@@ -24,8 +29,8 @@ class TfliteEngine:
     A bundle has one of two forms. Either parameters are inputs of every graph; or convolution weights are stored in the
     files of the graphs, and after every step separate graphs compute what to write there.
 
-    Forward is unloaded before backward is loaded, so that both use the same memory; what passes from one to the other
-    is kept outside. That, smashed data, parameters, buffers and optimizer state stay where they are from step to step:
+    Forward is unloaded before backward is loaded, so that both use the same memory, unless they are small; what passes
+    from one to the other is kept outside. That, smashed data, parameters, buffers and optimizer state stay where they are from step to step:
     an array that is made during a step and outlives it would be in the way of what is loaded for the next one.
 
     Args:
@@ -39,9 +44,12 @@ class TfliteEngine:
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         self._bundle, self._threads = bundle, threads or os.cpu_count() or 1
         self._kept = {name: array.copy() for name, array in bundle.arrays().items()}
+        self._of_tables = {f"{kind}.{name}" for kind in ("params", "state.momentum") for name in bundle.manifest.tables}
+        self._tables = Tables(bundle.manifest, self._kept, padded=True)
         self._batch: _Arrays = {}
         self._room: _Arrays = {}
         """Memory for smashed data and saved tensors."""
+        self._small = False
         self._steps = 0
         self._graphs: dict[str, TfliteGraph] = {}
         self._current = set[str]()
@@ -50,6 +58,7 @@ class TfliteEngine:
 
     def infer(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """See `Engine`."""
+        self._tables.read(x)
         graph = self._graph("inference")
         graph.feed(self._kept | {"x": x})
         return self._smashed(graph.run({}), x)
@@ -59,11 +68,13 @@ class TfliteEngine:
         self._batch = {}
         if "inference" in self._graphs:  # it would hold memory that training needs
             self._graphs["inference"].unload()
-        offered: _Arrays = {"x": np.asarray(x, order="C"), "seed": np.asarray(seed, np.int64)}
+        offered: _Arrays = {"x": np.asarray(x, order="C"), "seed": np.asarray(seed, np.int64), **self._tables.occur(x)}
         graph = self._graph("forward")
         if "z" not in self._room or len(self._room["z"]) != len(x):
             self._room = {}  # free the old one before making another
             self._room = graph.room(self._kept | offered)
+            fed = [each for name, each in self._kept.items() if name not in self._of_tables]
+            self._small = sum(each.nbytes for each in (*fed, *self._room.values(), x)) <= _SMALL
         graph.feed(self._kept | offered)
         self._batch = offered | {"z": self._smashed(self._run(graph), x)}
         return self._batch["z"]
@@ -84,20 +95,26 @@ class TfliteEngine:
         self._batch = {}
         forward = self._graphs["forward"]
         saved = forward.saved(self._room)
-        forward.unload()
+        self._rest(forward)
         backward = self._graph("backward")
         backward.feed(self._kept | offered | saved)
-        self._run(backward)
-        backward.unload()
+        self._tables.take(self._run(backward), float(rate))
+        self._rest(backward)
         self._steps += 1
+
+    def _rest(self, graph: TfliteGraph) -> None:
+        if not self._small:
+            graph.unload()
 
     def weights(self) -> _Arrays:
         """See `Engine`."""
+        self._tables.finish()
         named = ((name.split(".", 1), value) for name, value in self._kept.items())
         return {name: value.copy() for (kind, name), value in named if kind != "state"}
 
     def load(self, weights: _Arrays) -> None:
         """See `Engine`."""
+        self._tables.finish()
         for key in self._kept:
             kind, name = key.split(".", 1)
             if kind != "state":
@@ -106,10 +123,12 @@ class TfliteEngine:
 
     def state(self) -> EngineState:
         """See `Engine`."""
+        self._tables.finish()
         return EngineState({name: value.copy() for name, value in self._kept.items()}, self._steps)
 
     def restore(self, state: EngineState) -> None:
         """See `Engine`."""
+        self._tables.finish()  # so that no row owes anything
         for name, kept in self._kept.items():
             np.copyto(kept, state.arrays[name])
         self._steps, self._batch = state.steps, {}
@@ -117,25 +136,30 @@ class TfliteEngine:
 
     def _graph(self, name: str) -> TfliteGraph:
         """A graph with the current weights. Each is loaded when it is first needed."""
-        if name not in self._graphs:
-            self._graphs[name] = TfliteGraph(self._bundle.graph(name), self._threads)
+        graph = self._open(name, self._threads)
         if name not in self._current:
             self._current.add(name)
             if self._bundle.has_graph(filters_of(name)):
                 self._write_filters(name)
+        return graph
+
+    def _open(self, name: str, threads: int) -> TfliteGraph:
+        if name not in self._graphs:
+            self._graphs[name] = TfliteGraph(self._bundle.graph(name), threads)
         return self._graphs[name]
 
     def _write_filters(self, name: str) -> None:
-        filters = TfliteGraph(self._bundle.graph(filters_of(name)), self._threads)
+        filters = self._open(filters_of(name), threads=1)  # more would take longer to start than to compute
         filters.feed(self._kept)
         values = filters.run({})
+        self._rest(filters)
         if unnamed := [place for place in values if not re.fullmatch("[0-9]{1,12}", place)]:
             raise UserError(f"the bundle names no place for the weights {unnamed[0]!r} of {name}: export it again")
         self._graphs[name].write({int(place): value for place, value in values.items()})
 
     def _run(self, graph: TfliteGraph) -> _Arrays:
         """Run a graph; outputs by name. New parameters, buffers and state replace the old ones in place."""
-        kept = {f"new_{name}": array for name, array in self._kept.items()}
+        kept = {f"new_{name}": array for name, array in self._kept.items() if name not in self._of_tables}
         outputs = graph.run(kept | self._room)
         if outputs.keys() & kept:
             self._current.clear()

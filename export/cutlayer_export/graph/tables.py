@@ -2,7 +2,7 @@
 
 The graphs get, of each table and its momentum, the rows that occur, as they were when they last occurred; what these owe
 since then; and where in the batch each occurs, first and again. Backward gives their new values. `cutlayer_core.tables`
-says what a row owes.
+says what a row owes, and what padded rows are.
 """
 
 from typing import Any, NamedTuple
@@ -56,11 +56,11 @@ class _Table(NamedTuple):
     chain: set[fx.Node]
 
 
-def by_rows(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+def by_rows(graph: Graph, padded: bool = False) -> tuple[Graph, tuple[str, ...]]:
     """The graph, changed in place, with inputs more for each table that can train by rows; and their parameters' names.
 
     One can if SGD without clipping trains it, if the client looks up its own input in it, once, and if nothing else reads
-    it.
+    it. ``padded``: whether the rows are; see `cutlayer_core.tables.Table.given`.
     """
     if not isinstance(graph.optimizer, Sgd) or graph.optimizer.clip_norm is not None:
         return graph, ()
@@ -70,7 +70,9 @@ def by_rows(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     found = [table for name in names if (table := _table(graph, nodes, name)) is not None]
     for table in found:
         width = inputs[f"params.{table.name}"].shape[1]
-        inputs |= _take_rows(graph.module.graph, table, graph.optimizer, inputs["x"], width)
+        given = _examples(table, graph.optimizer, inputs["x"], width, padded)
+        inputs |= given
+        _take_rows(graph.module.graph, table, given)
     left = graph.module.graph.find_nodes(op="placeholder")
     for name, node in nodes.items():
         if not node.users and node in left:  # the whole table, and its momentum
@@ -130,15 +132,15 @@ def _scattered(node: fx.Node) -> _Scattered:
     return _Scattered(None, dy, tokens, padding)
 
 
-def _take_rows(graph: fx.Graph, table: _Table, settings: Sgd, tokens: Tensor, width: int) -> dict[str, Tensor]:
-    """Let a table's lookups and new values be those of rows; returns examples of the new inputs."""
-    given = _examples(table, settings, tokens, width)
+def _take_rows(graph: fx.Graph, table: _Table, given: dict[str, Tensor]) -> None:
+    """Let a table's lookups and new values be those of rows; ``given``: examples of the new inputs."""
     new = {}
     for name, value in given.items():
         placeholders = graph.find_nodes(op="placeholder")
         with graph.inserting_after(placeholders[-1]):
-            new[name.removesuffix(f".{table.name}")] = graph.placeholder(f"rows_{len(placeholders)}")
-        new[name.removesuffix(f".{table.name}")].meta["val"] = value
+            node = graph.placeholder(f"rows_{len(placeholders)}")
+        node.meta |= {"val": value, "input": name}
+        new[name.removesuffix(f".{table.name}")] = node
     with graph.inserting_before(next(each for each in graph.nodes if each.op != "placeholder")):
         copies = _up_to_date(graph, table, new)
     weight = copies[table.weight]
@@ -150,22 +152,30 @@ def _take_rows(graph: fx.Graph, table: _Table, settings: Sgd, tokens: Tensor, wi
                 base, dy, tokens_node, padding = _scattered(node)
                 start = graph.call_function(aten.mul.Tensor, (weight, 0.0)) if base is None else copies[base]
                 dy = _without_padding(graph, dy, tokens_node, padding)
-                places = (new["first"], new["rest"], new["places"])
-                copies[node] = graph.call_function(ours.rows_grad_onto.default, (start, dy, *places))
+                copies[node] = _added(graph, start, dy, new)
             else:
                 copies[node] = graph.node_copy(node, lambda each: copies.get(each, each))
         copies[node].meta = {**node.meta, "val": weight.meta["val"]}
     _give(graph, copies)
-    return given
 
 
-def _examples(table: _Table, settings: Sgd, tokens: Tensor, width: int) -> dict[str, Tensor]:
-    found = {"positions": torch.zeros_like(tokens), "first": torch.arange(_ROWS), "rest": torch.arange(_AGAIN)}
-    found |= {"places": torch.arange(_AGAIN), "rows.params": torch.randn(_ROWS, width)}
+def _added(graph: fx.Graph, base: fx.Node, dy: fx.Node, new: dict[str, fx.Node]) -> fx.Node:
+    """The gradient of looked-up rows, added to ``base``."""
+    if "first" not in new:
+        return graph.call_function(ours.embedding_grad_onto.default, (base, dy, new["positions"], -1))
+    places = (new["first"], new["rest"], new["places"])
+    return graph.call_function(ours.rows_grad_onto.default, (base, dy, *places))
+
+
+def _examples(table: _Table, settings: Sgd, tokens: Tensor, width: int, padded: bool) -> dict[str, Tensor]:
+    rows = tokens.numel() if padded else _ROWS
+    found = {"positions": torch.zeros_like(tokens), "rows.params": torch.randn(rows, width)}
+    if not padded:
+        found |= {"first": torch.arange(_ROWS), "rest": torch.arange(_AGAIN), "places": torch.arange(_AGAIN)}
     if table.momentum is not None:
-        found["rows.state.momentum"] = torch.randn(_ROWS, width)
+        found["rows.state.momentum"] = torch.randn(rows, width)
     if settings.momentum or settings.weight_decay:
-        found |= {kind: torch.ones(_ROWS, 1) for kind, *_ in (OWED if table.momentum is not None else OWED[-1:])}
+        found |= {kind: torch.ones(rows, 1) for kind, *_ in (OWED if table.momentum is not None else OWED[-1:])}
     return {f"{kind}.{table.name}": value for kind, value in found.items()}
 
 

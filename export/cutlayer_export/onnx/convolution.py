@@ -16,23 +16,20 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnxscript import opset18
 
-__all__ = ["grad_input", "grad_weight", "integers", "sizes"]
+from cutlayer_export.onnx.sums import sum_of_samples
+from cutlayer_export.onnx.values import integers, sizes
+
+__all__ = ["grad_input", "grad_weight"]
 
 op: Any = opset18  # its type hints do not know numpy arrays
 
 
 _FEW = 8
 """A convolution that gives so few channels is slow; its transpose is not, though it runs on one thread."""
-
-
-def integers(values: Any) -> Any:
-    """A constant int64 tensor."""
-    return op.Constant(value=onnx_ir.tensor(np.asarray(values, np.int64)))
-
-
-def sizes(value: Any) -> list[int]:
-    """The sizes of a tensor; -1 for the batch, which alone is unknown."""
-    return [size if isinstance(size, int) else -1 for size in value.shape]
+_NARROW, _LARGE = 64, 28
+"""Most inputs times taps whose windows a convolution copies; images from here on are shifted whole."""
+_MOST_GATHERED = 1 << 15
+"""Most entries of a sample that are gathered at once."""
 
 
 def grad_input(
@@ -135,21 +132,38 @@ def grad_weight(
 
 
 def _dense(x: Any, dy: Any, of: _Geometry) -> Any:
-    if of.taps == 1 or of.inputs * of.taps <= 64:
+    if of.taps == 1 or of.inputs * of.taps <= min(_NARROW, of.outputs):
         return _by_columns(x, dy, of)
     shiftable = len(of.kernel) == 2 and max(of.stride) == max(of.dilation) == 1 and of.size == of.out
-    if shiftable and min(of.out) >= 32:
+    if shiftable and min(of.out) >= _LARGE and of.inputs >= 2 * _FEW:
         return _by_shifts(x, dy, of)
-    return _by_taps(x, dy, of)
+    return _by_pixels(x, dy, of)
 
 
 def _by_columns(x: Any, dy: Any, of: _Geometry) -> Any:
     """For few inputs or taps: one product per sample with all windows side by side, summed over the batch."""
-    columns = _windows(x, of)[0] if of.taps == 1 else _columns(x, of)
+    columns = _strided(x, of) if of.taps == 1 else _columns(x, of)
     columns = op.Reshape(columns, integers([-1, of.inputs * of.taps, math.prod(of.out)]))
     flat = op.Reshape(dy, integers([-1, of.outputs, math.prod(of.out)]))
     each = op.MatMul(flat, op.Transpose(columns, perm=[0, 2, 1]))
-    return op.Reshape(op.ReduceSum(each, integers([0]), keepdims=0), integers([of.outputs, of.inputs, *of.kernel]))
+    return sum_of_samples(each, [of.outputs, of.inputs, *of.kernel])
+
+
+def _strided(x: Any, of: _Geometry) -> Any:
+    """The entries of x that a kernel of one tap reads."""
+    padded = _padded(x, of, [0, 0], [])
+    if max(of.stride) == 1:
+        return padded
+    stops = [s * (o - 1) + 1 for s, o in zip(of.stride, of.out, strict=True)]
+    return op.Slice(padded, integers([0] * len(stops)), integers(stops), integers(range(2, 2 + len(stops))),
+                    integers(of.stride))  # fmt: skip
+
+
+def _padded(x: Any, of: _Geometry, before: list[int], behind: list[int]) -> Any:
+    """Pad the axes of a window, between others, so that every window is complete."""
+    if not any(of.padding) and not any(of.after):
+        return x
+    return op.Pad(x, integers([*before, *of.padding, *behind, *before, *of.after, *behind]))
 
 
 def _columns(x: Any, of: _Geometry) -> Any:
@@ -172,43 +186,46 @@ def _by_shifts(x: Any, dy: Any, of: _Geometry) -> Any:
         pads = [0, 0, top, left - column, 0, 0, rows - 1 - top, column - left]  # negative ones crop
         shifted_x = op.Reshape(op.Pad(x, integers(pads)), integers([-1, of.inputs, tall * width]))
         each = op.MatMul(shifted_dy, op.Transpose(shifted_x, perm=[0, 2, 1]))
-        summed = op.ReduceSum(each, integers([0]), keepdims=0)
-        parts.append(op.Reshape(summed, integers([of.outputs, rows, of.inputs, 1])))
+        parts.append(sum_of_samples(each, [of.outputs, rows, of.inputs, 1]))
     return op.Transpose(op.Concat(*parts, axis=3), perm=[0, 2, 1, 3])
 
 
-def _by_taps(x: Any, dy: Any, of: _Geometry) -> Any:
-    """For many inputs: one product over the whole batch per kernel tap."""
-    exchange = [1, 0, *range(2, 2 + len(of.kernel))]
-    flat = op.Reshape(op.Transpose(dy, perm=exchange), integers([of.outputs, -1]))
+def _by_pixels(x: Any, dy: Any, of: _Geometry) -> Any:
+    """Products over all places of all samples, with the samples innermost, so that a window is gathered in long pieces.
+
+    As many kernel taps at a time as `_MOST_GATHERED` allows. Gathering uses all threads, as slicing does not.
+    """
+    order = [1, *range(2, 2 + len(of.kernel)), 0]
+    flat = op.Reshape(op.Transpose(dy, perm=order), integers([of.outputs, -1]))
+    pixels = _padded(op.Transpose(x, perm=order), of, [0], [0])
+    whole = [before + n + after for before, n, after in zip(of.padding, of.size, of.after, strict=True)]
+    pixels = op.Reshape(pixels, integers([of.inputs, math.prod(whole), -1]))
+    places = _places(of, whole)
+    at_once = max(1, _MOST_GATHERED // (of.inputs * places.shape[1]))
     parts = []
-    for window in _windows(op.Transpose(x, perm=exchange), of):
-        product = op.Gemm(flat, op.Reshape(window, integers([of.inputs, -1])), transB=1)
-        parts.append(op.Reshape(product, integers([of.outputs, of.inputs, 1])))
-    return op.Reshape(op.Concat(*parts, axis=2), integers([of.outputs, of.inputs, *of.kernel]))
+    for first in range(0, of.taps, at_once):
+        piece = places[first : first + at_once]
+        gathered = op.Reshape(op.Gather(pixels, integers(piece), axis=1), integers([of.inputs * len(piece), -1]))
+        product = op.Gemm(flat, gathered, transB=1)
+        parts.append(op.Reshape(product, integers([of.outputs, of.inputs, len(piece)])))
+    joined = op.Concat(*parts, axis=2) if len(parts) > 1 else parts[0]
+    return op.Reshape(joined, integers([of.outputs, of.inputs, *of.kernel]))
 
 
-def _windows(x: Any, of: _Geometry) -> list[Any]:
-    """For each kernel tap, the entries of x that it is multiplied with: (..., *out)."""
-    dims = len(of.kernel)
-    if any(of.padding) or any(of.after):
-        x = op.Pad(x, integers([0, 0, *of.padding, 0, 0, *of.after]))
-    if of.taps == 1 and max(of.stride) == 1:
-        return [x]
-    found = []
+def _places(of: _Geometry, whole: Sequence[int]) -> NDArray[np.int64]:
+    """The flat indices in images of size ``whole`` of what each tap is multiplied with: (taps, places)."""
+    at = np.arange(math.prod(whole)).reshape(whole)
+    windows = []
     for tap in itertools.product(*map(range, of.kernel)):
-        starts = [at * d for at, d in zip(tap, of.dilation, strict=True)]
-        ends = [start + s * (o - 1) + 1 for start, s, o in zip(starts, of.stride, of.out, strict=True)]
-        axes = range(2, 2 + dims)
-        found.append(op.Slice(x, integers(starts), integers(ends), integers(axes), integers(of.stride)))
-    return found
+        axes = zip(tap, of.dilation, of.stride, of.out, strict=True)
+        windows.append(at[tuple(slice(k * d, k * d + s * (o - 1) + 1, s) for k, d, s, o in axes)].ravel())
+    return np.stack(windows)
 
 
 def _depthwise(x: Any, dy: Any, of: _Geometry) -> Any:
     """One product per channel and kernel row, between whole rows of x and dy; its diagonals hold the terms to add."""
     (rows, columns), (_, out_width) = of.kernel, of.out
-    pads = [0, 0, *of.padding, 0, 0, *of.after]
-    padded = op.Pad(op.Transpose(x, perm=[1, 0, 2, 3]), integers(pads))
+    padded = _padded(op.Transpose(x, perm=[1, 0, 2, 3]), of, [0, 0], [])
     width = of.size[1] + of.padding[1] + of.after[1]
     flat = op.Reshape(op.Transpose(dy, perm=[1, 0, 2, 3]), integers([of.inputs, -1, out_width]))
     products = []

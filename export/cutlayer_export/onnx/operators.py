@@ -12,7 +12,8 @@ import cutlayer_export.graph.tables  # noqa: F401 - registers an operator
 from cutlayer_export.graph.operators import pooling_matrices
 from cutlayer_export.onnx import convolution as onnx_convolution
 from cutlayer_export.onnx import winners, winograd
-from cutlayer_export.onnx.convolution import integers, sizes
+from cutlayer_export.onnx.sums import sum_along
+from cutlayer_export.onnx.values import integers, sizes
 
 __all__ = ["TRANSLATIONS"]
 
@@ -178,6 +179,7 @@ def _uint32(value: int) -> Any:
 
 _ours = torch.ops.cutlayer
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.sum.dim_IntList: sum_along,
     _ours.average_pool_grad.default: _average_pool_grad,
     _ours.batch_norm_train.default: _batch_norm_train,
     _ours.bernoulli.default: _bernoulli,

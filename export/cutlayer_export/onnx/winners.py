@@ -7,7 +7,7 @@ import onnx_ir
 from onnxscript import opset18
 
 from cutlayer_export.graph.winners import NONE
-from cutlayer_export.onnx.convolution import integers, sizes
+from cutlayer_export.onnx.values import integers, sizes
 
 __all__ = ["pool_winners", "unpool"]
 

@@ -6,7 +6,7 @@ from onnxscript import opset18
 
 import cutlayer_export.onnx.lines  # noqa: F401 - registers the operators
 from cutlayer_export.graph.toom_cook import PATCH
-from cutlayer_export.onnx.convolution import integers, sizes
+from cutlayer_export.onnx.values import integers, sizes
 
 __all__ = ["collect_lines", "from_lines", "spread_lines", "tile_correlations", "tile_products", "to_lines"]
 

@@ -24,6 +24,7 @@ from cutlayer_export.graph.form import Arrays, Form, Graphs, Run, Written, versi
 from cutlayer_export.graph.owners import owner_of_named
 from cutlayer_export.graph.partition import partition
 from cutlayer_export.graph.rewrites import scale_weights_instead
+from cutlayer_export.graph.rows import WithRows
 from cutlayer_export.graph.tables import OF_ROWS, by_rows
 from cutlayer_export.graph.threads import on_any_threads
 from cutlayer_export.graph.training_graph import Graph
@@ -31,7 +32,6 @@ from cutlayer_export.graph.winners import keep_winners
 from cutlayer_export.graph.winograd_layers import use_winograd
 from cutlayer_export.onnx.lines import keep_lines
 from cutlayer_export.onnx.operators import TRANSLATIONS
-from cutlayer_export.onnx.rows import WithRows
 from cutlayer_export.onnx.scatter import index_put
 
 __all__ = ["OPSET", "least_gain", "onnx_files", "to_onnx", "write"]

@@ -8,6 +8,7 @@ height 1.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -198,9 +199,8 @@ def _grad_weight(
     if shape[1] == 1 and groups == rows.shape[3] and groups > 1:
         found = _depthwise_weight(graph, rows, gradient, kernel, sweep)
     else:
-        dense = _dense_weight if graph.delegated else _dense_weight_by_convolution
         parts = zip(_parts(graph, rows, 3, groups), _parts(graph, gradient, 3, groups), strict=True)
-        found = graph.concatenate([dense(graph, part, each, kernel, sweep) for part, each in parts], 0)
+        found = graph.concatenate([_dense_weight(graph, part, each, kernel, sweep) for part, each in parts], 0)
     return Value(graph.reshape(found, shape))
 
 
@@ -221,7 +221,17 @@ def _whole(graph: Graph, x: Tensor, out: Sequence[int], kernel: Sequence[int], s
 
 
 def _dense_weight(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
-    """(O, I, kh, kw): one product per tap over all places of all samples; with few inputs, one product for all taps."""
+    """(O, I, kh, kw): matrix products over all places of all samples, or one convolution.
+
+    The products copy each place of x once per tap, in pieces of I; the convolution copies dy twice, in pieces of O.
+    """
+    outputs, inputs = dy.shape[3], x.shape[3]
+    narrow = inputs == 1 or (inputs < _FEW and outputs <= math.prod(kernel))
+    return (_by_products if graph.delegated and not narrow else _by_convolution)(graph, x, dy, kernel, sweep)
+
+
+def _by_products(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
+    """One product per tap; with few inputs, one product for all taps."""
     outputs, inputs = dy.shape[3], x.shape[3]
     windows = _windows(graph, x, dy.shape[1:3], kernel, sweep)
     if inputs < _FEW:
@@ -240,8 +250,8 @@ def _products(graph: Graph, a: Tensor, others: Iterable[Tensor]) -> Tensor:
     return graph.concatenate([graph.product(turned, graph.reshape(b, (None, b.shape[-1]))) for b in others], 1)
 
 
-def _dense_weight_by_convolution(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
-    """Like `_dense_weight`, as one convolution of x with dy: channels swapped with batch, stride with dilation."""
+def _by_convolution(graph: Graph, x: Tensor, dy: Tensor, kernel: Sequence[int], sweep: _Sweep) -> Tensor:
+    """One convolution of x with dy: channels swapped with batch, stride with dilation."""
     whole = graph.transpose(_whole(graph, x, dy.shape[1:3], kernel, sweep), _EXCHANGED)
     weight = graph.transpose(dy, _EXCHANGED)
     found = _convolved(graph, "CONV_2D", whole, weight, None, sweep.dilation, sweep.stride, same=False)

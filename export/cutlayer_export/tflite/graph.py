@@ -266,8 +266,13 @@ class Graph:
             first = self.slice(x, [0] * len(x.shape), [None, *[1] * (len(x.shape) - 1)])
             ones = self.plus(self.scaled(first, 0.0), self.constant(1.0))
             return self.reduce("SUM", ones, range(len(x.shape)), keep=False)
-        sizes = self.add("SHAPE", [x], (len(x.shape),), "int32", result="int32")
-        return self.reshape(self.cast(self.slice(sizes, [0], [1]), "float32"), ())
+        return self.reshape(self.cast(self.slice(self.sizes(x), [0], [1]), "float32"), ())
+
+    def sizes(self, x: Tensor) -> Tensor:
+        """The sizes of x as int32."""
+        if min(x.shape, default=0) >= 0:
+            return self.integers(*x.shape)
+        return self.add("SHAPE", [x], (len(x.shape),), "int32", result="int32")
 
     def product(self, a: Tensor, b: Tensor, turn_b: bool = False) -> Tensor:
         """Matrix product of the last two dimensions; ``turn_b`` transposes b."""

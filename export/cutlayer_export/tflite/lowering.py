@@ -1,7 +1,7 @@
 """Translates a traced torch graph into a TFLite graph, operation by operation."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import fx
 from cutlayer_core.errors import UserError
 from cutlayer_export.graph import training_graph
 from cutlayer_export.graph.owners import owner_of
+from cutlayer_export.graph.tables import OF_ROWS
 from cutlayer_export.tflite import (
     angles,
     convolution,
@@ -56,7 +57,7 @@ def lower(traced: training_graph.Graph, delegated: bool) -> Graph:
     graph, values = Graph(delegated), dict[fx.Node, Any]()
     for node in traced.module.graph.nodes:
         if node.op == "placeholder":
-            values[node] = _input(graph, node.meta["input"], traced.inputs[node.meta["input"]])
+            values[node] = _input(graph, node.meta["input"], traced.inputs)
         elif node.op == "call_function":
             values[node] = _called(graph, node, values)
         elif node.op == "get_attr":
@@ -67,11 +68,14 @@ def lower(traced: training_graph.Graph, delegated: bool) -> Graph:
     return graph
 
 
-def _input(graph: Graph, name: str, example: torch.Tensor) -> Value:
+def _input(graph: Graph, name: str, examples: Mapping[str, torch.Tensor]) -> Value:
+    example = examples[name]
     if name.startswith("constants."):
         return _constant(graph, example)
-    batch = [-1] if name in training_graph.BATCHED else []
-    return Value(graph.input(name, [*batch, *example.shape[len(batch) :]], _dtype(example)))
+    shape = list(example.shape)
+    if name in training_graph.BATCHED or name.startswith(OF_ROWS):
+        shape[0] = -(shape[0] // len(examples["x"]))
+    return Value(graph.input(name, shape, _dtype(example)))
 
 
 def _constant(graph: Graph, value: torch.Tensor) -> Value:

@@ -41,18 +41,25 @@ def _embedding(graph: Graph, table: Value, indices: Value, *_: Any) -> Value:
 
 
 def _embedding_grad(graph: Graph, dy: Value, indices: Value, rows: int, padding_index: int) -> Value:
+    size = graph.integers(rows, dy.shape[-1])
+    return Value(_scattered(graph, dy, indices, padding_index, size, (rows, dy.shape[-1])))
+
+
+def _scattered(
+    graph: Graph, dy: Value, indices: Value, padding_index: int, size: Tensor, shape: Sequence[int]
+) -> Tensor:
     width = dy.shape[-1]
     places = graph.reshape(graph.cast(plain(graph, indices), "int32"), (None, 1))
     updates = graph.reshape(plain(graph, dy), (None, width))
     if padding_index >= 0:
         kept = graph.binary("NOT_EQUAL", places, graph.integers(padding_index), "bool")
         updates = graph.times(updates, graph.cast(kept, "float32"))
-    return Value(graph.add("SCATTER_ND", [places, updates, graph.integers(rows, width)], (rows, width)))
+    return graph.add("SCATTER_ND", [places, updates, size], shape)
 
 
 def _embedding_grad_onto(graph: Graph, base: Value, dy: Value, indices: Value, padding_index: int) -> Value:
-    gradient = _embedding_grad(graph, dy, indices, base.shape[0], padding_index)
-    return Value(graph.plus(base.tensor, gradient.tensor))
+    size = graph.sizes(base.tensor)
+    return Value(graph.plus(base.tensor, _scattered(graph, dy, indices, padding_index, size, base.shape)))
 
 
 def _softmax(graph: Graph, x: Value, axis: int, _half: bool) -> Value:

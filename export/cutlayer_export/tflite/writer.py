@@ -5,7 +5,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_export.graph.form import Form, Graphs, Written, versions_of
+from cutlayer_export.graph.rows import WithRows
+from cutlayer_export.graph.tables import by_rows
 from cutlayer_export.graph.training_graph import Graph as Traced
 from cutlayer_export.graph.winograd_layers import use_winograd
 from cutlayer_export.tflite.file import SCHEMA_VERSION, to_file
@@ -26,10 +29,10 @@ _LEAST_GAIN = 1.4
 def write(inference: Traced, training: Traced | None, form: Form) -> Written:
     """Write the graphs of a bundle, see `cutlayer_core.engines`; raises as `tflite_files` and `in_precision` do."""
     delegated = form.target == "xnnpack"
-    files, graphs = tflite_files(inference, training, delegated, least_gain(form))
+    files, graphs, tables = tflite_files(inference, training, delegated, least_gain(form))
     versions = versions_of("flatbuffers", "ai-edge-litert")
     if form.precision == "float32":
-        return Written(files, graphs, SCHEMA_VERSION, versions)
+        return Written(files, graphs, SCHEMA_VERSION, versions, tables=tables)
     if form.precision == "int8":
         versions |= versions_of("ai-edge-quantizer")
     files = {"inference": in_precision(inference, delegated, form.precision, form.samples)}
@@ -45,8 +48,8 @@ def least_gain(form: Form) -> float:
 
 def tflite_files(
     inference: Traced, training: Traced | None, delegated: bool, least_gain: float
-) -> tuple[dict[str, bytes], Graphs]:
-    """The files by graph name, and the same graphs as functions.
+) -> tuple[dict[str, bytes], Graphs, tuple[str, ...]]:
+    """The files by graph name, the same graphs as functions, and the tables that train by rows.
 
     Args:
         inference: the traced inference graph.
@@ -60,14 +63,19 @@ def tflite_files(
     graphs = {"inference": _pruned(fused(lower(inference, delegated)))}
     if training is None:
         files = _files(graphs, delegated)
-        return files, Graphs(runner(files, "inference"))
+        return files, Graphs(runner(files, "inference")), ()
+    training, tables = by_rows(training, padded=True)
     use_winograd(training.module, least_gain)
     forward, backward = partition(lower(training, delegated))
     graphs |= {"forward": fused(forward), "backward": fused(backward)}
     certified = _files(graphs, delegated)
     steps = {name: each for name, each in backward.outputs.items() if not name.startswith("gradients.")}
     files = _files({**graphs, "backward": fused(part(backward, steps))}, delegated)
-    return files, Graphs(*(runner(certified, name) for name in graphs))
+    inferring, *steps_of = (runner(certified, name) for name in graphs)
+    if tables:
+        assert isinstance(training.optimizer, Sgd)
+        steps_of = [WithRows(each, tables, training.optimizer, padded=True) for each in steps_of]
+    return files, Graphs(inferring, *steps_of), tables
 
 
 def in_precision(inference: Traced, delegated: bool, precision: str, samples: NDArray[Any] | None) -> bytes:

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from cutlayer_core.bundles.bundle import Bundle, read_bundle
+from cutlayer_core.engines import ENGINES
 from cutlayer_core.errors import UserError
 from cutlayer_core.trial.optimizers import Adam, Sgd
 from cutlayer_core.trial.recipe import Model, Recipe
 from cutlayer_cut import build_model
 from cutlayer_device.engines import load_engine
 from cutlayer_export.export import export_bundle
+from cutlayer_export.graph.form import Form
 
 ROWS, SGD = 30, Sgd(learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
 MODEL = Model(
@@ -19,10 +21,11 @@ MODEL = Model(
 )
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
+@pytest.fixture(scope="module", params=ENGINES)
+def path(request, tmp_path_factory):
     place = tmp_path_factory.mktemp("tables") / "b.zip"
-    assert export_bundle(Recipe(name="t", model=MODEL, optimizer=SGD), place).tables == ("embedding.weight",)
+    recipe = Recipe(name="t", model=MODEL, optimizer=SGD)
+    assert export_bundle(recipe, place, form=Form(request.param)).tables == ("embedding.weight",)
     return place
 
 

@@ -9,12 +9,18 @@ from clients import IMAGE, SGD, described, graphs_of
 from cutlayer_core.bundles.bundle import FORMAT_VERSION, Bundle, Manifest
 from cutlayer_core.bundles.certificate import Certificate
 from cutlayer_core.errors import LocalProtocolError, UserError
-from cutlayer_device.engines import load_engine
+from cutlayer_device.engines import load_engine, tflite, tflite_graph
 from cutlayer_export.graph.form import Form
 from cutlayer_export.tflite.file import to_file
 from cutlayer_export.tflite.graph import Graph
 
 NET = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)]
+
+
+@pytest.fixture(autouse=True, params=[tflite._SMALL, 0], ids=["graphs stay loaded", "graphs are loaded for each step"])
+def small(request, monkeypatch):
+    monkeypatch.setattr(tflite, "_SMALL", request.param)
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +72,19 @@ def test_inference_between_forward_and_backward_changes_nothing(engines):
                 engine.backward(g, 0.1)
         for name, value in first.weights().items():
             np.testing.assert_array_equal(second.weights()[name], value)
+
+
+def test_graphs_of_a_small_client_are_loaded_once(engines, small, monkeypatch):
+    loaded, interpreter = [], tflite_graph.runtime.Interpreter
+    monkeypatch.setattr(
+        tflite_graph.runtime, "Interpreter", lambda **options: loaded.append(options) or interpreter(**options)
+    )
+    engine, x = engines()["tflite generic"], np.ones((2, 3, 8, 8), np.float32)
+    for _ in range(2):
+        engine.backward(engine.forward(x), 0.1)
+    before = len(loaded)
+    engine.backward(engine.forward(x), 0.1)
+    assert len(loaded) - before == (0 if small else 2)
 
 
 def test_batches_may_change_their_size(engines):

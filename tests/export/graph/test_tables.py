@@ -9,8 +9,10 @@ from torch import nn
 from client_cases import Function, client
 from clients import SGD, TOKENS, certified, graphs_of, traced
 from cutlayer_core import tables
+from cutlayer_core.engines import ENGINES
 from cutlayer_core.trial.optimizers import Adam, Sgd
 from cutlayer_export.errors import CertificateError
+from cutlayer_export.graph.form import TARGETS, Form
 from cutlayer_export.graph.tables import by_rows
 
 PLAIN = Sgd(learning_rate=0.05)
@@ -56,14 +58,15 @@ def embedding(**options):
     ids=["momentum and decay", "padding", "looked up twice", "clipped", "adam", "tied", "other tokens"],
 )
 def test_an_embedding_of_its_own_tokens_trains_by_rows_under_sgd(model, optimizer, names):
-    _, graph = traced(model, TOKENS, optimizer)
-    assert by_rows(graph)[1] == names
-    assert certified(model, TOKENS, optimizer).valid
+    for engine in ENGINES:
+        _, graph = traced(model, TOKENS, optimizer)
+        assert by_rows(graph, padded=engine == "tflite")[1] == names
+        assert certified(model, TOKENS, optimizer, form=Form(engine)).valid
 
 
-def test_backward_has_no_whole_table():
-    model = embedding()
-    graphs = graphs_of(model, TOKENS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_backward_has_no_whole_table(engine):
+    graphs = graphs_of(embedding(), TOKENS, form=Form(engine))
     assert graphs.tables == ("0.weight",)
     assert b"rows.params.0.weight" in graphs.files["backward"]
     assert b"params.0.weight" in graphs.files["forward"]
@@ -95,10 +98,16 @@ def test_a_batch_in_which_no_token_occurs_twice_trains_too():
     assert (found["new_params.0.weight"][:12] != values["params.0.weight"][:12]).all()
 
 
-def test_rows_that_are_brought_up_to_date_wrongly_are_not_certified(monkeypatch):
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_table_trains_by_rows_on_any_tflite_runtime(target):
+    assert certified(embedding(padding_idx=5), TOKENS, SGD, form=Form("tflite", target)).valid
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_that_are_brought_up_to_date_wrongly_are_not_certified(engine, monkeypatch):
     def without_momentum(self, learning_rate):
         return np.eye(2)
 
     monkeypatch.setattr(tables.Table, "_without_gradient", without_momentum)
     with pytest.raises(CertificateError, match=r"(params|state\.momentum)\.0\.weight differs from torch"):
-        certified(embedding(), TOKENS, SGD)
+        certified(embedding(), TOKENS, SGD, form=Form(engine))

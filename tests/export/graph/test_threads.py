@@ -21,7 +21,7 @@ def racing(base, dy, indices, padding_index):
     """What the gradient of an embedding was before: wrong where rows occur twice, on several threads."""
     from onnxscript import opset18 as op
 
-    from cutlayer_export.onnx.convolution import integers, sizes
+    from cutlayer_export.onnx.values import integers, sizes
 
     flat, updates = op.Reshape(indices, integers([-1, 1])), op.Reshape(dy, integers([-1, sizes(dy)[-1]]))
     return op.ScatterND(base, flat, updates, reduction="add")

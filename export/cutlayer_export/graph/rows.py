@@ -16,10 +16,11 @@ class WithRows:
         run: a training graph.
         tables: names of parameters.
         settings: of the optimizer.
+        padded: see `Table.given`.
     """
 
-    def __init__(self, run: Run, tables: Sequence[str], settings: Sgd) -> None:
-        self._run, self._names, self._settings = run, tables, settings
+    def __init__(self, run: Run, tables: Sequence[str], settings: Sgd, padded: bool = False) -> None:
+        self._run, self._names, self._settings, self._padded = run, tables, settings, padded
 
     def __call__(self, values: Arrays) -> Arrays:
         """Outputs by name, of whole tables; ``values`` has whole tables, too."""
@@ -28,7 +29,7 @@ class WithRows:
             momentum = values.get(f"state.momentum.{name}")
             weight = values[f"params.{name}"].copy()
             table = tables[name] = Table(weight, None if momentum is None else momentum.copy(), self._settings)
-            given |= table.given(name, occurring)
+            given |= table.given(name, occurring, self._padded)
         found = self._run(given)
         for name, table in tables.items():
             if f"new_params.{name}" not in found:  # forward
