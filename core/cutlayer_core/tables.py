@@ -50,13 +50,22 @@ class Occurrences(NamedTuple):
     places: _Rows
 
     @staticmethod
-    def of(tokens: NDArray[Any]) -> "Occurrences":
-        """Those of a batch of any shape."""
-        rows, first, inverse = np.unique(tokens, return_index=True, return_inverse=True)
+    def of(tokens: NDArray[Any], most: int) -> "Occurrences":
+        """Those of a batch of any shape, of tokens in 0..most - 1.
+
+        Without sorting, which would take longer than a small step.
+        """
+        flat, places = tokens.reshape(-1), np.arange(tokens.size)
+        at = np.full(most, -1)
+        at[flat[::-1]] = places[::-1]  # of writes to one place the last counts, here that of the first occurrence
+        rows = np.flatnonzero(at >= 0)
+        first = at[rows]
+        at[rows] = np.arange(len(rows))
+        positions = at[flat]
         again = np.ones(tokens.size, bool)
         again[first] = False
         rest = np.flatnonzero(again)
-        return Occurrences(rows, inverse.reshape(tokens.shape), first, rest, inverse.reshape(-1)[rest])
+        return Occurrences(rows, positions.reshape(tokens.shape), first, rest, positions[rest])
 
 
 class Table:

@@ -73,8 +73,9 @@ def test_late_rows_are_as_if_they_had_taken_every_step(monkeypatch, settings, mo
 @pytest.mark.parametrize("tokens", [[[3, 1, 3], [3, 7, 1]], [[1, 2, 3]], [[5, 5, 5]], [[4]]])
 def test_each_row_that_occurs_is_named_once_and_every_token_is_placed(tokens):
     x = np.array(tokens)
-    found, flat = Occurrences.of(x), x.reshape(-1)
+    found, flat = Occurrences.of(x, 8), x.reshape(-1)
     assert found.rows.tolist() == sorted(set(flat.tolist()))
-    assert flat[found.first].tolist() == found.rows.tolist()
+    assert found.first.tolist() == [flat.tolist().index(row) for row in found.rows]
+    assert found.rows[found.positions].tolist() == tokens
     assert sorted([*found.first, *found.rest]) == list(range(x.size))
     assert flat[found.rest].tolist() == found.rows[found.places].tolist()

@@ -124,8 +124,9 @@ def write_cases(folder):
 
 def of_rows(case, tables):
     """What graphs that take rows of tables get besides, and which rows these are."""
-    occurring, found = Occurrences.of(case["in.x"]), {}
+    found = {}
     for name in tables:
+        occurring = Occurrences.of(case["in.x"], len(case[f"in.params.{name}"]))
         given = Table(case[f"in.params.{name}"].copy(), None, STEP).given(name, occurring, padded=True)
         found |= {f"in.{key}": value for key, value in given.items()} | {f"rows.{name}": occurring.rows}
     return found

@@ -37,13 +37,14 @@ class Tables:
         for name in manifest.tables:
             assert isinstance(settings, Sgd)
             self._tables[name] = Table(arrays[f"params.{name}"], arrays.get(f"state.momentum.{name}"), settings)
-        self._occurring = Occurrences.of(np.zeros(0, np.int64))
+        self._least = min((len(table.weight) for table in self._tables.values()), default=0)
+        self._occurring = Occurrences.of(np.zeros(0, np.int64), 0)
 
     def read(self, x: NDArray[Any]) -> None:
         """Bring the rows of these tokens up to date. Raises `UserError` if one has no row."""
         if self._tables:
+            self._require(x)
             rows = np.unique(x)
-            self._require(rows)
             for table in self._tables.values():
                 table.read(rows)
 
@@ -51,18 +52,16 @@ class Tables:
         """Begin a step with these tokens: what the training graphs get, by input name. Raises as `read` does."""
         if not self._tables:
             return {}
-        occurring = Occurrences.of(x)
-        self._require(occurring.rows)
-        self._occurring = occurring
+        self._require(x)
+        self._occurring = occurring = Occurrences.of(x, self._least)
         found: _Arrays = {}
         for name, table in self._tables.items():
             found |= table.given(name, occurring, self._padded)
         return found
 
-    def _require(self, rows: NDArray[Any]) -> None:
-        least = min(len(table.weight) for table in self._tables.values())
-        if rows.size and (rows[0] < 0 or rows[-1] >= least):
-            raise UserError(f"found a token outside of 0..{least - 1}, the rows of the embedding")
+    def _require(self, tokens: NDArray[Any]) -> None:
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= self._least):
+            raise UserError(f"found a token outside of 0..{self._least - 1}, the rows of the embedding")
 
     def take(self, outputs: Mapping[str, Any], learning_rate: float) -> None:
         """Take what backward has made of the step's rows; ``outputs`` by name."""

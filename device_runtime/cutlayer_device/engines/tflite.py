@@ -18,9 +18,11 @@ __all__ = ["TfliteEngine", "load"]
 
 _Arrays = dict[str, NDArray[Any]]
 
-_SMALL = 4 << 20
-"""Bytes of parameters, state and what passes between graphs, up to which all graphs stay loaded: loading them for each step
-would take as long as running them."""
+_SMALL = 16 << 20
+"""Bytes of tensors up to which all graphs stay loaded: loading them for each step would take as long as running them."""
+_PER_ACTIVATION, _PER_PARAMETER = 16, 4
+"""About how many tensors of a graph are as large as its samples and what passes to another, and as the parameters: a
+gradient has one for each kernel tap."""
 
 
 class TfliteEngine:
@@ -73,8 +75,7 @@ class TfliteEngine:
         if "z" not in self._room or len(self._room["z"]) != len(x):
             self._room = {}  # free the old one before making another
             self._room = graph.room(self._kept | offered)
-            fed = [each for name, each in self._kept.items() if name not in self._of_tables]
-            self._small = sum(each.nbytes for each in (*fed, *self._room.values(), x)) <= _SMALL
+            self._small = self._tensors(x) <= _SMALL
         graph.feed(self._kept | offered)
         self._batch = offered | {"z": self._smashed(self._run(graph), x)}
         return self._batch["z"]
@@ -101,6 +102,12 @@ class TfliteEngine:
         self._tables.take(self._run(backward), float(rate))
         self._rest(backward)
         self._steps += 1
+
+    def _tensors(self, x: NDArray[Any]) -> int:
+        """About how many bytes the tensors of the training graphs take up."""
+        parameters = (each.nbytes for name, each in self._kept.items() if name not in self._of_tables)
+        activations = (each.nbytes for each in (*self._room.values(), x))
+        return _PER_PARAMETER * sum(parameters) + _PER_ACTIVATION * sum(activations)
 
     def _rest(self, graph: TfliteGraph) -> None:
         if not self._small:

@@ -24,7 +24,8 @@ class WithRows:
 
     def __call__(self, values: Arrays) -> Arrays:
         """Outputs by name, of whole tables; ``values`` has whole tables, too."""
-        occurring, given, tables = Occurrences.of(values["x"]), dict(values), dict[str, Table]()
+        least = min(len(values[f"params.{name}"]) for name in self._names)
+        occurring, given, tables = Occurrences.of(values["x"], least), dict(values), dict[str, Table]()
         for name in self._names:
             momentum = values.get(f"state.momentum.{name}")
             weight = values[f"params.{name}"].copy()
