@@ -3,7 +3,9 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +22,15 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # A busy machine is slow, which says nothing of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def onnxscript_parsed_once():
+    """For each export torch asks onnxscript for its functions, which it parses anew: half of the time of a small one."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    apis = getattr(registration, "onnxscript_apis", None)
+    if apis is not None and not hasattr(apis.get_torchlib_ops, "cache_info"):
+        apis.get_torchlib_ops = cache(apis.get_torchlib_ops)
 
 
 @pytest.fixture(scope="session")

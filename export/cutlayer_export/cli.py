@@ -58,6 +58,8 @@ def _findings(certificate: Certificate, precision: str, samples: int) -> Iterato
     yield "certificate", f"worst relative error against torch {certificate.worst:.1e}"
     for name, worst in certificate.arrangements.items():
         yield "", f"{worst:.1e} in the arrangement {name!r}; a board chooses one by `cutlayer device tune`"
+    for name, reason in certificate.left_out.items():
+        yield "", f"without the arrangement {name!r}: {reason}"
     if certificate.redrawn:
         yield "", f"{certificate.redrawn} draws of data repeated: rounding decided in torch, too"
     if precision != "float32":

@@ -10,16 +10,14 @@ from safetensors.torch import save as save_safetensors
 
 from cutlayer_core import __version__
 from cutlayer_core.bundles.bundle import FORMAT_VERSION, Manifest, check_place, write_bundle
-from cutlayer_core.bundles.names import in_arrangement
 from cutlayer_core.trial.recipe import Recipe
 from cutlayer_cut import build_model, client_of, cut_model, examples, up_to_cut
-from cutlayer_export.arrangements import other_arrangements
+from cutlayer_export.arrangements import arranged
 from cutlayer_export.certificate.batches import EXAMPLE_BATCH
 from cutlayer_export.certificate.certificate import certify
 from cutlayer_export.certificate.reduction import reduction_of
 from cutlayer_export.graph.form import FLOAT32_ONNX, Form
 from cutlayer_export.graph.training_graph import initial_values, trace_inference, trace_training
-from cutlayer_export.writers import write_graphs
 
 __all__ = ["export_bundle"]
 
@@ -56,21 +54,11 @@ def export_bundle(
     if client.optimizer is not None:
         tell("tracing training")
         training = trace_training(module, state, example, trainable, client.optimizer)
-    others = list(other_arrangements(training, form))
-    tell(f"writing graphs for {form.engine}")
-    written = write_graphs(inference, training, form)
-    tell("comparing with torch")
     arrays = {name: value.numpy() for name, value in values.items()}
     source = up_to_cut(model, client.cut, module, example)
     sizes = {*inference.other_sizes, *(training.other_sizes if training else ())}
     certify_graphs = partial(certify, source, module, trainable, client, arrays, sizes=sizes)
-    certificate, graphs = certify_graphs(written.graphs), dict(written.files)
-    for name, its_form, graph in others:
-        tell(f"comparing the arrangement {name} with torch")
-        other = write_graphs(inference, graph, its_form)
-        certificate.arrangements[name] = certify_graphs(other.graphs).worst
-        trained = {each: content for each, content in other.files.items() if not each.startswith("inference")}
-        graphs |= {in_arrangement(each, name): content for each, content in trained.items()}
+    written, certificate, graphs = arranged(inference, training, form, certify_graphs, tell)
     if written.reduced is not None:
         tell(f"comparing {form.precision} with float32")
         x = example.numpy() if form.samples is None else form.samples

@@ -8,6 +8,7 @@ from clients import SGD
 from cutlayer_core.bundles.bundle import read_bundle
 from cutlayer_core.trial.recipe import Model, Recipe
 from cutlayer_device.engines import load_engine
+from cutlayer_export.errors import CertificateError
 from cutlayer_export.export import export_bundle
 from cutlayer_export.graph.form import Form
 
@@ -46,3 +47,19 @@ def test_nothing_more_is_written_where_there_is_one_way_only(tmp_path):
     )
     assert export_bundle(small, tmp_path / "b", form=Form(arrangements=True)).arrangements == ()
     assert not list((tmp_path / "b").glob("*@*"))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_arrangement_that_does_not_train_as_torch_is_left_out_and_said_to_be(tmp_path, asked):
+    dark = msgspec.structs.replace(RECIPE, model=Model(factory="other_models:dark", cut="3", input_shape=(3, 8, 8)))
+    manifest = export_bundle(dark, tmp_path / "b.zip", form=Form(arrangements=asked))
+    certificate = read_bundle(tmp_path / "b.zip").certificate
+    assert certificate.valid
+    assert manifest.arrangements == ()
+    assert "differs from torch" in certificate.left_out["winograd"]
+
+
+def test_a_client_that_is_wrong_in_every_arrangement_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("cutlayer_export.certificate.comparison.TOLERANCE", 0.0)
+    with pytest.raises(CertificateError, match="differs from torch"):
+        export_bundle(RECIPE, tmp_path / "b.zip")

@@ -31,6 +31,8 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     samples have no classes, or were not given."""
     arrangements: dict[str, float] = {}
     """The greatest error of each other arrangement."""
+    left_out: dict[str, str] = {}
+    """Arrangements that would have been in the bundle, had they trained as torch does: how they differ."""
 
     @property
     def worst(self) -> float:
