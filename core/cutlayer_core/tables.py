@@ -53,18 +53,18 @@ class Occurrences(NamedTuple):
     def of(tokens: NDArray[Any], most: int) -> "Occurrences":
         """Those of a batch of any shape, of tokens in 0..most - 1.
 
-        Without sorting, which would take longer than a small step.
+        Without sorting, which would take longer than a small step. All are int64, also on 32-bit boards, as graphs want it.
         """
-        flat, places = tokens.reshape(-1), np.arange(tokens.size)
-        at = np.full(most, -1)
+        flat, places = tokens.reshape(-1), np.arange(tokens.size, dtype=np.int64)
+        at = np.full(most, -1, np.int64)
         at[flat[::-1]] = places[::-1]  # of writes to one place the last counts, here that of the first occurrence
-        rows = np.flatnonzero(at >= 0)
+        rows = np.flatnonzero(at >= 0).astype(np.int64, copy=False)
         first = at[rows]
-        at[rows] = np.arange(len(rows))
+        at[rows] = np.arange(len(rows), dtype=np.int64)
         positions = at[flat]
         again = np.ones(tokens.size, bool)
         again[first] = False
-        rest = np.flatnonzero(again)
+        rest = places[again]
         return Occurrences(rows, positions.reshape(tokens.shape), first, rest, positions[rest])
 
 
@@ -111,7 +111,7 @@ class Table:
         not occur are zero, and of all places the positions alone.
         """
         rows, size = occurring.rows, occurring.positions.size if padded else len(occurring.rows)
-        places = Occurrences._fields[1:2] if padded else Occurrences._fields[1:]
+        places = ("positions",) if padded else ("positions", "first", "rest", "places")
         found: dict[str, NDArray[Any]] = {f"{kind}.{name}": getattr(occurring, kind) for kind in places}
         found[f"rows.params.{name}"] = _padded(self.weight.take(rows, 0), size)
         if self.momentum is not None:
@@ -122,11 +122,14 @@ class Table:
             found |= {f"{kind}.{name}": owed[:, i, j, None] for kind, i, j in places_of}
         return found
 
-    def take(self, name: str, occurring: Occurrences, outputs: Mapping[str, Any], learning_rate: float) -> None:
-        """`step` with the outputs of that graph, padded or not."""
-        rows, momentum = occurring.rows, outputs.get(f"new_state.momentum.{name}")
-        new = None if momentum is None else momentum[: len(rows)]
-        self.step(rows, outputs[f"new_params.{name}"][: len(rows)], new, learning_rate)
+    def take(
+        self, name: str, occurring: Occurrences, outputs: Mapping[str, Any], learning_rate: float, padded: bool = False
+    ) -> None:
+        """`step` with the outputs of that graph; ``padded`` as in `given`."""
+        count = len(occurring.rows) if padded else None
+        momentum = outputs.get(f"new_state.momentum.{name}")
+        new = None if momentum is None else momentum[:count]
+        self.step(occurring.rows, outputs[f"new_params.{name}"][:count], new, learning_rate)
 
     def step(self, rows: _Rows, weight: _Values, momentum: _Values | None, learning_rate: float) -> None:
         """Take what a step has made of these rows; all others owe that step."""

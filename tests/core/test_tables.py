@@ -74,6 +74,7 @@ def test_late_rows_are_as_if_they_had_taken_every_step(monkeypatch, settings, mo
 def test_each_row_that_occurs_is_named_once_and_every_token_is_placed(tokens):
     x = np.array(tokens)
     found, flat = Occurrences.of(x, 8), x.reshape(-1)
+    assert {each.dtype for each in found} == {np.dtype(np.int64)}
     assert found.rows.tolist() == sorted(set(flat.tolist()))
     assert found.first.tolist() == [flat.tolist().index(row) for row in found.rows]
     assert found.rows[found.positions].tolist() == tokens

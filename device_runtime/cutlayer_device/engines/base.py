@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Parameters and buffers by their names in the model; copies."""
 
     def load(self, weights: dict[str, NDArray[Any]]) -> None:
-        """Replace parameters and buffers; the optimizer's state stays."""
+        """Replace parameters and buffers; the optimizer's state stays, and a ``forward`` without its backward is void."""
 
     def state(self) -> EngineState:
         """Everything that `restore` needs to continue exactly from here."""

@@ -100,6 +100,7 @@ class OnnxEngine:
     def load(self, weights: dict[str, NDArray[Any]]) -> None:
         """See `Engine`."""
         self._tables.finish()
+        self._batch = {}  # its rows are those of other weights
         named = {key: key.split(".", 1) for key in self._kept}
         self._keep(
             {key: _array(self._kept[key]) if kind == "state" else weights[name] for key, (kind, name) in named.items()}

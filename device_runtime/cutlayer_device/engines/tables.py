@@ -66,7 +66,7 @@ class Tables:
     def take(self, outputs: Mapping[str, Any], learning_rate: float) -> None:
         """Take what backward has made of the step's rows; ``outputs`` by name."""
         for name, table in self._tables.items():
-            table.take(name, self._occurring, outputs, learning_rate)
+            table.take(name, self._occurring, outputs, learning_rate, self._padded)
 
     def finish(self) -> None:
         """Bring all rows up to date, before somebody reads whole tables."""

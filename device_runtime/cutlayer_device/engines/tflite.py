@@ -31,9 +31,10 @@ class TfliteEngine:
     A bundle has one of two forms. Either parameters are inputs of every graph; or convolution weights are stored in the
     files of the graphs, and after every step separate graphs compute what to write there.
 
-    Forward is unloaded before backward is loaded, so that both use the same memory, unless they are small; what passes
-    from one to the other is kept outside. That, smashed data, parameters, buffers and optimizer state stay where they are from step to step:
-    an array that is made during a step and outlives it would be in the way of what is loaded for the next one.
+    Forward is unloaded before backward is loaded, so that both use the same memory; what passes from one to the other is
+    kept outside. That, smashed data, parameters, buffers and optimizer state stay where they are from step to step: an
+    array that is made during a step and outlives it would be in the way of what is loaded for the next one. Graphs that
+    need little memory stay loaded.
 
     Args:
         bundle: a bundle exported for TFLite.
@@ -122,6 +123,7 @@ class TfliteEngine:
     def load(self, weights: _Arrays) -> None:
         """See `Engine`."""
         self._tables.finish()
+        self._batch = {}  # its rows are those of other weights
         for key in self._kept:
             kind, name = key.split(".", 1)
             if kind != "state":

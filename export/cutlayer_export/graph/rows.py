@@ -35,7 +35,7 @@ class WithRows:
         for name, table in tables.items():
             if f"new_params.{name}" not in found:  # forward
                 continue
-            table.take(name, occurring, found, float(values["learning_rate"]))
+            table.take(name, occurring, found, float(values["learning_rate"]), self._padded)
             table.read_all()
             found[f"new_params.{name}"] = table.weight
             if table.momentum is not None:

@@ -24,6 +24,8 @@ _EACH = {aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor}
 """What an optimizer step is made of: operations on each entry."""
 _ROWS, _AGAIN = 3, 2
 """Sizes of examples, which vary later."""
+_LEAST_ROWS = 64
+"""Rows for each token of a sample from which on a table trains by rows: a batch of so many may have each of them."""
 
 
 @custom_op("cutlayer::rows_grad_onto", mutates_args=())
@@ -56,17 +58,23 @@ class _Table(NamedTuple):
     chain: set[fx.Node]
 
 
-def by_rows(graph: Graph, padded: bool = False) -> tuple[Graph, tuple[str, ...]]:
+def by_rows(graph: Graph, inference: Graph, padded: bool = False) -> tuple[Graph, tuple[str, ...]]:
     """The graph, changed in place, with inputs more for each table that can train by rows; and their parameters' names.
 
-    One can if SGD without clipping trains it, if the client looks up its own input in it, once, and if nothing else reads
-    it. ``padded``: whether the rows are; see `cutlayer_core.tables.Table.given`.
+    One can if it is large, if SGD without clipping trains it, if the client looks up its own input in it, once, and if
+    nothing else reads it, in inference neither.
+
+    Args:
+        graph: of training.
+        inference: of the same client.
+        padded: whether the rows are; see `cutlayer_core.tables.Table.given`.
     """
     if not isinstance(graph.optimizer, Sgd) or graph.optimizer.clip_norm is not None:
         return graph, ()
     inputs = dict(graph.inputs)
     nodes = dict(zip(inputs, graph.module.graph.find_nodes(op="placeholder"), strict=True))
     names = [name.removeprefix("params.") for name in inputs if name.startswith("params.")]
+    names = [name for name in names if _is_large(graph, name) and _looks_up_alone(inference, name)]
     found = [table for name in names if (table := _table(graph, nodes, name)) is not None]
     for table in found:
         width = inputs[f"params.{table.name}"].shape[1]
@@ -80,6 +88,17 @@ def by_rows(graph: Graph, padded: bool = False) -> tuple[Graph, tuple[str, ...]]
             del inputs[name]
     graph.module.recompile()
     return graph._replace(inputs=inputs), tuple(table.name for table in found)
+
+
+def _is_large(graph: Graph, name: str) -> bool:
+    return len(graph.inputs[f"params.{name}"]) >= _LEAST_ROWS * graph.inputs["x"][0].numel()
+
+
+def _looks_up_alone(inference: Graph, name: str) -> bool:
+    """Whether inference reads a parameter by looking up its own input alone: other rows may be late."""
+    nodes = dict(zip(inference.inputs, inference.module.graph.find_nodes(op="placeholder"), strict=True))
+    readers = nodes[f"params.{name}"].users if f"params.{name}" in nodes else {}
+    return all(each.target is aten.embedding.default and each.args[1] is nodes["x"] for each in readers)
 
 
 def _table(graph: Graph, nodes: dict[str, fx.Node], name: str) -> _Table | None:

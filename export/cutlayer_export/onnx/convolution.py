@@ -6,7 +6,6 @@ depends on the shape; `benchmarks/convolutions.py` measures the choices made bel
 Shapes: x (B, I, *size), dy (B, O, *out), weight (O, I / groups, *kernel).
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,8 +25,10 @@ op: Any = opset18  # its type hints do not know numpy arrays
 
 _FEW = 8
 """A convolution that gives so few channels is slow; its transpose is not, though it runs on one thread."""
-_NARROW, _LARGE = 64, 28
-"""Most inputs times taps whose windows a convolution copies; images from here on are shifted whole."""
+_NARROW, _MANY_PLACES = 64, 2048
+"""Most inputs times taps whose windows a convolution copies; on images of so many places it does for all of them."""
+_LARGE = 28
+"""The least size of images that are shifted whole."""
 _MOST_GATHERED = 1 << 15
 """Most entries of a sample that are gathered at once."""
 
@@ -120,24 +121,22 @@ def grad_weight(
     lists = (size, out, kernel, list(stride), list(padding), list(dilation))
     if groups > 1 and shape[1] == 1 and shape[0] == groups and len(kernel) == 2:
         return _depthwise(x, dy, _Geometry(groups, groups, *lists))
-    each = _Geometry(shape[1], shape[0] // groups, *lists)
-    if groups == 1:
-        return _dense(x, dy, each)
-    parts = []
-    for group in range(groups):
-        x_part = op.Slice(x, integers([group * each.inputs]), integers([(group + 1) * each.inputs]), integers([1]))
-        dy_part = op.Slice(dy, integers([group * each.outputs]), integers([(group + 1) * each.outputs]), integers([1]))
-        parts.append(_dense(x_part, dy_part, each))
-    return op.Concat(*parts, axis=0)
+    whole = _Geometry(shape[1], shape[0] // groups, *lists)
+    if groups == 1 and _suits_columns(whole):
+        return _by_columns(x, dy, whole)
+    if groups == 1 and _suits_shifts(whole):
+        return _by_shifts(x, dy, whole)
+    return _by_pixels(x, dy, whole, groups)
 
 
-def _dense(x: Any, dy: Any, of: _Geometry) -> Any:
-    if of.taps == 1 or of.inputs * of.taps <= min(_NARROW, of.outputs):
-        return _by_columns(x, dy, of)
-    shiftable = len(of.kernel) == 2 and max(of.stride) == max(of.dilation) == 1 and of.size == of.out
-    if shiftable and min(of.out) >= _LARGE and of.inputs >= 2 * _FEW:
-        return _by_shifts(x, dy, of)
-    return _by_pixels(x, dy, of)
+def _suits_columns(of: _Geometry) -> bool:
+    rows = of.inputs * of.taps
+    return of.taps == 1 or (rows <= _NARROW and (rows <= of.outputs or math.prod(of.out) >= _MANY_PLACES))
+
+
+def _suits_shifts(of: _Geometry) -> bool:
+    keeps_size = max(of.stride) == max(of.dilation) == 1 and of.size == of.out
+    return len(of.kernel) == 2 and keeps_size and min(of.out) >= _LARGE and of.inputs >= 2 * _FEW
 
 
 def _by_columns(x: Any, dy: Any, of: _Geometry) -> Any:
@@ -190,36 +189,36 @@ def _by_shifts(x: Any, dy: Any, of: _Geometry) -> Any:
     return op.Transpose(op.Concat(*parts, axis=3), perm=[0, 2, 1, 3])
 
 
-def _by_pixels(x: Any, dy: Any, of: _Geometry) -> Any:
+def _by_pixels(x: Any, dy: Any, of: _Geometry, groups: int) -> Any:
     """Products over all places of all samples, with the samples innermost, so that a window is gathered in long pieces.
 
     As many kernel taps at a time as `_MOST_GATHERED` allows. Gathering uses all threads, as slicing does not.
     """
     order = [1, *range(2, 2 + len(of.kernel)), 0]
-    flat = op.Reshape(op.Transpose(dy, perm=order), integers([of.outputs, -1]))
+    flat = op.Reshape(op.Transpose(dy, perm=order), integers([groups, of.outputs, -1]))
     pixels = _padded(op.Transpose(x, perm=order), of, [0], [0])
     whole = [before + n + after for before, n, after in zip(of.padding, of.size, of.after, strict=True)]
-    pixels = op.Reshape(pixels, integers([of.inputs, math.prod(whole), -1]))
-    places = _places(of, whole)
-    at_once = max(1, _MOST_GATHERED // (of.inputs * places.shape[1]))
+    pixels = op.Reshape(pixels, integers([groups * of.inputs, math.prod(whole), -1]))
+    taps, places = _places(of, whole)
+    first_place = integers(places)
+    at_once = max(1, _MOST_GATHERED // (groups * of.inputs * places.size))
     parts = []
     for first in range(0, of.taps, at_once):
-        piece = places[first : first + at_once]
-        gathered = op.Reshape(op.Gather(pixels, integers(piece), axis=1), integers([of.inputs * len(piece), -1]))
-        product = op.Gemm(flat, gathered, transB=1)
-        parts.append(op.Reshape(product, integers([of.outputs, of.inputs, len(piece)])))
+        piece = taps[first : first + at_once]
+        gathered = op.Gather(pixels, op.Add(integers(piece), first_place), axis=1)
+        rows = op.Reshape(gathered, integers([groups, of.inputs * len(piece), -1]))
+        product = op.MatMul(flat, op.Transpose(rows, perm=[0, 2, 1]))
+        parts.append(op.Reshape(product, integers([groups * of.outputs, of.inputs, len(piece)])))
     joined = op.Concat(*parts, axis=2) if len(parts) > 1 else parts[0]
-    return op.Reshape(joined, integers([of.outputs, of.inputs, *of.kernel]))
+    return op.Reshape(joined, integers([groups * of.outputs, of.inputs, *of.kernel]))
 
 
-def _places(of: _Geometry, whole: Sequence[int]) -> NDArray[np.int64]:
-    """The flat indices in images of size ``whole`` of what each tap is multiplied with: (taps, places)."""
+def _places(of: _Geometry, whole: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat indices in images of size ``whole``: a tap's, (taps, 1), plus a place's, (places,), is what they multiply."""
     at = np.arange(math.prod(whole)).reshape(whole)
-    windows = []
-    for tap in itertools.product(*map(range, of.kernel)):
-        axes = zip(tap, of.dilation, of.stride, of.out, strict=True)
-        windows.append(at[tuple(slice(k * d, k * d + s * (o - 1) + 1, s) for k, d, s, o in axes)].ravel())
-    return np.stack(windows)
+    taps = at[tuple(slice(0, k * d, d) for k, d in zip(of.kernel, of.dilation, strict=True))]
+    places = at[tuple(slice(0, o * s, s) for o, s in zip(of.out, of.stride, strict=True))]
+    return taps.reshape(-1, 1), places.reshape(-1)
 
 
 def _depthwise(x: Any, dy: Any, of: _Geometry) -> Any:

@@ -18,7 +18,7 @@ from cutlayer_export.onnx.values import integers, sizes
 __all__ = ["TRANSLATIONS"]
 
 op: Any = opset18
-_FLOAT, _INT32, _INT64, _DOUBLE, _UINT32 = 1, 6, 7, 11, 12
+_FLOAT, _INT32, _DOUBLE, _UINT32 = 1, 6, 11, 12
 """Element types, by ONNX's numbers."""
 
 

@@ -1,7 +1,7 @@
 """Sums over the first axes in ONNX.
 
-onnxruntime's ReduceSum over them takes 2 to 8 times as long on two threads as on one, where what is left is large; a
-product with ones takes as long as on one. `benchmarks/convolutions.py` has the sums within convolutions.
+Where what is left is large, onnxruntime's ReduceSum over them takes 2 to 8 times as long on two threads as on one. A
+product with ones takes as long on two threads as on one, and no longer than that sum.
 """
 
 import math
@@ -12,26 +12,28 @@ import numpy as np
 import onnx_ir
 from onnxscript import opset18
 
-from cutlayer_export.onnx.values import integers, sizes
+from cutlayer_export.onnx.values import INT64, integers, sizes
 
 __all__ = ["sum_along", "sum_of_samples"]
 
 op: Any = opset18
-_LARGE = 1 << 10
+_LEAST_LEFT = 1 << 10
 """Entries that are left from which on a product is faster."""
 _NO_TYPE = -1
-_INT64 = 7
 
 
-def sum_along(x: Any, axes: Sequence[int], keepdims: bool = False, dtype: int = _NO_TYPE) -> Any:
+def sum_along(x: Any, axes: Sequence[int] | None, keepdims: bool = False, dtype: int = _NO_TYPE) -> Any:
     """``aten.sum.dim_IntList``; like torch's, sums of whole numbers and booleans are int64."""
-    shape, kind = sizes(x), x.dtype
-    over = sorted(axis % len(shape) for axis in axes) or list(range(len(shape)))
-    if dtype != _NO_TYPE or not kind.is_floating_point():
-        x, kind = op.Cast(x, to=_INT64 if dtype == _NO_TYPE else dtype), None
+    shape = sizes(x)
+    is_float, cast = x.dtype == onnx_ir.DataType.FLOAT, dtype != _NO_TYPE or not x.dtype.is_floating_point()
+    if cast:
+        x = op.Cast(x, to=INT64 if dtype == _NO_TYPE else dtype)
+    if not shape:
+        return op.Identity(x)
+    over = sorted(axis % len(shape) for axis in axes or ()) or list(range(len(shape)))
     left = shape[len(over) :]
     leading = over == list(range(len(over)))
-    if not leading or kind != onnx_ir.DataType.FLOAT or -1 in left or math.prod(left) < _LARGE:
+    if not leading or not is_float or cast or -1 in left or math.prod(left) < _LEAST_LEFT:
         return op.ReduceSum(x, integers(over), keepdims=int(keepdims))
     return sum_of_samples(x, [*[1] * (len(over) * keepdims), *left])
 

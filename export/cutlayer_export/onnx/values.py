@@ -6,7 +6,10 @@ import numpy as np
 import onnx_ir
 from onnxscript import opset18
 
-__all__ = ["integers", "sizes"]
+__all__ = ["INT64", "integers", "sizes"]
+
+INT64 = 7
+"""The element type, by ONNX's number."""
 
 
 def integers(values: Any) -> Any:

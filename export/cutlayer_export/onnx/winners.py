@@ -7,12 +7,12 @@ import onnx_ir
 from onnxscript import opset18
 
 from cutlayer_export.graph.winners import NONE
-from cutlayer_export.onnx.values import integers, sizes
+from cutlayer_export.onnx.values import INT64, integers, sizes
 
 __all__ = ["pool_winners", "unpool"]
 
 op: Any = opset18
-_FLOAT, _INT64 = 1, 7
+_FLOAT = 1
 
 
 def pool_winners(x: Any, y: Any, positive: bool) -> Any:
@@ -39,7 +39,7 @@ def unpool(dy: Any, winners: Any) -> Any:
     corners = np.arange(4 * channels * height * width).reshape(1, channels, 2 * height, 2 * width)[..., ::2, ::2]
     batch = op.Squeeze(op.Shape(dy, start=0, end=1))
     samples = op.Mul(op.Range(_whole(0), batch, _whole(1)), _whole(4 * channels * height * width))
-    in_sample = op.Add(op.Cast(op.Mul(offset, lives), to=_INT64), integers(corners))
+    in_sample = op.Add(op.Cast(op.Mul(offset, lives), to=INT64), integers(corners))
     positions = op.Add(in_sample, op.Reshape(samples, integers([-1, 1, 1, 1])))
     return op.MaxUnpool(op.Mul(dy, lives), positions, kernel_shape=[2, 2], strides=[2, 2])
 

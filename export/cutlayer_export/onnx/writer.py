@@ -65,7 +65,7 @@ def onnx_files(
     files = {"inference": to_onnx(inference).SerializeToString(deterministic=True)}
     if training is None:
         return files, Graphs(_session(files["inference"])), ()
-    training, tables = by_rows(training)
+    training, tables = by_rows(training, inference)
     scale_weights_instead(training.module)
     keep_winners(training.module)
     use_winograd(training.module, least_gain)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cutlayer_export.graph.tables import OF_ROWS
 from cutlayer_export.tflite.graph import Graph, Operation, Tensor
 
 __all__ = ["needed", "part", "partition"]
@@ -18,8 +17,9 @@ _FEW = 64
 
 Saving it would take as long.
 """
-_CHANGING = ("x", "seed", "buffers.", *OF_ROWS)
-"""Only results that depend on these are worth saving: samples and draws are large, and buffers will have changed."""
+_CHANGING = ("x", "seed", "buffers.", "positions.")
+"""Only results that depend on these are worth saving: samples, draws and places of tokens are large, and buffers will have
+changed."""
 
 
 def partition(graph: Graph) -> tuple[Graph, Graph]:

@@ -64,7 +64,7 @@ def tflite_files(
     if training is None:
         files = _files(graphs, delegated)
         return files, Graphs(runner(files, "inference")), ()
-    training, tables = by_rows(training, padded=True)
+    training, tables = by_rows(training, inference, padded=True)
     use_winograd(training.module, least_gain)
     forward, backward = partition(lower(training, delegated))
     graphs |= {"forward": fused(forward), "backward": fused(backward)}

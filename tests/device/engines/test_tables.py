@@ -7,7 +7,7 @@ import torch
 
 from cutlayer_core.bundles.bundle import Bundle, read_bundle
 from cutlayer_core.engines import ENGINES
-from cutlayer_core.errors import UserError
+from cutlayer_core.errors import LocalProtocolError, UserError
 from cutlayer_core.trial.optimizers import Adam, Sgd
 from cutlayer_core.trial.recipe import Model, Recipe
 from cutlayer_cut import build_model
@@ -25,7 +25,9 @@ MODEL = Model(
 def path(request, tmp_path_factory):
     place = tmp_path_factory.mktemp("tables") / "b.zip"
     recipe = Recipe(name="t", model=MODEL, optimizer=SGD)
-    assert export_bundle(recipe, place, form=Form(request.param)).tables == ("embedding.weight",)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cutlayer_export.graph.tables._LEAST_ROWS", 0)  # tables of any size
+        assert export_bundle(recipe, place, form=Form(request.param)).tables == ("embedding.weight",)
     return place
 
 
@@ -94,6 +96,15 @@ def test_weights_that_are_loaded_count_from_then_on(path):
     engine.load(others)
     for name, value in engine.weights().items():
         np.testing.assert_array_equal(value, others[name])
+
+
+def test_a_batch_of_other_weights_cannot_go_backward(path):
+    engine = load_engine(read_bundle(path), 1)
+    x, g = next(batches(1))
+    engine.forward(x)
+    engine.load(engine.weights())
+    with pytest.raises(LocalProtocolError):
+        engine.backward(g, 0.1)
 
 
 @pytest.mark.parametrize("token", [-1, ROWS])

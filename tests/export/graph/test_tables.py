@@ -29,6 +29,18 @@ class Tied(nn.Module):
         return self.embedding(tokens) @ self.embedding.weight.T
 
 
+class Centred(nn.Module):
+    """Reads its whole embedding in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+
+    def forward(self, tokens):
+        z = self.embedding(tokens)
+        return torch.tanh(z) if self.training else torch.tanh(z - self.embedding.weight.mean(0))
+
+
 class Twice(nn.Module):
     """Looks its tokens up twice in one embedding, and once in another."""
 
@@ -38,6 +50,12 @@ class Twice(nn.Module):
 
     def forward(self, tokens):
         return torch.tanh(self.first(tokens)) * self.first(tokens) + self.second(tokens)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Tables of any size train by rows."""
+    monkeypatch.setattr("cutlayer_export.graph.tables._LEAST_ROWS", 0)
 
 
 def embedding(**options):
@@ -53,15 +71,32 @@ def embedding(**options):
         (embedding(), Sgd(learning_rate=0.05, clip_norm=1.0), ()),
         (embedding(), Adam(learning_rate=0.01), ()),
         (Tied(), SGD, ()),
+        (Centred(), SGD, ()),
         (client([Function(nn.Flatten(), lambda x: x + 1), nn.Embedding(21, 8)]), SGD, ()),
     ],
-    ids=["momentum and decay", "padding", "looked up twice", "clipped", "adam", "tied", "other tokens"],
+    ids=[
+        "momentum and decay",
+        "padding",
+        "looked up twice",
+        "clipped",
+        "adam",
+        "tied",
+        "whole in eval mode",
+        "other tokens",
+    ],
 )
 def test_an_embedding_of_its_own_tokens_trains_by_rows_under_sgd(model, optimizer, names):
     for engine in ENGINES:
-        _, graph = traced(model, TOKENS, optimizer)
-        assert by_rows(graph, padded=engine == "tflite")[1] == names
+        inference, graph = traced(model, TOKENS, optimizer)
+        assert by_rows(graph, inference, padded=engine == "tflite")[1] == names
         assert certified(model, TOKENS, optimizer, form=Form(engine)).valid
+
+
+@pytest.mark.parametrize(("rows", "names"), [(63 * 6, ()), (64 * 6, ("0.weight",))])
+def test_a_table_that_a_batch_may_have_most_rows_of_trains_whole(rows, names, monkeypatch):
+    monkeypatch.undo()
+    inference, graph = traced(client([nn.Embedding(rows, 8)]), TOKENS, SGD)
+    assert by_rows(graph, inference)[1] == names
 
 
 @pytest.mark.parametrize("engine", ENGINES)

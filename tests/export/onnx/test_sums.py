@@ -39,11 +39,12 @@ def test_a_large_sum_over_samples_is_a_product():
         lambda x: x * x.sum(0, keepdim=True),
         lambda x: x * x.sum((1, 2), keepdim=True),
         lambda x: x * x.sum([]),
+        lambda x: x * x.sum(dim=None, keepdim=True),
         lambda x: x * (x > 0).sum(0),
         lambda x: x * (x > 0).sum(1, keepdim=True),
         lambda x: x * x.sum(-3, dtype=torch.float32),
     ],
-    ids=["samples", "two axes", "kept", "others", "all", "booleans", "booleans of an axis", "a type"],
+    ids=["samples", "two axes", "kept", "others", "all", "no axes", "booleans", "booleans of an axis", "a type"],
 )
 def test_a_sum_is_that_of_torch(summed):
     assert certified(client([Function(nn.Linear(160, 160), summed)]), WIDE).valid

@@ -155,9 +155,9 @@ def test_splitfed_1_equals_the_same_in_torch(digits, tmp_path):
     ids=lambda codecs: f"{codecs.up.id}-{codecs.down.id}",
 )
 def test_every_codec_learns_and_its_bytes_are_as_many_as_it_says(digits, tmp_path, codecs):
-    trial = digits_trial(digits, devices=("board-1",), epochs=6, codec=codecs)
+    trial = digits_trial(digits, devices=("board-1",), epochs=12, codec=codecs)
     run, _ = run_trial(digits, trial, tmp_path / "run")
-    assert run.all(EpochDone)[-1].test_accuracy > 0.8
+    assert run.all(EpochDone)[-1].test_accuracy > 0.88
     for step in run.all(Step):
         shape = (step.samples, 16, 4, 4)
         assert step.raw_payload_bytes == 4 * step.samples * 256
