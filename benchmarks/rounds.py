@@ -6,7 +6,8 @@ Two boards with 512 MNIST images each (FOLDER holds mnist.npz), LeNet with 62 k 
 batches of 32, SGD with momentum. A round is an epoch: 32 steps, forward, over a real mosquitto, and back, one after the
 other. Boards, broker and server are processes on this machine, each with one thread; torch trains both halves, one
 after the other as the server does, in one process with one thread, without a network. Contenders take turns of
-a trial each, so that a noisy machine disturbs all; the figure is the median of all rounds but each trial's first.
+a trial each, so that a noisy machine disturbs all; the figure is the median of all rounds but each trial's first. Boards
+report the most memory that their process had.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from statistics import median
 
 import numpy as np
 
-from cutlayer_core.record.events import EpochDone
+from cutlayer_core.record.events import ClientPass, EpochDone
 from cutlayer_core.record.record import read_run
 
 IMAGES, BATCH, BOARDS, TESTED = 512, 32, ("board-1", "board-2"), 100
@@ -82,12 +83,14 @@ def prepare(data: Path, folder: Path, rounds: int) -> None:
         (folder / f"{name}.toml").write_text(TRIAL.format(rounds=rounds, batch=BATCH, codec=codec))
 
 
-def rounds_of(folder: Path, codec: str, turn: int) -> list[float]:
-    """Seconds of each round of a trial, without its evaluation."""
+def rounds_of(folder: Path, codec: str, turn: int) -> tuple[list[float], int]:
+    """Seconds of each round of a trial, without its evaluation, and the most bytes that a board's process had."""
     run_dir = folder / f"{codec}-{turn}"
     command = [sys.executable, "-m", "cutlayer", "trial", "run", str(folder / f"{codec}.toml"), "--json"]
     subprocess.run([*command, "--run-dir", str(run_dir)], check=True, capture_output=True, cwd=folder)
-    return [each.duration_s for each in read_run(run_dir).all(EpochDone)][1:]
+    run = read_run(run_dir)
+    peaks = [each.usage.rss_peak_bytes or 0 for each in run.all(ClientPass) if each.usage is not None]
+    return [each.duration_s for each in run.all(EpochDone)][1:], max(peaks)
 
 
 def torch_rounds(folder: Path, rounds: int) -> Iterator[float]:
@@ -121,16 +124,19 @@ def torch_rounds(folder: Path, rounds: int) -> Iterator[float]:
         yield time.perf_counter() - begun
 
 
-def measure(folder: Path, rounds: int, turns: int) -> dict[str, list[float]]:
-    """Seconds of all rounds, by contender."""
+def measure(folder: Path, rounds: int, turns: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of all rounds, and the most bytes of a board, by contender."""
+    peaks = dict.fromkeys(CODECS, 0)
     found: dict[str, list[float]] = {"torch": [], **{name: [] for name in CODECS}}
     for turn in range(turns):
         words = [sys.executable, __file__, "--torch", str(folder), "--rounds", str(rounds)]
         done = subprocess.run(words, check=True, capture_output=True, text=True)
         found["torch"] += json.loads(done.stdout)[1:]
         for codec in CODECS:
-            found[codec] += rounds_of(folder, codec, turn)
-    return found
+            seconds, peak = rounds_of(folder, codec, turn)
+            found[codec] += seconds
+            peaks[codec] = max(peaks[codec], peak)
+    return found, peaks
 
 
 def main() -> None:
@@ -148,16 +154,18 @@ def main() -> None:
         parser.error("--data is missing: the folder with mnist.npz")
     with tempfile.TemporaryDirectory() as folder:
         prepare(options.data, Path(folder), options.rounds)
-        found = measure(Path(folder), options.rounds, options.turns)
+        found, peaks = measure(Path(folder), options.rounds, options.turns)
     for name, each in found.items():
         row = {"what": name, "median_s": median(each), "least_s": min(each), "most_s": max(each)}
         row["of_torch"] = row["median_s"] / median(found["torch"])
+        row["board_bytes"] = peaks.get(name, 0)
         if options.json:
             print(json.dumps(row))
         else:
             print(
                 f"{name:6} {row['median_s']:.3f} s a round ({row['least_s']:.3f} to {row['most_s']:.3f}), "
                 f"{row['of_torch']:.2f} times torch in one process"
+                + (f", {row['board_bytes'] / 1e6:.0f} MB a board" if name in peaks else "")
             )
 
 

@@ -95,7 +95,10 @@ def part(traced: Traced) -> Parts:
     both sides compute it for themselves.
     """
     nodes = list(traced.graph.nodes)
-    inputs = {node for node in nodes if node.op == "placeholder"}
+    given = [
+        node for node in nodes if node.op == "placeholder"
+    ]  # the samples, then optional arguments at their defaults
+    inputs = set(given)
     before = _needed_by(traced.outputs) | inputs
     after = {node for node in nodes if node not in before}
     readers = (node for node in after if not _is_batch_size(node))
@@ -109,7 +112,7 @@ def part(traced: Traced) -> Parts:
         server=[node for node in nodes if node in after | computed_twice],
         crossing=[node for node in nodes if node in crossing],
         smashed=smashed[0] if smashed else None,
-        rows=_rows_per_sample(smashed[0], inputs.pop()) if smashed else 1,
+        rows=_rows_per_sample(smashed[0], given[0]) if smashed else 1,
     )
 
 

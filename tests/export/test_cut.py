@@ -108,6 +108,20 @@ class Pair(nn.Module):
         return self.head(out[:, -1])
 
 
+class Masked(nn.Module):
+    """Takes more arguments than samples, which have defaults, as the transformers of timm do."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Encoder().encoder.layers)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x, mask=None, causal: bool = False, scale: float = 1.0):
+        for block in self.blocks:
+            x = block(x, src_mask=mask, is_causal=causal) * scale
+        return self.head(x.mean(1))
+
+
 IMAGE = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COLOUR = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(0, 20, (3, 6), generator=torch.Generator().manual_seed(0))
@@ -134,6 +148,7 @@ ZOO = {
     "Encoder": (Encoder, TOKENS, {"embed", "encoder.layers.0", "encoder"}),
     "Residual": (Residual, IMAGE, {"first", "block"}),
     "Positions": (Positions, VECTOR, {"a"}),
+    "Masked": (Masked, torch.randn(3, 6, 8), {"blocks.0"}),
     "Pair": (Pair, torch.randn(3, 5, 4), {"cell"}),
     "Repeated": (Repeated, torch.randn(2, 8), {"layers.0"}),
     "Repeated, traced": (lambda: Repeated(hard=True), torch.randn(2, 8), {"layers.0"}),

@@ -15,13 +15,14 @@ spec = importlib.util.spec_from_file_location("models_of_others", SCRIPT)
 models = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(models)
 
-HUB = ("huggingface_hub", "httpx2", "tqdm", "pyyaml", "requests", "shellingham")
 WHEELS = {
     "torchvision": ("torchvision==0.28.0",),
-    "timm": ("torchvision==0.28.0", "timm", *HUB),
-    "transformers": ("torchvision==0.28.0", "transformers", "regex", "tokenizers", "hf-xet", *HUB),
+    "timm": ("torchvision==0.28.0", "timm", "huggingface_hub"),
+    "transformers": ("torchvision==0.28.0", "transformers", "huggingface_hub", "tokenizers"),
 }
-"""By package what it needs besides what tests have; torch, which pip would replace, is not named."""
+"""By package what is installed without what it needs: pip would replace torch."""
+NEEDED = ("httpx", "httpx2", "tqdm", "pyyaml", "requests", "shellingham", "regex", "hf-xet", "filelock")
+"""What these need; none of them needs torch."""
 FEW = {
     ("resnet18", 0.15), ("squeezenet1_1", 0.5), ("mobilenet_v3_small", 0.5), ("shufflenet_v2_x0_5", 0.15),
     ("ghostnet_100", 0.15), ("lcnet_050", 0.5), ("mobilevit_xxs", 0.15), ("vit_tiny_patch16_224", 0.5),
@@ -37,11 +38,12 @@ def installed(tmp_path_factory):
     def folder(package):
         if package not in folders:
             folders[package] = tmp_path_factory.mktemp(package)
-            command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", folders[package]]
-            done = subprocess.run([*command, *WHEELS[package]], check=False)
-            if done.returncode and os.environ.get("CI") != "true":
-                pytest.skip(f"{package} cannot be installed here")
-            assert done.returncode == 0
+            command = [sys.executable, "-m", "pip", "install", "-qq", "--target", folders[package]]
+            for words in (["--no-deps", *WHEELS[package]], NEEDED):
+                done = subprocess.run([*command, *words], check=False)
+                if done.returncode and os.environ.get("CI") != "true":
+                    pytest.skip(f"{package} cannot be installed here")
+                assert done.returncode == 0
         return folders[package]
 
     return folder

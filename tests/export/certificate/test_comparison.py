@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from clients import certified as exported
 from clients import described
 from cutlayer_core.trial.optimizers import Sgd
 from cutlayer_core.trial.recipe import InputSpec
 from cutlayer_cut import UpToCut
 from cutlayer_export.certificate import certificate
+from cutlayer_export.certificate.distance import errors_of
 from cutlayer_export.errors import CertificateError
 from cutlayer_export.graph.form import Graphs
 
@@ -65,3 +67,19 @@ def test_an_engine_that_rounds_otherwise_is_certified_and_the_draws_that_roundin
 def test_a_gradient_that_is_too_long_or_too_short_is_refused(factor):
     with pytest.raises(CertificateError, match=r"gradients\.0\.\w+ differs from torch"):
         certified(Engine(rounding=4e-6, factor=factor))
+
+
+def test_a_bias_before_batch_norm_whose_gradient_is_all_rounding_is_no_reason_to_refuse():
+    module = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2))
+    assert exported(module, InputSpec(shape=(3, 48, 48))).valid
+
+
+def test_a_tensor_that_is_zero_in_float64_is_measured_by_the_greatest_of_its_kind():
+    wanted = {
+        "gradients.a": torch.tensor([2.0], dtype=torch.float64),
+        "gradients.b": torch.tensor([1e-16], dtype=torch.float64),
+    }
+    found = {"gradients.a": np.float32([2]), "gradients.b": np.float32([4e-6])}
+    assert errors_of(found, wanted)["gradients.b"] == pytest.approx(2e-6)
+    found["gradients.b"] = np.float32([4e-3])
+    assert errors_of(found, wanted)["gradients.b"] > 1e-4
