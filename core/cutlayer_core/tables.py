@@ -149,6 +149,5 @@ class Table:
 
 
 def _padded(rows: NDArray[Any], size: int) -> NDArray[Any]:
-    return (
-        rows if len(rows) == size else np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
-    )
+    missing = np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)
+    return np.concatenate([rows, missing]) if len(missing) else rows

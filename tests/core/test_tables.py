@@ -74,9 +74,16 @@ def test_late_rows_are_as_if_they_had_taken_every_step(monkeypatch, settings, mo
 def test_each_row_that_occurs_is_named_once_and_every_token_is_placed(tokens):
     x = np.array(tokens)
     found, flat = Occurrences.of(x, 8), x.reshape(-1)
-    assert {each.dtype for each in found} == {np.dtype(np.int64)}
     assert found.rows.tolist() == sorted(set(flat.tolist()))
     assert found.first.tolist() == [flat.tolist().index(row) for row in found.rows]
     assert found.rows[found.positions].tolist() == tokens
     assert sorted([*found.first, *found.rest]) == list(range(x.size))
     assert flat[found.rest].tolist() == found.rows[found.places].tolist()
+
+
+def test_places_are_int64_also_where_those_of_numpy_are_int32(monkeypatch):
+    flatnonzero, arange = np.flatnonzero, np.arange
+    monkeypatch.setattr(np, "flatnonzero", lambda values: flatnonzero(values).astype(np.int32))
+    monkeypatch.setattr(np, "arange", lambda *sizes, dtype=np.int32: arange(*sizes, dtype=dtype))
+    found = Occurrences.of(np.array([[3, 1, 3], [3, 7, 1]]), 8)
+    assert {each.dtype for each in found} == {np.dtype(np.int64)}

@@ -94,6 +94,8 @@ def nets():
         "reductions",
     ):
         yield name, CLIENTS[name], IMAGE
+    many = InputSpec(shape=(6,), dtype="int64", low=0, high=399)
+    yield "embedding by rows", [nn.Embedding(400, 8, padding_idx=3), nn.Linear(8, 4)], many
     for name in ("signal", "features", "embedding", "transformer layer", "causal attention", "LSTM"):
         yield name, OTHERS[name][1], OTHERS[name][0]
 

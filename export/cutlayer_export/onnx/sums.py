@@ -1,7 +1,7 @@
 """Sums over the first axes in ONNX.
 
-Where what is left is large, onnxruntime's ReduceSum over them takes 2 to 8 times as long on two threads as on one. A
-product with ones takes as long on two threads as on one, and no longer than that sum.
+Where what is left is large, onnxruntime's ReduceSum over them takes longer on two threads than on one; a product with
+ones does not.
 """
 
 import math
